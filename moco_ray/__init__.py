@@ -1,0 +1,1 @@
+"""Momentum Contrast (MoCo) self-supervised pretraining on elastic Ray clusters."""

@@ -1,0 +1,1 @@
+"""From object storage to augmented, position-addressed batches of images."""

@@ -1,0 +1,1 @@
+"""What a pretrained encoder is worth, and files that other tools load."""

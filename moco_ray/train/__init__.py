@@ -1,0 +1,1 @@
+"""The training job: worker loop, checkpoints, trainer."""
