@@ -1,0 +1,111 @@
+"""Weighted k-nearest-neighbour classification, the usual free measure of self-supervised features."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Bounds the similarity matrix of a chunk: 2^24 float32 numbers are 64 MiB.
+_CHUNK_ELEMENTS = 1 << 24
+
+
+def knn_predict(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    *,
+    num_classes: int,
+    k: int = 200,
+    temperature: float = 0.1,
+    bank_ids: Tensor | None = None,
+    query_ids: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Classify queries by a vote of the k most similar bank images, of weight exp(similarity / temperature).
+
+    Args:
+        bank: (M, d) float features, of any length: similarity is the cosine.
+        bank_labels: (M,) int64 in [0, num_classes).
+        queries: (N, d) float features.
+        num_classes: Number of classes.
+        k: Number of neighbours; the whole bank where it has fewer images.
+        temperature: Of the weights; > 0.
+        bank_ids: (M,) int64 identities. A query never sees a bank image of its own identity, so an image that
+            is also in the bank (leave-one-out, or a duplicate file) does not vote for itself.
+        query_ids: (N,) int64 identities; given with bank_ids or not at all.
+
+    Returns:
+        (N,) int64 predicted classes, -1 where no neighbour was left, and (N, min(k, M)) int64 bank rows, the
+        most similar first (rows of the query's own identity come last).
+
+    Raises:
+        ValueError: An empty bank, k < 1 or temperature <= 0.
+
+    Source: Wu et al. 2018, arXiv:1805.01978, Sec. 3.4; k and temperature as in MoCo's CIFAR-10 notebook.
+    """
+    if len(bank) == 0:
+        raise ValueError("kNN has no labelled images to compare with; give at least one")
+    if k < 1:
+        raise ValueError(f"eval.k is {k}; use at least 1 neighbour")
+    if temperature <= 0:
+        raise ValueError(f"eval.temperature is {temperature}; use a value above 0")
+    k = min(k, len(bank))
+    bank = F.normalize(bank.float(), dim=1)  # (M, d)
+    queries = F.normalize(queries.float(), dim=1)  # (N, d)
+    predictions, neighbours = [], []
+    chunk = max(1, _CHUNK_ELEMENTS // len(bank))
+    for start in range(0, len(queries), chunk):
+        similarity = queries[start : start + chunk] @ bank.T  # (n, M)
+        if bank_ids is not None and query_ids is not None:
+            is_same = query_ids[start : start + chunk, None] == bank_ids  # (n, M)
+            similarity.masked_fill_(is_same, -torch.inf)
+        nearest, rows = similarity.topk(k, dim=1)  # both (n, k)
+        predictions.append(_vote(nearest, bank_labels[rows], num_classes, temperature))
+        neighbours.append(rows)
+    if not predictions:
+        return bank_labels.new_empty(0), bank_labels.new_empty(0, k)
+    return torch.cat(predictions), torch.cat(neighbours)
+
+
+def _vote(nearest: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:
+    """Return the classes (n,) with the largest weight from similarities (n, k) and labels (n, k)."""
+    best = nearest[:, :1]  # (n, 1); -inf where every neighbour was masked
+    has_neighbour = torch.isfinite(best)
+    # Relative to the best neighbour: the same vote, and small temperatures neither overflow nor underflow.
+    weights = ((nearest - best.where(has_neighbour, torch.zeros_like(best))) / temperature).exp()  # (n, k)
+    votes = weights.new_zeros(len(weights), num_classes).scatter_add_(1, labels, weights)  # (n, classes)
+    return votes.argmax(dim=1).where(has_neighbour[:, 0], torch.full_like(labels[:, 0], -1))
+
+
+def knn_top1(
+    bank: Tensor,
+    bank_labels: Tensor,
+    queries: Tensor,
+    query_labels: Tensor,
+    *,
+    num_classes: int,
+    k: int = 200,
+    temperature: float = 0.1,
+    bank_ids: Tensor | None = None,
+    query_ids: Tensor | None = None,
+) -> float:
+    """Return the percentage of queries that `knn_predict` classifies as query_labels (N,) say.
+
+    The other arguments are those of `knn_predict`.
+
+    Raises:
+        ValueError: No queries, or what `knn_predict` raises.
+    """
+    if len(queries) == 0:
+        raise ValueError("kNN has no labelled images to classify; give at least one")
+    predictions, _ = knn_predict(
+        bank,
+        bank_labels,
+        queries,
+        num_classes=num_classes,
+        k=k,
+        temperature=temperature,
+        bank_ids=bank_ids,
+        query_ids=query_ids,
+    )
+    return 100.0 * float((predictions == query_labels).double().mean())
