@@ -1,0 +1,41 @@
+"""Notice when ranks that should hold the same state do not."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from moco_ray.core import collectives
+
+
+def checksum(module: nn.Module) -> Tensor:
+    """Sum of the bits of all parameters and of the queue, () int64: equal only for bitwise equal state.
+
+    Buffers of BatchNorm are left out: each rank holds a share of its own.
+    """
+    tensors = [p.detach() for p in module.parameters()]
+    tensors += [b for name, b in module.named_buffers() if name.split(".")[0] == "queue"]
+    total = torch.zeros((), dtype=torch.int64, device=tensors[0].device)
+    for index, tensor in enumerate(tensors, start=1):
+        bits = tensor.contiguous().view(torch.int64 if tensor.element_size() == 8 else torch.int32)
+        total += index * bits.sum(dtype=torch.int64)
+    return total
+
+
+def ranks_agree(module: nn.Module) -> bool:
+    """Whether all ranks hold bitwise the same parameters and queue. All ranks must call."""
+    if collectives.world_size() == 1:
+        return True
+    own = checksum(module).reshape(1)
+    return bool((torch.cat(collectives.all_gather_rows(own, [1] * collectives.world_size())) == own).all())
+
+
+@torch.no_grad()
+def copy_from_rank_zero(module: nn.Module) -> None:
+    """Overwrite parameters and queue by those of rank 0. All ranks must call."""
+    for parameter in module.parameters():
+        dist.broadcast(parameter.detach(), src=0)
+    for name, buffer in module.named_buffers():
+        if name.split(".")[0] == "queue":
+            dist.broadcast(buffer, src=0)

@@ -1,0 +1,48 @@
+"""The few collectives that the algorithm needs. Each is the identity where there is one rank."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of ranks."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this rank, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+@torch.no_grad()
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum a tensor over all ranks; int64 wraps. All ranks must call; the argument stays as it is."""
+    if world_size() == 1:
+        return tensor.clone()
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+@torch.no_grad()
+def all_gather_rows(rows: Tensor, rows_per_rank: list[int]) -> list[Tensor]:
+    """Gather tensors that differ in their first dimension. All ranks must call.
+
+    Args:
+        rows: (rows_per_rank[rank], ...) of this rank.
+        rows_per_rank: First dimension on each rank, known to all.
+
+    Returns:
+        One tensor for each rank, in rank order.
+    """
+    if world_size() == 1:
+        return [rows]
+    longest = max(rows_per_rank)  # gloo gathers only equal shapes, so shorter ones are padded
+    padded = rows.new_zeros((longest, *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    gathered = rows.new_empty((world_size() * longest, *rows.shape[1:]))
+    dist.all_gather_into_tensor(gathered, padded)
+    return [part[:n] for part, n in zip(gathered.split(longest), rows_per_rank, strict=True)]
