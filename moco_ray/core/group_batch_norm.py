@@ -29,11 +29,13 @@ class GroupBatchNorm(nn.BatchNorm2d):
 
     @classmethod
     def like(cls, norm: nn.BatchNorm2d, group_size: int) -> GroupBatchNorm:
-        """Take over the parameters and buffers of a BatchNorm2d."""
+        """Take over the parameters (the same objects, frozen or not) and buffers of a BatchNorm2d."""
         assert norm.track_running_stats and norm.momentum is not None
         new = cls(norm.num_features, eps=norm.eps, momentum=norm.momentum, affine=norm.affine)
-        new.load_state_dict(norm.state_dict())
-        new.to(device=norm.running_mean.device, dtype=norm.running_mean.dtype)  # type: ignore[union-attr]
+        new.weight, new.bias = norm.weight, norm.bias
+        new.running_mean, new.running_var = norm.running_mean, norm.running_var
+        new.num_batches_tracked = norm.num_batches_tracked
+        new.train(norm.training)
         new.group_size = group_size
         new.register_buffer("pending_mean", torch.zeros_like(new.running_mean), persistent=False)  # type: ignore[arg-type]
         new.register_buffer("pending_var", torch.zeros_like(new.running_var), persistent=False)  # type: ignore[arg-type]
