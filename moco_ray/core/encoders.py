@@ -93,8 +93,8 @@ def _build_timm_backbone(name: str, stem: str) -> nn.Module:
 
 def feature_dim(backbone: nn.Module) -> int:
     """Width of a backbone's features."""
-    if hasattr(backbone, "num_features"):  # timm
-        return int(cast(int, backbone.num_features))
+    if hasattr(backbone, "num_features"):  # timm; some of its models widen the pooled features once more
+        return int(cast(int, getattr(backbone, "head_hidden_size", None) or backbone.num_features))
     block = list(cast(nn.Sequential, backbone.layer4))[-1]
     last_convolution = [m for m in block.modules() if isinstance(m, nn.Conv2d)][-1]
     return last_convolution.out_channels
