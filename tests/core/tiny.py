@@ -1,0 +1,122 @@
+"""A MoCo small enough that a step takes milliseconds, and images for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moco_ray.core.batch import Batch, resident_batch
+from moco_ray.core.encoders import Encoder, build_projector
+from moco_ray.core.group_batch_norm import keep_running_share, merged_running_statistics, use_group_batch_norm
+from moco_ray.core.moco import MoCo, MoCoConfig
+from moco_ray.core.optim import OptimConfig, build_optimizer
+from moco_ray.core.step import Learner
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+BATCH_SIZE, NUM_GROUPS, SEED = 32, 8, 5
+GROUP_SIZE = BATCH_SIZE // NUM_GROUPS
+
+
+class TinyResNet(nn.Module):
+    """One residual block, BatchNorm three times, 12 features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 12, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(12)
+        self.conv2, self.bn2 = nn.Conv2d(12, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12)
+        self.conv3, self.bn3 = nn.Conv2d(12, 12, 3, padding=1, bias=False), nn.BatchNorm2d(12)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(images)))
+        x = F.relu(x + self.bn3(self.conv3(F.relu(self.bn2(self.conv2(x))))))
+        return x.mean(dim=(2, 3))
+
+
+class PlainNet(nn.Module):
+    """No BatchNorm: nothing that sees more than one image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 12, 3, stride=2, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.relu(self.conv(images)).mean(dim=(2, 3))
+
+
+def tiny_encoder(backbone: Callable[[], nn.Module] = TinyResNet) -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(backbone(), build_projector("mlp", 12, 8), dim=8)
+
+
+def tiny_learner(
+    backbone: Callable[[], nn.Module] = TinyResNet,
+    *,
+    micro_batch_groups: int | None = None,
+    queue_size: int = 70,
+    group_size: int = GROUP_SIZE,
+    shuffle_bn: bool = True,
+    encoder_momentum: float = 0.9,
+) -> Learner:
+    """A float64 learner, the same on every rank."""
+    config = MoCoConfig(
+        queue_size=queue_size, temperature=0.2, encoder_momentum=encoder_momentum, shuffle_bn=shuffle_bn
+    )
+    moco = MoCo(tiny_encoder(backbone), config, torch.Generator().manual_seed(1)).double()
+    use_group_batch_norm(moco, group_size)
+    keep_running_share(moco)
+    optimizer = build_optimizer(moco.query_encoder.parameters(), OptimConfig(lr=0.1, weight_decay=1e-3))
+    return Learner(moco, optimizer, mean=MEAN, std=STD, micro_batch_groups=micro_batch_groups)
+
+
+def views(step: int, *, batch_size: int = BATCH_SIZE, size_px: int = 8) -> tuple[Tensor, Tensor]:
+    """Query and key views (B, H, W, 3) uint8: noisy copies of an image of 2 x 2 coloured patches."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    patches = torch.randint(0, 256, (batch_size, 2, 2, 3), generator=generator)
+    images = patches.repeat_interleave(size_px // 2, dim=1).repeat_interleave(size_px // 2, dim=2)
+    query, key = (images + torch.randint(-60, 61, images.shape, generator=generator) for _ in range(2))
+    return query.clamp(0, 255).to(torch.uint8), key.clamp(0, 255).to(torch.uint8)
+
+
+def tiny_batch(step: int, *, num_groups: int = NUM_GROUPS, shuffle_bn: bool = True) -> Batch:
+    query, key = views(step)
+    rows = np.arange(step * BATCH_SIZE, (step + 1) * BATCH_SIZE)
+    return resident_batch(query, key, rows, step=step, seed=SEED, num_groups=num_groups, shuffle_bn=shuffle_bn)
+
+
+def train(learner: Learner, num_steps: int, *, first_step: int = 0, lr: float = 0.1) -> list[dict[str, float | int]]:
+    return [
+        learner.step(tiny_batch(step, shuffle_bn=learner.moco.config.shuffle_bn), lr=lr).values()
+        for step in range(first_step, first_step + num_steps)
+    ]
+
+
+def state_of(learner: Learner) -> dict[str, Any]:
+    """Everything that must not depend on how the batch was shared out. All ranks must call."""
+    return {
+        "parameters": {name: p.detach().clone() for name, p in learner.moco.named_parameters()},
+        "gradients": {
+            n: p.grad.clone() for n, p in learner.moco.query_encoder.named_parameters() if p.grad is not None
+        },
+        "queue": {name: b.clone() for name, b in learner.moco.queue.named_buffers()},
+        "statistics": merged_running_statistics(learner.moco),
+    }
+
+
+def assert_states_equal(actual: dict[str, Any], expected: dict[str, Any], *, rtol: float, atol: float) -> None:
+    assert actual.keys() == expected.keys()
+    for part in expected:
+        assert actual[part].keys() == expected[part].keys() and expected[part]
+        for name in expected[part]:
+            torch.testing.assert_close(
+                actual[part][name],
+                expected[part][name],
+                rtol=rtol,
+                atol=atol,
+                msg=lambda text, where=f"{part}: {name}": f"{where}\n{text}",
+            )
