@@ -125,10 +125,10 @@ class Learner:
             last = start == starts[-1]
             with nullcontext() if sync and last else self._no_sync():
                 q = self._embed(self._query_forward, batch.query[start : start + size])  # (n, dim)
+                self._sync_has_begun = sync and last  # from here on DDP reduces whatever backward pass comes next
                 k_part = k[start : start + size]
                 logits = info_nce_logits(q, k_part, self.moco.queue.keys, self.moco.config.temperature)
                 loss, num_correct = info_nce(logits)
-                self._sync_has_begun = sync and last
                 (loss * scale).backward()
             cosine = (q.detach() * k_part).sum()
             totals += torch.stack([loss.detach().double(), num_correct.double(), cosine.double()])
