@@ -169,8 +169,8 @@ class Learner:
                     ) from error
                 if self._sync_has_begun and collectives.world_size() > 1:
                     raise  # other ranks already wait inside the gradient reduction: only a restart is safe
-                self.micro_batch_groups = (groups + 1) // 2
-                self._forget(encoder)
+            self.micro_batch_groups = (groups + 1) // 2
+            self._forget(encoder)  # only now: the error held on to the activations
 
     def _forget(self, encoder: nn.Module) -> None:
         self.optimizer.zero_grad(set_to_none=False)
