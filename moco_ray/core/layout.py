@@ -57,5 +57,5 @@ def gather_groups(rows: Tensor, groups: list[list[int]], group_size: int) -> Ten
     in_rank_order = torch.cat(parts) if len(parts) > 1 else parts[0]
     held = torch.tensor([group for rank in groups for group in rank])  # group of each gathered run
     by_group = in_rank_order.unflatten(0, (len(held), group_size))
-    in_batch_order: Tensor = by_group[torch.argsort(held).to(rows.device)]
+    in_batch_order: Tensor = by_group[torch.argsort(held).to(rows.device, non_blocking=True)]
     return in_batch_order.flatten(0, 1)

@@ -84,7 +84,7 @@ class Learner:
             group["lr"] = lr
         momentum_update(self.moco.key_encoder, self.moco.query_encoder, self.moco.config.encoder_momentum)
         k = self._encode_keys(batch)  # (B, dim), rows in order, the same on all ranks
-        k_own = k[batch.own_rows().to(self.device)]  # (n, dim)
+        k_own = k[batch.own_rows().to(self.device, non_blocking=True)]  # (n, dim)
         totals = self._halve_until_it_fits(
             batch, self.moco.query_encoder, lambda: self._query_pass(batch, k_own, sync=True)
         )
@@ -111,7 +111,7 @@ class Learner:
         own = self._halve_until_it_fits(batch, self.moco.key_encoder, encode)  # (n, dim)
         slots = gather_groups(own, batch.groups, batch.group_size)  # (B, dim), slot order
         k = torch.empty_like(slots)
-        k[torch.from_numpy(batch.key_rows_of_slots).to(slots.device)] = slots  # unshuffle: row order
+        k[torch.from_numpy(batch.key_rows_of_slots).to(slots.device, non_blocking=True)] = slots  # unshuffle: row order
         return k
 
     def _query_pass(self, batch: Batch, k: Tensor, *, sync: bool) -> Tensor:
@@ -143,7 +143,7 @@ class Learner:
     def _result(self, batch: Batch, totals: Tensor) -> StepResult:
         digest = rows_digest(batch.rows)
         words = [float(digest >> (16 * i) & 0xFFFF) for i in range(4)]  # sums of 16-bit words are exact in float64
-        own = torch.cat([totals, torch.tensor(words, dtype=torch.float64).to(self.device)])
+        own = torch.cat([totals, torch.tensor(words, dtype=torch.float64).to(self.device, non_blocking=True)])
         return StepResult(totals=collectives.all_reduce_sum(own), global_batch_size=batch.global_batch_size)
 
     def _micro_batch_images(self, batch: Batch) -> int:
