@@ -10,9 +10,9 @@ from moco_ray.core import collectives
 
 
 def checksum(module: nn.Module) -> Tensor:
-    """Sum of the bits of all parameters and of the queue, () int64: equal only for bitwise equal state.
+    """Sum of the bits of all parameters and of the queue, () int64: equal for bitwise equal state, and for little else.
 
-    Buffers of BatchNorm are left out: each rank holds a share of its own.
+    Not seen: elements that change places within a tensor. Buffers of BatchNorm are left out: each rank holds a share of its own.
     """
     tensors = [p.detach() for p in module.parameters()]
     tensors += [b for name, b in module.named_buffers() if name.split(".")[0] == "queue"]
@@ -34,6 +34,8 @@ def ranks_agree(module: nn.Module) -> bool:
 @torch.no_grad()
 def copy_from_rank_zero(module: nn.Module) -> None:
     """Overwrite parameters and queue by those of rank 0. All ranks must call."""
+    if collectives.world_size() == 1:
+        return
     for parameter in module.parameters():
         dist.broadcast(parameter.detach(), src=0)
     for name, buffer in module.named_buffers():
