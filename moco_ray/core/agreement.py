@@ -12,7 +12,8 @@ from moco_ray.core import collectives
 def checksum(module: nn.Module) -> Tensor:
     """Sum of the bits of all parameters and of the queue, () int64: equal for bitwise equal state, and for little else.
 
-    Not seen: elements that change places within a tensor. Buffers of BatchNorm are left out: each rank holds a share of its own.
+    Not seen: elements that change places within a tensor. Buffers of BatchNorm are left out: each rank holds a share
+    of its own.
     """
     tensors = [p.detach() for p in module.parameters()]
     tensors += [b for name, b in module.named_buffers() if name.split(".")[0] == "queue"]
