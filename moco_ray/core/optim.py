@@ -36,7 +36,7 @@ class OptimConfig:
     milestones: tuple[int, ...] = (120, 160)
     """Epochs at which schedule "milestones" divides the rate by ten."""
     warmup_epochs: float = 0.0
-    """Epochs over which the rate rises linearly from 0; neither v1 nor v2 has a warm-up."""
+    """Epochs over which the rate rises linearly from 0, at every step; neither v1 nor v2 has a warm-up."""
 
     @property
     def group_size(self) -> int:
@@ -54,7 +54,9 @@ class OptimConfig:
 
     def lr_at(self, position: int, num_rows: int) -> float:
         """Learning rate of the step whose first image is at `position` in a stream of epochs of num_rows."""
-        epoch = position // num_rows if self.schedule_per == "epoch" else position / num_rows
+        epoch = position / num_rows
+        if self.schedule_per == "epoch" and epoch >= self.warmup_epochs:
+            epoch = max(position // num_rows, self.warmup_epochs)
         factor = rate_factor(self.schedule, epoch, self.epochs, milestones=self.milestones, warmup=self.warmup_epochs)
         return self.effective_lr * factor
 
