@@ -21,6 +21,7 @@ from tests.core.tiny import (
     MEAN,
     STD,
     PlainNet,
+    assert_curves_equal,
     assert_states_equal,
     state_of,
     tiny_batch,
@@ -193,10 +194,3 @@ def test_micro_batches_change_nothing(groups: int) -> None:
     whole, cut = tiny_learner(), tiny_learner(micro_batch_groups=groups)
     assert_curves_equal(train(cut, 6), train(whole, 6))
     assert_states_equal(state_of(cut), state_of(whole), rtol=1e-11, atol=1e-13)
-
-
-def assert_curves_equal(actual: list[dict[str, float | int]], expected: list[dict[str, float | int]]) -> None:
-    for name in ("train/loss", "train/positive_cosine"):
-        assert [v[name] for v in actual] == pytest.approx([v[name] for v in expected], rel=1e-12)
-    for name in ("train/contrast_accuracy", "rows_digest"):
-        assert [v[name] for v in actual] == [v[name] for v in expected]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -120,3 +121,12 @@ def assert_states_equal(actual: dict[str, Any], expected: dict[str, Any], *, rto
                 atol=atol,
                 msg=lambda text, where=f"{part}: {name}": f"{where}\n{text}",
             )
+
+
+def assert_curves_equal(
+    actual: list[dict[str, float | int]], expected: list[dict[str, float | int]], *, rel: float = 1e-12
+) -> None:
+    for name in ("train/loss", "train/positive_cosine"):
+        assert [v[name] for v in actual] == pytest.approx([v[name] for v in expected], rel=rel)
+    for name in ("train/contrast_accuracy", "rows_digest"):
+        assert [v[name] for v in actual] == [v[name] for v in expected]

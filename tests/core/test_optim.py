@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from moco_ray.core.optim import OptimConfig, build_optimizer
+from tests.core.tiny import tiny_encoder
+
+
+def test_defaults_are_those_of_v2() -> None:
+    config = OptimConfig()
+    assert (config.global_batch_size, config.bn_groups, config.group_size, config.epochs) == (256, 8, 32, 200)
+    assert (config.effective_lr, config.momentum, config.weight_decay) == (0.03, 0.9, 1e-4)
+    assert (config.schedule, config.schedule_per, config.warmup_epochs) == ("cosine", "epoch", 0.0)
+
+
+@pytest.mark.parametrize(("batch_size", "lr"), [(256, 0.03), (512, 0.06), (64, 0.0075)])
+def test_the_rate_is_linear_in_the_global_batch(batch_size: int, lr: float) -> None:
+    assert OptimConfig(global_batch_size=batch_size).effective_lr == pytest.approx(lr)
+
+
+def test_steps_cover_every_epoch_and_the_last_one_may_reach_over() -> None:
+    assert OptimConfig(epochs=2, global_batch_size=256).num_steps(1000) == 8  # 2000 / 256 = 7.8
+    assert OptimConfig(epochs=1, global_batch_size=250).num_steps(1000) == 4
+    assert OptimConfig(epochs=200).num_steps(1281167) == 1000912
+
+
+def test_the_rate_moves_at_the_first_step_that_starts_in_an_epoch() -> None:
+    config = OptimConfig(epochs=4, schedule="milestones", milestones=(1, 3))
+    rates = [config.lr_at(position, 1000) for position in (0, 999, 1000, 2999, 3000, 3999)]
+    assert rates == pytest.approx([0.03, 0.03, 0.003, 0.003, 0.0003, 0.0003])
+
+
+def test_a_cosine_per_epoch_is_flat_within_and_one_per_step_is_not() -> None:
+    per_epoch, per_step = OptimConfig(epochs=4), OptimConfig(epochs=4, schedule_per="step")
+    assert [per_epoch.lr_at(p, 100) for p in (0, 99, 200, 299)] == pytest.approx([0.03, 0.03, 0.015, 0.015])
+    assert [per_step.lr_at(p, 100) for p in (0, 200, 400)] == pytest.approx([0.03, 0.015, 0.0], abs=1e-12)
+    assert per_step.lr_at(99, 100) < 0.03
+
+
+@pytest.mark.parametrize("schedule_per", ["epoch", "step"])
+def test_a_warmup_rises_at_every_step(schedule_per: str) -> None:
+    config = OptimConfig(epochs=10, schedule="constant", schedule_per=schedule_per, warmup_epochs=1.5)
+    rates = [config.lr_at(position, 100) for position in (0, 75, 120, 150, 151, 300)]
+    assert rates == pytest.approx([0.0, 0.015, 0.024, 0.03, 0.03, 0.03])
+
+
+def test_weight_decay_and_momentum_are_on_every_parameter() -> None:
+    encoder = tiny_encoder()
+    optimizer = build_optimizer(encoder.parameters(), OptimConfig(lr=1.0, global_batch_size=256, weight_decay=0.1))
+    (group,) = optimizer.param_groups
+    assert [id(p) for p in group["params"]] == [id(p) for p in encoder.parameters()]
+    before = [p.detach().clone().fill_(2.0) for p in encoder.parameters()]
+    for p in encoder.parameters():
+        p.data.fill_(2.0)
+        p.grad = torch.zeros_like(p)
+    for expected in (1.8, 1.44):  # v = .1 * 2, then v = .9 * .2 + .1 * 1.8
+        optimizer.step()
+        for p, start in zip(encoder.parameters(), before, strict=True):
+            torch.testing.assert_close(p.detach(), torch.full_like(start, expected))
