@@ -1,0 +1,75 @@
+"""Which package may import which: jobs, tune -> train, evaluate, report -> data -> core."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT = {
+    "core": set(),
+    "data": {"core"},
+    "evaluate": {"core", "data"},
+    "report": {"core", "data"},
+    "train": {"core", "data", "evaluate", "report"},
+}
+
+
+def imported_modules(file: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in the file, as an absolute dotted name."""
+    package = file.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def files_of(package: str) -> list[Path]:
+    return sorted((ROOT / "moco_ray" / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_point_down(package: str) -> None:
+    files = files_of(package)
+    assert files
+    wrong = []
+    for file in files:
+        for module in imported_modules(file):
+            parts = module.split(".")
+            if parts[0] == "moco_ray" and parts[1] in MAY_IMPORT and parts[1] not in MAY_IMPORT[package] | {package}:
+                wrong.append(f"{file.relative_to(ROOT)} imports {module}")
+    assert not wrong
+
+
+@pytest.mark.parametrize(("package", "allowed"), [("core", []), ("data", ["stream.py"])])
+def test_ray_is_imported_only_where_the_stream_needs_it(package: str, allowed: list[str]) -> None:
+    wrong = [
+        str(file.relative_to(ROOT))
+        for file in files_of(package)
+        if any(module.split(".")[0] == "ray" for module in imported_modules(file))
+        and str(file.relative_to(ROOT / "moco_ray" / package)) not in allowed
+    ]
+    assert not wrong
+
+
+def test_core_imports_nothing_else_of_the_project() -> None:
+    for file in files_of("core"):
+        own = [module for module in imported_modules(file) if module.split(".")[0] == "moco_ray"]
+        assert all(module.startswith("moco_ray.core") for module in own), file.name
+
+
+def test_core_runs_where_ray_cannot_be_imported() -> None:
+    modules = [
+        ".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files_of("core") if file.stem != "__init__"
+    ]
+    assert "moco_ray.core.step" in modules
+    program = "import sys; sys.modules['ray'] = None\n" + "".join(f"import {module}\n" for module in modules)
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
