@@ -1,1 +1,31 @@
 """Momentum Contrast (MoCo) self-supervised pretraining on elastic Ray clusters."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moco_ray.config import Config
+    from moco_ray.evaluate.encoder_file import encoder_info, load_encoder
+    from moco_ray.presets import load_preset
+    from moco_ray.train.pretrain import RunResult, pretrain
+
+__all__ = ["Config", "RunResult", "encoder_info", "load_encoder", "load_preset", "pretrain"]
+
+
+_HOME = {
+    "Config": "moco_ray.config",
+    "RunResult": "moco_ray.train.pretrain",
+    "encoder_info": "moco_ray.evaluate.encoder_file",
+    "load_encoder": "moco_ray.evaluate.encoder_file",
+    "load_preset": "moco_ray.presets",
+    "pretrain": "moco_ray.train.pretrain",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: data tasks start faster, and `core` needs no more than torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'moco_ray' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

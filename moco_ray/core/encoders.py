@@ -6,7 +6,6 @@ import copy
 from dataclasses import dataclass
 from typing import Literal, cast
 
-import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -80,6 +79,8 @@ def build_backbone(arch: str, stem: str = "imagenet") -> nn.Module:
 
 
 def _build_timm_backbone(name: str, stem: str) -> nn.Module:
+    import timm  # here, because it takes seconds to import and most runs do not use it
+
     if stem != "imagenet":
         raise ValueError(f"model.stem {stem!r} is for torchvision ResNets; drop it for timm:{name}")
     if name.split(".")[0] not in timm.list_models():

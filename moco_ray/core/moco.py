@@ -16,8 +16,8 @@ from moco_ray.core.queue import Queue
 class MoCoConfig:
     """Momentum contrast. Defaults are MoCo v2's (arXiv:2003.04297)."""
 
-    queue_size: int = 65536
-    """Keys in the dictionary (the paper's K)."""
+    queue_size: int | None = 65536
+    """Keys in the dictionary (the paper's K). None: half the images, at most 65536."""
     temperature: float = 0.2
     """Temperature of InfoNCE (tau): 0.07 in v1, 0.2 in v2."""
     encoder_momentum: float = 0.999
@@ -34,6 +34,7 @@ class MoCo(nn.Module):
         self.config = config
         self.query_encoder = query_encoder
         self.key_encoder = key_encoder_of(query_encoder)
+        assert config.queue_size is not None, "sized from the data before the model is built"
         self.queue = Queue(config.queue_size, query_encoder.dim, generator)
 
 

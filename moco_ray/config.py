@@ -1,0 +1,161 @@
+"""The configuration of a run: composed here, defined beside the code that it configures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from moco_ray.core.encoders import ModelConfig
+from moco_ray.core.moco import MoCoConfig
+from moco_ray.core.optim import OptimConfig
+from moco_ray.data.sources import DataConfig
+from moco_ray.data.views import ViewsConfig
+from moco_ray.evaluate.monitor import EvalConfig
+from moco_ray.train.run_config import RunConfig
+
+# Fields that may change when a run is resumed: they decide where and how it runs, not what it learns.
+_FREE_FIELDS = frozenset(
+    {"data.storage_options", "data.max_bad_fraction"}
+    | {f"eval.{name}" for name in ("every_steps", "max_bank", "k", "temperature", "resize_px", "max_time_fraction")}
+    | {f"run.{f.name}" for f in dataclasses.fields(RunConfig) if f.name not in ("seed", "dtype")}
+)
+_SECRET_FIELDS = frozenset({"data.storage_options", "run.storage_options"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything about a run."""
+
+    preset: str = "moco-v2"
+    """Name of the preset that the other fields started from."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The images."""
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    """Augmentation."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Backbone and projector."""
+    method: MoCoConfig = field(default_factory=MoCoConfig)
+    """The contrastive method."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Batch, length and optimizer."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """How the encoder is watched while it learns."""
+    run: RunConfig = field(default_factory=RunConfig)
+    """Where and how the run runs."""
+
+    def __post_init__(self) -> None:
+        """Check what needs no data.
+
+        Raises:
+            ValueError: Fields contradict each other.
+        """
+        _check_batch(self)
+        _check_ranges(self)
+
+
+def _check_batch(config: Config) -> None:
+    optim, method = config.optim, config.method
+    if optim.bn_groups < 1 or optim.global_batch_size % optim.bn_groups:
+        near = max(optim.bn_groups, 1) * max(2, round(optim.global_batch_size / max(optim.bn_groups, 1)))
+        raise ValueError(
+            f"optim.global-batch-size {optim.global_batch_size} is not a multiple of optim.bn-groups "
+            f"{optim.bn_groups}; use a batch of {near}, or a number of groups that divides the batch"
+        )
+    if optim.group_size < 2:
+        raise ValueError(
+            f"optim.bn-groups {optim.bn_groups} leaves {optim.group_size} image in each BatchNorm group of a batch of "
+            f"{optim.global_batch_size}; use {optim.global_batch_size // 2} groups or fewer"
+        )
+    if config.run.num_workers is not None and config.run.num_workers > optim.bn_groups:
+        raise ValueError(
+            f"run.num-workers {config.run.num_workers} is more than the {optim.bn_groups} BatchNorm groups of the "
+            f"batch (optim.bn-groups); use {optim.bn_groups} workers or fewer"
+        )
+    if method.queue_size is not None and method.queue_size < optim.global_batch_size:
+        raise ValueError(
+            f"method.queue-size {method.queue_size} is smaller than one batch of {optim.global_batch_size} keys; "
+            f"use at least {optim.global_batch_size}"
+        )
+
+
+def _check_ranges(config: Config) -> None:
+    positive = {
+        "method.temperature": config.method.temperature,
+        "model.dim": config.model.dim,
+        "optim.epochs": config.optim.epochs,
+        "optim.lr": config.optim.lr,
+        "run.log-every-steps": config.run.log_every_steps,
+        "run.keep-last": config.run.keep_last,
+        "run.checkpoint-every-s": config.run.checkpoint_every_s,
+    }
+    if config.run.max_steps is not None:
+        positive["run.max-steps"] = config.run.max_steps
+    for name, value in positive.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}; use a number above 0")
+    if not 0 <= config.method.encoder_momentum <= 1:
+        raise ValueError(f"method.encoder-momentum is {config.method.encoder_momentum}; use a number in [0, 1]")
+    if config.run.num_workers is not None and config.run.num_workers < 0:
+        raise ValueError(f"run.num-workers is {config.run.num_workers}; use 0 (no Ray) or more")
+
+
+def to_json(config: Config) -> str:
+    """Serialise a configuration, without the values of fields that may hold credentials."""
+    values = dataclasses.asdict(config)
+    for path in _SECRET_FIELDS:
+        group, name = path.split(".")
+        values[group][name] = None
+    return json.dumps(values, indent=1)
+
+
+def from_json(text: str) -> Config:
+    """Read what `to_json` wrote.
+
+    Raises:
+        ValueError: It is no such JSON, or has fields that this version does not know.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the configuration is no valid JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError("the configuration is no JSON object")
+    return _build(Config, values, "")
+
+
+def experiment_differences(old: Config, new: Config) -> list[str]:
+    """Sentences that name the fields in which two configurations describe different experiments."""
+    differences = []
+    for group in ("data", "views", "model", "method", "optim", "eval", "run"):
+        for item in dataclasses.fields(getattr(old, group)):
+            path = f"{group}.{item.name}"
+            was, now = getattr(getattr(old, group), item.name), getattr(getattr(new, group), item.name, None)
+            if path not in _FREE_FIELDS and was != now:
+                differences.append(f"{path.replace('_', '-')} was {was!r}, now {now!r}")
+    return differences
+
+
+def _build(cls: type[Any], values: dict[str, Any], prefix: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(f"the configuration has unknown fields: {', '.join(prefix + name for name in unknown)}")
+    return cls(**{name: _convert(hints[name], value, f"{prefix}{name}.") for name, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, prefix: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _build(hint, value, prefix)
+    if isinstance(value, list) and _is_tuple(hint):
+        return tuple(value)
+    return value
+
+
+def _is_tuple(hint: Any) -> bool:
+    if isinstance(hint, types.UnionType):
+        return any(_is_tuple(part) for part in typing.get_args(hint))
+    return typing.get_origin(hint) is tuple

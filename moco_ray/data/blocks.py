@@ -1,0 +1,151 @@
+"""One data task: read, decode and augment global batches, and cut them into BatchNorm groups."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moco_ray.core.layout import key_permutation
+from moco_ray.data.decode import BadImage, decode_image
+from moco_ray.data.manifest import Manifest, read_rows
+from moco_ray.data.order import Order
+from moco_ray.data.storage import StorageOptions
+from moco_ray.data.views import ViewsConfig, make_view
+
+_TASK_BYTES = 16_000_000
+_MAX_STEPS_A_TASK = 8
+
+Block = dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSpec:
+    """All that decides the content of the stream; the number of workers is not among it."""
+
+    seed: int
+    """Seed of order, augmentation and shuffle-BN."""
+    global_batch_size: int
+    """Images in one step (B)."""
+    num_groups: int
+    """BatchNorm groups in one step (G)."""
+    shuffle_bn: bool
+    """Whether key views change groups."""
+    views: ViewsConfig
+    """Augmentation."""
+    max_pixels: int
+    """Images with more pixels count as bad."""
+
+    @property
+    def group_size(self) -> int:
+        """Images in a group (g)."""
+        return self.global_batch_size // self.num_groups
+
+    @property
+    def steps_per_task(self) -> int:
+        """Steps that one task prepares: several where images are small, so that tasks are worth starting."""
+        step_bytes = 2 * self.global_batch_size * self.views.crop_px**2 * 3
+        return int(np.clip(_TASK_BYTES // step_bytes, 1, _MAX_STEPS_A_TASK))
+
+    def key_rows_of_slots(self, step: int) -> NDArray[np.int64]:
+        """For each slot of the key batch, the row of the batch whose key view it holds, (B,)."""
+        if self.shuffle_bn:
+            return key_permutation(self.seed, step, self.global_batch_size)
+        return np.arange(self.global_batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the rows of the stream come from."""
+
+    manifest: Manifest
+    """All rows of the data set."""
+    train_rows: NDArray[np.int64]
+    """Manifest rows that training may see."""
+    order: Order
+    """Which of the training rows stands at which position."""
+    options: StorageOptions
+    """Access to the images."""
+
+
+def make_blocks(spec: StreamSpec, source: Source, first_step: int, num_steps: int) -> Iterator[Block]:
+    """Prepare `num_steps` global batches and yield one block for each of the G groups.
+
+    Block j holds group j of every step: `query` and `key` (num_steps, g, H, W, 3) uint8, `rows`
+    (num_steps, g) int64 manifest rows, `group` () int64, `bad` () JSON of [[row, uri, reason], ...] for rows of
+    the group that do not decode. A bad row keeps its position; its pixels are those of the next good row of its
+    group, cyclically, under the augmentation of its own position.
+
+    Raises:
+        ValueError: A group has no image that decodes.
+        ReadError: An image could not be read.
+    """
+    g, size, px = spec.group_size, spec.global_batch_size, spec.views.crop_px
+    query = np.empty((num_steps, size, px, px, 3), dtype=np.uint8)
+    key = np.empty_like(query)
+    rows = np.empty((num_steps, size), dtype=np.int64)
+    bad: list[list[tuple[int, str]]] = [[] for _ in range(spec.num_groups)]
+    positions = np.arange(first_step * size, (first_step + num_steps) * size)
+    rows.reshape(-1)[:] = source.train_rows[source.order.rows(positions)]
+    pieces = [(t, j) for t in range(num_steps) for j in range(spec.num_groups)]
+    with ThreadPoolExecutor(1) as reader:  # reads the next group while this one is decoded
+
+        def read(piece: tuple[int, int]) -> list[bytes]:
+            t, j = piece
+            return read_rows(source.manifest, rows[t, j * g : (j + 1) * g], source.options)
+
+        for (t, j), contents in zip(pieces, reader.map(read, pieces), strict=True):
+            here = slice(j * g, (j + 1) * g)
+            first = (first_step + t) * size + j * g
+            bad[j] += _fill_group(spec, contents, rows[t, here], first, query[t, here], key[t, here])
+    for t in range(num_steps):
+        key[t] = key[t, spec.key_rows_of_slots(first_step + t)]
+    for j in range(spec.num_groups):
+        here = slice(j * g, (j + 1) * g)
+        yield {
+            "query": query[:, here],
+            "key": key[:, here],
+            "rows": rows[:, here],
+            "group": np.array(j),
+            "bad": np.array(json.dumps([(row, source.manifest.uri(row), reason) for row, reason in bad[j]])),
+        }
+
+
+def _fill_group(
+    spec: StreamSpec,
+    contents: list[bytes],
+    rows: NDArray[np.int64],
+    first_position: int,
+    query: NDArray[np.uint8],
+    key: NDArray[np.uint8],
+) -> list[tuple[int, str]]:
+    """Decode each image of one group once and make its two views; returns the bad rows with reasons."""
+    bad: dict[int, str] = {}
+    for i, content in enumerate(contents):
+        try:
+            image = decode_image(content, max_pixels=spec.max_pixels)
+        except BadImage as reason:
+            bad[i] = str(reason)
+            continue
+        _two_views(spec, image, first_position + i, query[i], key[i])
+    if len(bad) == len(contents):
+        raise ValueError(
+            f"none of the {len(contents)} images of one BatchNorm group can be decoded, rows "
+            f"{rows[:5].tolist()} among them (row {rows[0]}: {bad[0]}); remove broken images or use larger groups"
+        )
+    for i in bad:
+        stand_in = next(k % len(contents) for k in range(i + 1, i + len(contents)) if k % len(contents) not in bad)
+        image = decode_image(contents[stand_in], max_pixels=spec.max_pixels)
+        _two_views(spec, image, first_position + i, query[i], key[i])
+    return [(int(rows[i]), reason) for i, reason in bad.items()]
+
+
+def _two_views(
+    spec: StreamSpec, image: NDArray[np.uint8], position: int, query: NDArray[np.uint8], key: NDArray[np.uint8]
+) -> None:
+    query[...] = make_view(image, spec.views, seed=spec.seed, position=position, view=0)
+    key[...] = make_view(image, spec.views, seed=spec.seed, position=position, view=1)

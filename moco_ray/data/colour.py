@@ -1,0 +1,111 @@
+"""Colour jitter, grayscale, hue, blur and solarize on uint8 RGB arrays, following Pillow's results.
+
+Brightness, contrast, saturation and grayscale all have the form y = scale * x + luma_weight * luma(x) + offset, and
+so does any sequence of them: three numbers follow the sequence and one matrix product applies it. Differs: values
+are clipped and rounded once for a sequence and not after each operation (about one grey level on average).
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+UInt8Array = NDArray[np.uint8]
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = 0, 1, 2, 3
+
+# ITU-R 601, as in Pillow's conversion to "L".
+_LUMA = (0.299, 0.587, 0.114)
+# Pillow's blends truncate where OpenCV rounds.
+_TRUNCATION = -0.5
+
+
+def jitter(
+    image: UInt8Array,
+    order: tuple[int, ...],
+    factors: tuple[float, float, float, float],
+    *,
+    gray_first: bool = False,
+    gray_last: bool = False,
+) -> UInt8Array:
+    """Apply torchvision's colour operations in the given order.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        order: Operations by number, any subset in any order.
+        factors: Factors of brightness, contrast and saturation, and the shift of the hue in turns.
+        gray_first: Whether the image turns grey before the first operation.
+        gray_last: Whether it turns grey after the last.
+
+    Returns:
+        uint8 (H, W, 3); the input itself where nothing changes.
+    """
+    scale, luma, offset = (0.0, 1.0, 0.0) if gray_first else (1.0, 0.0, 0.0)
+    for operation in order:
+        factor = factors[operation]
+        if operation == HUE:
+            if gray_first or int(factor * 255) == 0:
+                continue
+            image = shift_hue(_affine(image, scale, luma, offset), factor)
+            scale, luma, offset = 1.0, 0.0, 0.0
+        elif operation == BRIGHTNESS:
+            scale, luma, offset = factor * scale, factor * luma, factor * offset + _TRUNCATION
+        elif operation == CONTRAST:
+            # The mean of what the image would be here, from the mean of what it is.
+            mean = min(max((scale + luma) * _mean_luma(image) + offset, 0.0), 255.0)
+            scale, luma = factor * scale, factor * luma
+            offset = factor * offset + (1 - factor) * mean + _TRUNCATION
+        else:
+            luma = factor * luma + (1 - factor) * (scale + luma)
+            scale, offset = factor * scale, offset + _TRUNCATION
+    if gray_last:
+        scale, luma = 0.0, scale + luma
+    return _affine(image, scale, luma, offset)
+
+
+def shift_hue(image: UInt8Array, turns: float) -> UInt8Array:
+    """Rotate the hue of a uint8 (H, W, 3) RGB image by `turns` (1 is the whole circle), through 8-bit HSV."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    # Pillow's circle has 255 steps and torchvision truncates to them; OpenCV's has 256.
+    steps = round(int(turns * 255) * 256 / 255)
+    hsv[..., 0] += np.uint8(steps % 256)
+    return _uint8(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL))
+
+
+def blur(image: UInt8Array, sigma: float) -> UInt8Array:
+    """Blur a uint8 (H, W, 3) image with a Gaussian of standard deviation `sigma` px, cut off at 3 sigma."""
+    side = 2 * math.ceil(3 * sigma) + 1
+    return _uint8(cv2.GaussianBlur(image, (side, side), sigma, borderType=cv2.BORDER_REPLICATE))
+
+
+def solarize(image: UInt8Array) -> UInt8Array:
+    """Invert the values of 128 and more, in place (v and 255 - v: whichever is smaller)."""
+    return np.minimum(image, ~image, out=image)
+
+
+def _mean_luma(image: UInt8Array) -> float:
+    red, green, blue, _ = cv2.mean(image)
+    return _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
+
+
+def _affine(image: UInt8Array, scale: float, luma: float, offset: float) -> UInt8Array:
+    if scale == 1.0 and luma == 0.0 and offset == 0.0:
+        return image
+    red, green, blue = luma * _LUMA[0], luma * _LUMA[1], luma * _LUMA[2]
+    matrix = np.array(
+        (
+            (scale + red, green, blue, offset),
+            (red, scale + green, blue, offset),
+            (red, green, scale + blue, offset),
+        )
+    )
+    return _uint8(cv2.transform(image, matrix))
+
+
+def _uint8(image: object) -> UInt8Array:
+    """Name the type that OpenCV's stubs leave open."""
+    assert isinstance(image, np.ndarray)
+    return image

@@ -1,0 +1,206 @@
+"""The data set of a run: one row for each image, and how to read its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from moco_ray.data.storage import ReadError, Storage, StorageOptions
+
+_CHUNK_ROWS = 32
+_READ_THREADS = 16
+_READ_TRIES = 3
+_METADATA = b"moco_ray"
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Every image of a data set, in a fixed order; a row's number is its identity."""
+
+    table: pa.Table
+    """Columns uri (string), row_group and row_in_group (int32, -1 for single files), num_bytes (int64, -1 when
+    unknown), label (int32, -1 without one), is_holdout (bool)."""
+    kind: Literal["files", "parquet"]
+    """Whether a row is a file, or a row of a Parquet file."""
+    image_column: str | None
+    """Column of image bytes in Parquet files."""
+    classes: tuple[str, ...]
+    """Names of the labels."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return int(self.table.num_rows)
+
+    @cached_property
+    def labels(self) -> IntArray:
+        """Label of every row, -1 without one."""
+        return self._column("label").astype(np.int64)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the content."""
+        hashed = hashlib.sha256(self._metadata())
+        for name in ("row_group", "row_in_group", "num_bytes", "label", "is_holdout"):
+            hashed.update(np.ascontiguousarray(self._column(name)).tobytes())
+        for uri in self.table["uri"].to_pylist():
+            hashed.update(uri.encode() + b"\n")
+        return hashed.hexdigest()
+
+    def uri(self, row: int) -> str:
+        """Where a row comes from, for people."""
+        uri = str(self.table["uri"][row].as_py())
+        if self.kind == "files":
+            return uri
+        return (
+            f"{uri} (row group {self.table['row_group'][row].as_py()}, row {self.table['row_in_group'][row].as_py()})"
+        )
+
+    def train_rows(self) -> IntArray:
+        """Rows that training may see."""
+        return np.flatnonzero(~self._column("is_holdout")).astype(np.int64)
+
+    def with_holdout(self, mask: NDArray[np.bool_]) -> Manifest:
+        """The same images, of which training does not see those in the mask."""
+        index = self.table.schema.get_field_index("is_holdout")
+        table = self.table.set_column(index, "is_holdout", pa.array(mask))
+        return Manifest(table, self.kind, self.image_column, self.classes)
+
+    def chunk_starts(self) -> IntArray | None:
+        """First train row of each chunk: up to 32 consecutive train rows of one row group. None for files."""
+        if self.kind == "files":
+            return None
+        rows = self.train_rows()
+        if len(rows) == 0:
+            return None
+        files = self.table["uri"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)[rows]
+        groups = self._column("row_group")[rows]
+        starts_run = np.r_[True, (files[1:] != files[:-1]) | (groups[1:] != groups[:-1])]
+        run_start = np.maximum.accumulate(np.where(starts_run, np.arange(len(rows)), 0))
+        return np.flatnonzero((np.arange(len(rows)) - run_start) % _CHUNK_ROWS == 0).astype(np.int64)
+
+    def write(self, storage: Storage, path: str) -> None:
+        """Write as Parquet."""
+        buffer = io.BytesIO()
+        table = self.table.replace_schema_metadata({_METADATA: self._metadata()})
+        pq.write_table(table, buffer, compression="zstd")
+        storage.write_bytes(path, buffer.getvalue())
+
+    @staticmethod
+    def read(storage: Storage, path: str) -> Manifest:
+        """Read what `write` wrote."""
+        table = pq.read_table(io.BytesIO(storage.read_bytes(path)))
+        values = json.loads(table.schema.metadata[_METADATA])
+        return Manifest(table, values["kind"], values["image_column"], tuple(values["classes"]))
+
+    def _metadata(self) -> bytes:
+        return json.dumps({"kind": self.kind, "image_column": self.image_column, "classes": self.classes}).encode()
+
+    def _column(self, name: str) -> NDArray[Any]:
+        column: NDArray[Any] = self.table[name].to_numpy()
+        return column
+
+
+def make_manifest(
+    *,
+    uris: list[str] | pa.Array,
+    labels: IntArray,
+    classes: tuple[str, ...],
+    num_bytes: IntArray | None = None,
+    row_groups: IntArray | None = None,
+    rows_in_group: IntArray | None = None,
+    image_column: str | None = None,
+) -> Manifest:
+    """Make a manifest from columns of equal length; with `image_column` the rows are rows of Parquet files."""
+    n = len(uris)
+    unknown = np.full(n, -1)
+    table = pa.table(
+        {
+            "uri": pa.array(uris, pa.string()) if isinstance(uris, list) else uris,
+            "row_group": pa.array(unknown if row_groups is None else row_groups, pa.int32()),
+            "row_in_group": pa.array(unknown if rows_in_group is None else rows_in_group, pa.int32()),
+            "num_bytes": pa.array(unknown if num_bytes is None else num_bytes, pa.int64()),
+            "label": pa.array(labels, pa.int32()),
+            "is_holdout": pa.array(np.zeros(n, dtype=bool)),
+        }
+    )
+    return Manifest(table, "files" if image_column is None else "parquet", image_column, classes)
+
+
+def read_rows(manifest: Manifest, rows: IntArray, options: StorageOptions) -> list[bytes]:
+    """Read the encoded images of some rows, in that order.
+
+    Raises:
+        ReadError: An image could not be read whole, or has changed since the manifest was made.
+    """
+    taken = manifest.table.take(pa.array(rows))
+    uris: list[str] = taken["uri"].to_pylist()
+    if not uris:
+        return []
+    storage = Storage.open(uris[0], options)
+    if manifest.kind == "files":
+        sizes = taken["num_bytes"].to_pylist()
+
+        def read(task: tuple[str, int]) -> bytes:
+            return _read_file(storage, *task)
+
+        return _in_threads(read, list(zip(uris, sizes, strict=True)))
+    assert manifest.image_column is not None
+    places = list(zip(uris, taken["row_group"].to_pylist(), taken["row_in_group"].to_pylist(), strict=True))
+    groups = sorted({(uri, group) for uri, group, _ in places})
+    column = manifest.image_column
+    read_groups = _in_threads(lambda place: _read_row_group(storage, *place, column), groups)
+    by_group = dict(zip(groups, read_groups, strict=True))
+    return [_image_bytes(by_group[uri, group][row]) for uri, group, row in places]
+
+
+def _in_threads(work: Callable[[Any], Any], tasks: list[Any]) -> list[Any]:
+    if len(tasks) == 1:
+        return [work(tasks[0])]
+    with ThreadPoolExecutor(min(_READ_THREADS, len(tasks))) as pool:
+        return list(pool.map(work, tasks))
+
+
+def _read_file(storage: Storage, uri: str, num_bytes: int) -> bytes:
+    path = uri if storage.protocol == "file" else uri.split("://", 1)[1]
+    content = b""
+    for _ in range(_READ_TRIES):
+        try:
+            content = storage.read_bytes(path)
+        except ValueError as error:
+            raise ReadError(f"{error} It was there when the manifest was made") from error
+        if num_bytes < 0 or len(content) == num_bytes:
+            return content
+    raise ReadError(f"{uri} has {len(content)} bytes, {num_bytes} when the manifest was made: it was changed since")
+
+
+def _read_row_group(storage: Storage, uri: str, group: int, column: str) -> pa.ChunkedArray:
+    path = uri if storage.protocol == "file" else uri.split("://", 1)[1]
+    error: Exception | None = None
+    for _ in range(_READ_TRIES):
+        try:
+            with storage.fs.open(path, "rb") as file:
+                return pq.ParquetFile(file).read_row_group(group, columns=[column])[column]
+        except Exception as failure:
+            error = failure
+    raise ReadError(f"row group {group} of {uri} could not be read: {type(error).__name__}: {error}") from error
+
+
+def _image_bytes(cell: Any) -> bytes:
+    """The bytes of a binary cell, or of Hugging Face's {bytes, path} struct; an empty one is a bad image."""
+    value = cell.as_py()
+    if isinstance(value, dict):
+        value = value.get("bytes")
+    return bytes(value) if value is not None else b""

@@ -1,0 +1,281 @@
+"""Files on a local disk or behind an fsspec URL: credentials, retries, and errors that say what to do."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+
+_TRIES = 5
+_FIRST_PAUSE_S = 0.2
+# Credential providers whose keys expire and which every node can ask by itself.
+_NODE_PROVIDERS = ("iam-role", "container-role")
+
+T = TypeVar("T")
+
+
+class ReadError(OSError):
+    """Bytes could not be read, though they should be there, after all retries."""
+
+
+@dataclass(frozen=True)
+class StorageOptions:
+    """Keyword options of an fsspec file system. May hold credentials, so it never shows its values."""
+
+    values: Mapping[str, Any]
+    """The options."""
+
+    def __repr__(self) -> str:
+        """Names only."""
+        return f"StorageOptions({', '.join(sorted(self.values))})"
+
+
+def resolve_storage_options(uri: str, options: str | None) -> StorageOptions:
+    """Decide, on the driver, with which options every process opens a URI.
+
+    For s3:// what is not given comes from the standard AWS environment or profile, so that nodes without any need
+    none. Credentials of an instance or container role are left to each node, since they expire.
+
+    Args:
+        uri: The URI to open.
+        options: A JSON object of fsspec options, a file with one, or None.
+
+    Raises:
+        ValueError: The options are no JSON object.
+    """
+    values = _parse_options(options)
+    if _protocol(uri) in ("s3", "s3a"):
+        values = _with_aws_defaults(values)
+    elif _protocol(uri) == "file":
+        values = {}
+    return StorageOptions(values)
+
+
+def _parse_options(options: str | None) -> dict[str, Any]:
+    if options is None:
+        return {}
+    text = options
+    if not options.lstrip().startswith("{"):
+        path = Path(options).expanduser()
+        if not path.is_file():
+            raise ValueError("storage-options is neither a JSON object nor the path of a file with one")
+        text = path.read_text()
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"storage-options is no valid JSON (character {error.pos})") from None
+    if not isinstance(values, dict):
+        raise ValueError("storage-options is JSON, but no object of option names and values")
+    return values
+
+
+def _with_aws_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    import botocore.session
+
+    session = botocore.session.Session()
+    client = dict(values.get("client_kwargs") or {})
+    endpoint = (
+        values.get("endpoint_url")
+        or client.pop("endpoint_url", None)
+        or os.environ.get("AWS_ENDPOINT_URL_S3")
+        or os.environ.get("AWS_ENDPOINT_URL")
+        or session.get_scoped_config().get("endpoint_url")
+    )
+    region = client.get("region_name") or os.environ.get("AWS_REGION") or session.get_config_variable("region")
+    resolved = dict(values)
+    if not values.get("key") and not values.get("anon"):
+        credentials = session.get_credentials()
+        if credentials is not None and credentials.method not in _NODE_PROVIDERS:
+            frozen = credentials.get_frozen_credentials()
+            resolved |= {"key": frozen.access_key, "secret": frozen.secret_key, "token": frozen.token}
+    if region:
+        client["region_name"] = region
+    if endpoint:
+        resolved["endpoint_url"] = endpoint
+    if client:
+        resolved["client_kwargs"] = client
+    return resolved
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Split a URI into protocol and path, both literal: no escapes, no globs, no chains."""
+    protocol = _protocol(uri)
+    return protocol, uri.split("://", 1)[1] if "://" in uri else os.path.abspath(os.path.expanduser(uri))
+
+
+def _protocol(uri: str) -> str:
+    return uri.split("://", 1)[0].lower() if "://" in uri else "file"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A folder (or file) on a file system."""
+
+    fs: Any
+    """The fsspec file system."""
+    protocol: str
+    """Of the URIs, "file" for local paths."""
+    root: str
+    """Path of the folder, as the file system writes it."""
+
+    @staticmethod
+    def open(uri: str, options: StorageOptions) -> Storage:
+        """Open a URI, without yet touching what is there.
+
+        Raises:
+            ValueError: No such protocol.
+        """
+        protocol, path = split_uri(uri)
+        values = dict(options.values)
+        if protocol in ("s3", "s3a"):
+            # Answers must be fresh, and a broken connection must not be waited for longer than a retry takes.
+            config = {"connect_timeout": 10, "read_timeout": 60, **(values.pop("config_kwargs", None) or {})}
+            values |= {"use_listings_cache": False, "config_kwargs": config}
+        try:
+            fs = fsspec.filesystem("file" if protocol == "file" else protocol, **values)
+        except (ValueError, ImportError) as error:
+            raise ValueError(f"{protocol}:// cannot be opened: {error}") from error
+        return Storage(fs, protocol, path.rstrip("/") or "/")
+
+    def join(self, *parts: str) -> str:
+        """Path of something in the folder."""
+        return "/".join([self.root.rstrip("/"), *parts]) if parts else self.root
+
+    def uri(self, path: str) -> str:
+        """URI of a path of this file system; a local path is its own."""
+        return path if self.protocol == "file" else f"{self.protocol}://{path}"
+
+    def read_bytes(self, path: str) -> bytes:
+        """Read a whole file, again if the connection fails.
+
+        Raises:
+            ValueError: It does not exist or may not be read.
+            ReadError: Reading failed for other reasons, several times.
+        """
+        return self._retry(path, lambda: bytes(self.fs.cat_file(path)))
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Write a whole file: it appears whole or not at all.
+
+        Raises:
+            ValueError: It may not be written.
+            ReadError: Writing failed for other reasons, several times.
+        """
+        if self.protocol == "file":
+            self._retry(path, lambda: _write_local(path, data))
+        else:
+            self._retry(path, lambda: self.fs.pipe_file(path, data))
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or folder is there."""
+        return bool(self._retry(path, lambda: self.fs.exists(path)))
+
+    def is_file(self, path: str) -> bool:
+        """Whether a file is there."""
+        return bool(self._retry(path, lambda: self.fs.isfile(path)))
+
+    def list(self, path: str) -> list[tuple[str, int, bool]]:
+        """(name, bytes, is a folder) of what is directly in a folder; empty if there is none."""
+        try:
+            entries = self._retry(path, lambda: self.fs.ls(path, detail=True))
+        except _Missing:
+            return []
+        found = []
+        for entry in entries:
+            name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
+            if entry["name"].rstrip("/") != path.rstrip("/") and name:
+                found.append((name, int(entry.get("size") or 0), entry["type"] == "directory"))
+        return found
+
+    def delete(self, path: str) -> None:
+        """Delete a file, or a folder with all that is in it; nothing if it is not there."""
+
+        def delete() -> None:
+            try:
+                if self.protocol != "file" and self.fs.isfile(path):
+                    self.fs.rm_file(path)
+                else:
+                    self.fs.rm(path, recursive=True)
+            except FileNotFoundError:
+                pass
+
+        self._retry(path, delete)
+
+    def check_writable(self) -> None:
+        """Write and delete a small file in the folder.
+
+        Raises:
+            ValueError: The folder cannot be written to.
+        """
+        path = self.join(f".writable-{uuid.uuid4().hex}")
+        try:
+            self.write_bytes(path, b"")
+            self.delete(path)
+        except ValueError:
+            raise
+        except OSError as error:
+            raise ValueError(f"{self.uri(self.root)} cannot be written to ({error}); use another folder") from error
+
+    def _retry(self, path: str, work: Callable[[], T]) -> T:
+        pause = _FIRST_PAUSE_S
+        for attempt in range(_TRIES):
+            try:
+                return work()
+            except Exception as error:
+                if (message := _user_error(error, self.uri(path))) is not None:
+                    raise message from error
+                if attempt == _TRIES - 1:
+                    kind = type(error).__name__
+                    raise ReadError(f"{self.uri(path)}: {kind}: {error} (tried {_TRIES} times)") from error
+                time.sleep(pause)
+                pause *= 2
+        raise AssertionError
+
+
+class _Missing(ValueError):
+    pass
+
+
+def _user_error(error: Exception, uri: str) -> ValueError | None:
+    """The error to show a user for one that trying again would not mend; None if it might."""
+    if isinstance(error, ValueError | NotImplementedError) and not isinstance(error, OSError):
+        return ValueError(f"{uri}: {error}")
+    name, text = type(error).__name__, str(error)
+    if name == "NoCredentialsError" or "NoCredentials" in text:
+        return ValueError(
+            f"{uri}: there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or "
+            "pass storage-options"
+        )
+    refused = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "Forbidden", "ExpiredToken")
+    if isinstance(error, PermissionError) or any(word in text for word in refused):
+        return ValueError(f"{uri}: access is refused ({text or name}); check credentials and permissions")
+    if "NoSuchBucket" in text or "bucket does not exist" in text:
+        return _Missing(f"{uri}: there is no such bucket; check its name and the endpoint")
+    if isinstance(error, FileNotFoundError):
+        return _Missing(f"{uri}: there is no such file or folder")
+    hopeless = (errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+    if isinstance(error, OSError) and error.errno in hopeless:
+        return ValueError(f"{uri}: {error.strerror}; use another path")
+    return None
+
+
+def _write_local(path: str, data: bytes) -> None:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with scratch.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -1,0 +1,244 @@
+"""The position-addressed stream: any rank's part of any step, through Ray Data or inside one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from moco_ray.core.batch import Batch
+from moco_ray.core.layout import groups_per_rank
+from moco_ray.data.blocks import Block, Source, StreamSpec, make_blocks
+from moco_ray.data.storage import ReadError
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.data import DataIterator
+
+_SEGMENT_TASKS = 2000  # tasks that one Ray data set plans ahead: bounds the memory of planning a long run
+_READ_AHEAD_STEPS = 3
+
+
+class StreamError(Exception):
+    """Images could not be read or decoded; every rank meets it at the same step."""
+
+
+class BadRow(NamedTuple):
+    """An image that does not decode."""
+
+    row: int
+    uri: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """One step's images, and what the stream has to say about them."""
+
+    batch: Batch
+    """This rank's groups."""
+    bad: list[BadRow]
+    """Rows of this rank's groups that do not decode; given with the first step of a task."""
+
+
+# (first step, last step) of a segment -> this rank's blocks of it, in order. All ranks must call together.
+OpenSegment = Callable[[int, int], Iterable[Block]]
+
+
+@dataclass(kw_only=True)
+class Stream:
+    """Batches of one rank from a step on, prepared ahead by a background thread.
+
+    Each segment deals its blocks round-robin over the ranks: block k = task * G + group goes to rank k mod W.
+    """
+
+    spec: StreamSpec
+    """What is streamed."""
+    first_step: int
+    """First step, as a checkpoint says."""
+    last_step: int
+    """One past the last step."""
+    rank: int
+    """This rank."""
+    num_ranks: int
+    """Ranks that share the batch (W)."""
+    open_segment: OpenSegment
+    """Opens a run of steps."""
+    pin_memory: bool = False
+    """Whether batches are put into page-locked memory for faster copies to a GPU."""
+    wait_s: float = field(default=0.0, init=False)
+    """Seconds that the consumer has waited for data so far."""
+
+    def __iter__(self) -> Iterator[Loaded]:
+        """Yield the steps in order. All ranks must iterate in step.
+
+        Raises:
+            Exception: Whatever the data tasks raised.
+        """
+        segments: queue.Queue[tuple[int, Iterable[Block]] | None] = queue.Queue()
+        ready: queue.Queue[Loaded | BaseException | None] = queue.Queue(maxsize=_READ_AHEAD_STEPS)
+        stop = threading.Event()
+        length = _SEGMENT_TASKS * self.spec.steps_per_task
+        opened = self.first_step
+        thread = threading.Thread(target=self._prepare, args=(segments, ready, stop), name="stream", daemon=True)
+        thread.start()
+        try:
+            for step in range(self.first_step, self.last_step):
+                # The next segment is opened half a segment early, at a step that all ranks reach together.
+                if opened < self.last_step and step >= opened - length // 2:
+                    end = min(opened + length, self.last_step)
+                    segments.put((opened, self.open_segment(opened, end)))
+                    opened = end
+                    if opened == self.last_step:
+                        segments.put(None)
+                yield self._next(ready, step)
+        finally:
+            stop.set()
+            segments.put(None)
+
+    def _next(self, ready: queue.Queue[Loaded | BaseException | None], step: int) -> Loaded:
+        start = time.monotonic()
+        loaded = ready.get()
+        self.wait_s += time.monotonic() - start
+        if isinstance(loaded, BaseException):
+            raise loaded
+        assert loaded is not None and loaded.batch.step == step, f"the stream gave another step than {step}"
+        return loaded
+
+    def _prepare(
+        self,
+        segments: queue.Queue[tuple[int, Iterable[Block]] | None],
+        ready: queue.Queue[Loaded | BaseException | None],
+        stop: threading.Event,
+    ) -> None:
+        def put(item: Loaded | BaseException | None) -> bool:
+            while not stop.is_set():
+                try:
+                    ready.put(item, timeout=0.2)
+                    return True
+                except queue.Full:
+                    continue
+            return False
+
+        try:
+            while (segment := segments.get()) is not None and not stop.is_set():
+                for loaded in self._batches(*segment):
+                    if not put(loaded):
+                        return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    def _batches(self, segment_start: int, blocks: Iterable[Block]) -> Iterator[Loaded]:
+        iterator = iter(blocks)
+        step, task = segment_start, 0
+        while step < self.last_step:
+            groups = groups_per_rank(task * self.spec.num_groups, self.spec.num_groups, self.num_ranks)
+            held = []
+            for group in groups[self.rank]:
+                block = next(iterator, None)
+                if block is None:
+                    return
+                found = (int(block["first_step"]), int(block["group"]))
+                if found != (step, group):
+                    raise RuntimeError(
+                        f"rank {self.rank} expected block (step, group) {(step, group)}, got {found}: misdealt"
+                    )
+                if str(block["error"]):
+                    raise StreamError(str(block["error"]))
+                held.append(block)
+            bad = [BadRow(*entry) for block in held for entry in json.loads(str(block["bad"]))]
+            for t in range(len(held[0]["rows"])):
+                yield Loaded(batch=self._batch(held, t, step, groups), bad=bad if t == 0 else [])
+                step += 1
+            task += 1
+
+    def _batch(self, held: list[Block], t: int, step: int, groups: list[list[int]]) -> Batch:
+        def images(name: str) -> torch.Tensor:
+            tensor = torch.from_numpy(np.concatenate([block[name][t] for block in held]))
+            return tensor.pin_memory() if self.pin_memory else tensor
+
+        return Batch(
+            query=images("query"),
+            key=images("key"),
+            rows=np.concatenate([block["rows"][t] for block in held]),
+            step=step,
+            groups=groups,
+            group_size=self.spec.group_size,
+            key_rows_of_slots=self.spec.key_rows_of_slots(step),
+        )
+
+
+def local_segment(spec: StreamSpec, source: Source, first_step: int, last_step: int) -> Iterator[Block]:
+    """Make blocks on threads of this process, a few tasks ahead: the stream of one worker without Ray."""
+    starts = iter(range(first_step, last_step, spec.steps_per_task))
+
+    def run(start: int) -> list[Block]:
+        return list(_numbered_blocks(spec, source, start, min(spec.steps_per_task, last_step - start)))
+
+    threads = os.cpu_count() or 1
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="data")
+    try:
+        ahead = deque(pool.submit(run, start) for start, _ in zip(starts, range(threads), strict=False))
+        while ahead:
+            blocks = ahead.popleft().result()
+            if (start := next(starts, None)) is not None:
+                ahead.append(pool.submit(run, start))
+            yield from blocks
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def ray_segment(
+    spec: StreamSpec, source: ObjectRef[Source], first_step: int, last_step: int, num_ranks: int
+) -> list[DataIterator]:
+    """Plan a segment as a Ray data set and split it: one iterator for each rank. One rank calls.
+
+    One task makes one or a few global batches and yields a block, of one row, for each BatchNorm group. With
+    the order preserved and one row a block, `streaming_split` deals blocks exactly round-robin.
+    """
+    import ray
+
+    starts = np.arange(first_step, last_step, spec.steps_per_task)
+
+    def task(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        cv2.setNumThreads(1)  # one task is one CPU; the next task is the parallelism
+        torch.set_num_threads(1)
+        for index in batch["id"]:
+            start = int(starts[0]) + int(index) * spec.steps_per_task
+            count = min(spec.steps_per_task, last_step - start)
+            for block in _numbered_blocks(spec, ray.get(source), start, count):
+                yield {name: value[None] for name, value in block.items()}
+
+    dataset = ray.data.range(len(starts), override_num_blocks=len(starts))
+    dataset.context.target_max_block_size = 1  # every row becomes a block of its own
+    dataset.context.execution_options.preserve_order = True
+    dataset.context.enable_progress_bars = False
+    return dataset.map_batches(task, batch_size=None).streaming_split(num_ranks, equal=False)
+
+
+def rank_blocks(iterator: DataIterator) -> Iterator[Block]:
+    """Read one rank's blocks of a segment."""
+    for row in iterator.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=4):
+        yield {name: value[0] if value.dtype != object else np.array(value[0]) for name, value in row.items()}
+
+
+def _numbered_blocks(spec: StreamSpec, source: Source, start: int, count: int) -> Iterator[Block]:
+    """Blocks with the number of their first step; an error travels as blocks, so all ranks see it at one step."""
+    try:
+        for block in make_blocks(spec, source, start, count):
+            yield {**block, "first_step": np.array(start), "error": np.array("")}
+    except (ValueError, ReadError) as error:
+        for group in range(spec.num_groups):
+            yield {"group": np.array(group), "first_step": np.array(start), "error": np.array(str(error))}

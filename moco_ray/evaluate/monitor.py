@@ -1,0 +1,225 @@
+"""How good an encoder is while it learns: kNN where there are labels, and measures that need none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from moco_ray.core.encoders import Encoder, normalize
+from moco_ray.core.hashing import hash64
+from moco_ray.data.decode import BadImage, decode_image
+from moco_ray.data.manifest import Manifest, read_rows
+from moco_ray.data.storage import StorageOptions
+from moco_ray.data.views import ViewsConfig, make_view
+from moco_ray.evaluate.features import Features, ImageSet, encode_images
+from moco_ray.evaluate.knn import knn_top1
+from moco_ray.evaluate.representation import alignment, rankme, uniformity
+
+_HOLDOUT, _BANK, _QUERIES = 0x40, 0x41, 0x42  # keep the draws of one seed apart
+_VIEW_IMAGES = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Evaluation while training. kNN as in the reference's demo: k 200, temperature 0.1."""
+
+    uri: str = ""
+    """Labelled images to classify. Empty: a hold-out of the training images, if they have labels."""
+    every_steps: int | None = None
+    """Steps between evaluations. None: about 20 in a run, at most once an epoch."""
+    holdout_fraction: float = 0.1
+    """Share of labelled training images that training never sees, if uri is empty."""
+    max_queries: int = 2000
+    """Images to classify at most."""
+    max_bank: int = 10_000
+    """Labelled images to find neighbours among, at most."""
+    k: int = 200
+    """Neighbours that vote."""
+    temperature: float = 0.1
+    """Temperature of their weights, exp(similarity / temperature)."""
+    resize_px: int | None = None
+    """Shorter side before the centre crop. None: crop_px * 8 / 7 from 128 pixels on (256 for 224), else crop_px."""
+    max_time_fraction: float = 0.05
+    """Share of the time that evaluations may block training for, where no slot is free for them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSet:
+    """Images to evaluate on. Small: bounded by the configuration, whatever the size of the data set."""
+
+    queries: ImageSet
+    """Images to classify, or just to look at."""
+    bank: ImageSet | None
+    """Labelled images to classify by. None: leave-one-out among the queries."""
+    classes: tuple[str, ...]
+    """Names of the labels; fewer than two without labels."""
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether kNN makes sense."""
+        return len(self.classes) > 1
+
+
+def holdout_mask(labels: NDArray[np.integer], config: EvalConfig, seed: int) -> NDArray[np.bool_]:
+    """Choose labelled images for evaluation only: a seeded share, none where they would be of no use.
+
+    Args:
+        labels: (n,) labels, -1 without one.
+        config: Size of the hold-out.
+        seed: Of the choice.
+    """
+    mask = np.zeros(len(labels), dtype=bool)
+    labelled = np.flatnonzero(labels >= 0)
+    if config.uri or len(np.unique(labels[labelled])) < 2:
+        return mask
+    count = min(int(config.holdout_fraction * len(labelled)), config.max_queries)
+    mask[labelled[_draw(len(labelled), count, seed, _HOLDOUT)]] = True
+    return mask
+
+
+def choose_eval_set(
+    train: Manifest,
+    held_out: Manifest | None,
+    config: EvalConfig,
+    seed: int,
+    train_options: StorageOptions,
+    eval_options: StorageOptions,
+    max_pixels: int,
+) -> EvalSet:
+    """Choose the images to evaluate on.
+
+    The queries are those of eval.uri, or the hold-out, or (without labels) a sample of the training images. The
+    bank is labelled training images if their classes are those of the queries, else the queries themselves.
+
+    Args:
+        train: The training data, hold-out included.
+        held_out: The images of eval.uri, if given.
+        config: Sizes.
+        seed: Of the samples.
+        train_options: Access to the training images.
+        eval_options: Access to the images of eval.uri.
+        max_pixels: Images with more pixels are left out.
+    """
+    train_rows = train.train_rows()
+    if held_out is not None:
+        rows = np.flatnonzero(held_out.labels >= 0)
+        queries = _sample(held_out, rows, config.max_queries, seed, _QUERIES, eval_options, max_pixels)
+        classes = held_out.classes
+    else:
+        is_query = np.ones(len(train), dtype=bool)
+        is_query[train_rows] = False
+        rows = np.flatnonzero(is_query) if is_query.any() else train_rows
+        queries = _sample(train, rows, config.max_queries, seed, _QUERIES, train_options, max_pixels)
+        classes = train.classes if is_query.any() else ()
+    labelled = train_rows[train.labels[train_rows] >= 0]
+    bank = None
+    if len(classes) > 1 and set(train.classes) == set(classes) and len(labelled):
+        bank = _sample(train, labelled, config.max_bank, seed, _BANK, train_options, max_pixels)
+    return EvalSet(queries=queries, bank=bank, classes=classes)
+
+
+def _sample(
+    manifest: Manifest,
+    rows: NDArray[np.int64],
+    at_most: int,
+    seed: int,
+    key: int,
+    options: StorageOptions,
+    max_pixels: int,
+) -> ImageSet:
+    chosen = np.sort(rows[_draw(len(rows), min(at_most, len(rows)), seed, key)])
+    small = Manifest(manifest.table.take(chosen), manifest.kind, manifest.image_column, manifest.classes)
+    labels = manifest.labels[chosen]
+    return ImageSet(manifest=small, rows=np.arange(len(chosen)), labels=labels, options=options, max_pixels=max_pixels)
+
+
+def _draw(n: int, count: int, seed: int, key: int) -> NDArray[np.int64]:
+    return np.argsort(hash64(seed, key, np.arange(n)), kind="stable")[:count].astype(np.int64)
+
+
+def evaluate(
+    encoder: Encoder, eval_set: EvalSet, views: ViewsConfig, config: EvalConfig, seed: int = 0
+) -> Iterator[tuple[str, float]]:
+    """Measure an encoder.
+
+    Args:
+        encoder: The query encoder, with running BatchNorm statistics.
+        eval_set: On what.
+        views: Crop and standardisation; also the views for alignment.
+        config: kNN's k and temperature.
+        seed: Of those views.
+
+    Yields:
+        eval/knn_top1 in percent (with labels; on backbone features), eval/rankme (backbone features),
+        eval/alignment and eval/uniformity (embeddings of two views of up to 512 images).
+    """
+    queries = features_of(encoder.backbone, eval_set.queries, views, config)
+    if eval_set.has_labels:
+        bank = queries if eval_set.bank is None else features_of(encoder.backbone, eval_set.bank, views, config)
+        yield (
+            "eval/knn_top1",
+            knn_top1(
+                bank.features,
+                bank.labels,
+                queries.features,
+                queries.labels,
+                k=config.k,
+                temperature=config.temperature,
+                bank_ids=bank.ids,
+                query_ids=queries.ids,
+                num_classes=len(eval_set.classes),
+            ),
+        )
+    yield "eval/rankme", rankme(queries.features)
+    first, second = _embed_two_views(encoder, eval_set.queries, views, config, seed)
+    yield "eval/alignment", alignment(first, second)
+    yield "eval/uniformity", uniformity(first)
+
+
+def features_of(backbone: nn.Module, images: ImageSet, views: ViewsConfig, config: EvalConfig) -> Features:
+    """Features of the centre crops of some images."""
+    return encode_images(
+        backbone,
+        images,
+        crop_px=views.crop_px,
+        resize_px=resize_px(views.crop_px, config),
+        mean=views.mean,
+        std=views.std,
+    )
+
+
+def resize_px(crop_px: int, config: EvalConfig) -> int:
+    """Shorter side before the centre crop, in pixels."""
+    if config.resize_px is not None:
+        return config.resize_px
+    return round(crop_px * 8 / 7) if crop_px >= 128 else crop_px
+
+
+def _embed_two_views(
+    encoder: Encoder, images: ImageSet, views: ViewsConfig, config: EvalConfig, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Embeddings (n, dim) of the query and the key views of up to 512 images."""
+    parameter = next(encoder.parameters())
+    mean, std = (torch.tensor(v, dtype=parameter.dtype, device=parameter.device) for v in (views.mean, views.std))
+    pairs = []
+    for i, content in enumerate(read_rows(images.manifest, images.rows[:_VIEW_IMAGES], images.options)):
+        try:
+            image = decode_image(content, max_pixels=images.max_pixels)
+        except BadImage:
+            continue
+        pairs.append([make_view(image, views, seed=seed, position=i, view=view) for view in (0, 1)])
+    pixels = torch.from_numpy(np.array(pairs))  # (n, 2, H, W, 3)
+    encoder.eval()
+    with torch.inference_mode():
+        embedded = [
+            F.normalize(encoder(normalize(part.flatten(0, 1).to(parameter.device), mean, std)), dim=1)
+            for part in pixels.split(64)
+        ]
+    both = torch.cat(embedded).unflatten(0, (len(pairs), 2)).float().cpu()
+    return both[:, 0], both[:, 1]

@@ -1,0 +1,244 @@
+"""Pictures for the run's report, as PNG bytes: views, nearest neighbours and learning curves."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) uint8."""
+
+_INK = "#22272e"
+_MUTED = "#6b7684"
+_BLUE = "#2c6fbb"
+_RIGHT = "#12805c"
+_WRONG = "#c9432e"
+_DPI = 150
+
+
+def views_picture(images: Sequence[Pixels], query_views: Sequence[Pixels], key_views: Sequence[Pixels]) -> bytes:
+    """Draw images above the two augmented views that the network is asked to match.
+
+    Args:
+        images: n images, of any size.
+        query_views: Their n query views.
+        key_views: Their n key views.
+
+    Returns:
+        A PNG: n columns of three squares.
+
+    Raises:
+        ValueError: No images, or not as many views as images.
+    """
+    if not images or not len(images) == len(query_views) == len(key_views):
+        raise ValueError(
+            f"got {len(images)} images, {len(query_views)} query views and {len(key_views)} key views; "
+            "give one of each for at least one image"
+        )
+    cell, label, title = 1.15, 0.75, 0.5  # inches
+    figure = Figure(figsize=(label + cell * len(images), title + 3 * cell + 0.22), dpi=_DPI, facecolor="white")
+    height = figure.get_figheight()
+    for row, (name, pictures) in enumerate(
+        (("image", images), ("query", query_views), ("key", key_views)),
+    ):
+        bottom = (2 - row) * cell + (0.16 if row == 0 else 0.06)
+        figure.text(
+            (label - 0.12) / figure.get_figwidth(),
+            (bottom + cell / 2) / height,
+            name,
+            ha="right",
+            va="center",
+            fontsize=10,
+            color=_INK if row else _MUTED,
+        )
+        for column, picture in enumerate(pictures):
+            _draw_image(_square(figure, label + column * cell, bottom, cell - 0.08), picture)
+    _title(figure, "Two random views of each image", "the network learns to tell that they belong together")
+    return _png(figure)
+
+
+def neighbours_picture(
+    query_images: Sequence[Pixels],
+    neighbour_images: Sequence[Sequence[Pixels]],
+    query_labels: Sequence[int],
+    neighbour_labels: Sequence[Sequence[int]],
+    classes: Sequence[str],
+) -> bytes:
+    """Draw images beside their nearest neighbours, framed and marked by whether the classes agree.
+
+    Args:
+        query_images: n images.
+        neighbour_images: For each, its neighbours, the nearest first.
+        query_labels: n classes, as indices into classes.
+        neighbour_labels: The classes of the neighbours.
+        classes: Class names.
+
+    Returns:
+        A PNG: one row a query.
+
+    Raises:
+        ValueError: No images, or lists of unequal lengths.
+    """
+    is_ragged = [len(row) for row in neighbour_images] != [len(row) for row in neighbour_labels]
+    if is_ragged or not query_images or not len(query_images) == len(query_labels) == len(neighbour_images):
+        raise ValueError(
+            f"got {len(query_images)} images with {len(query_labels)} labels and {len(neighbour_images)} rows of "
+            "neighbours; give a label for each of at least one image and for each of its neighbours"
+        )
+    cell, text, gap, margin, title = 1.1, 0.24, 0.3, 0.12, 0.55  # inches
+    width = max(2 * margin + cell + gap + cell * max(len(row) for row in neighbour_images), 5.2)
+    height = title + (cell + text) * len(query_images) + margin
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    for row, (query, label) in enumerate(zip(query_images, query_labels, strict=True)):
+        bottom = margin + (len(query_images) - 1 - row) * (cell + text) + text
+        axes = _square(figure, margin, bottom, cell - 0.08)
+        _draw_image(axes, query)
+        _caption(axes, classes[label], _INK, weight="bold")
+        for column, (image, other) in enumerate(zip(neighbour_images[row], neighbour_labels[row], strict=True)):
+            axes = _square(figure, margin + cell + gap + column * cell, bottom, cell - 0.08)
+            colour = _RIGHT if other == label else _WRONG
+            _draw_image(axes, image, frame=colour)
+            _caption(axes, f"{'✓' if other == label else '✗'} {classes[other]}", colour)
+    pairs = [(label, other) for label, row in zip(query_labels, neighbour_labels, strict=True) for other in row]
+    agreeing = sum(label == other for label, other in pairs)
+    _title(figure, "Nearest neighbours", f"{agreeing} of {len(pairs)} share the class of the image on the left")
+    return _png(figure)
+
+
+def curves_picture(
+    metrics: Sequence[Mapping[str, object]],
+    evals: Sequence[Mapping[str, object]],
+    *,
+    chance_loss: float | None = None,
+) -> bytes:
+    """Draw the loss, the contrast accuracy and the quality of the features over the steps of a run.
+
+    Args:
+        metrics: Lines of the metrics file: "step", "train/loss", "train/contrast_accuracy" (percent).
+        evals: Lines of the evaluation file: "step" and "eval/knn_top1" (percent) or, without labels,
+            "eval/rankme".
+        chance_loss: Loss of guessing among the K negatives and the positive, log(K + 1); drawn as a line.
+
+    Returns:
+        A PNG of three panels.
+    """
+    figure = Figure(figsize=(11.5, 3.5), dpi=_DPI, facecolor="white", layout="constrained")
+    loss_axes, accuracy_axes, quality_axes = figure.subplots(1, 3)
+    _draw_noisy(loss_axes, *_series(metrics, "train/loss"))
+    _panel(loss_axes, "Contrastive loss")
+    if chance_loss is not None:
+        loss_axes.axhline(chance_loss, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        loss_axes.annotate(
+            f"chance: log(K + 1) = {chance_loss:.2f}",
+            (1, chance_loss),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 4),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color=_MUTED,
+        )
+        loss_axes.margins(y=0.12)
+    _draw_noisy(accuracy_axes, *_series(metrics, "train/contrast_accuracy"))
+    _panel(accuracy_axes, "Contrast accuracy, %")
+    accuracy_axes.set_ylim(bottom=0)
+    _draw_quality(quality_axes, evals)
+    return _png(figure)
+
+
+def _draw_quality(axes: Axes, evals: Sequence[Mapping[str, object]]) -> None:
+    """Draw kNN accuracy, or RankMe where there are no labels, with the last value written out."""
+    name, title = "eval/knn_top1", "kNN accuracy, %"
+    steps, values = _series(evals, name)
+    if not len(steps):
+        name, title = "eval/rankme", "Effective rank of the features (RankMe)"
+        steps, values = _series(evals, name)
+    _panel(axes, title)
+    if not len(steps):
+        axes.text(0.5, 0.5, "no evaluation", transform=axes.transAxes, ha="center", fontsize=9, color=_MUTED)
+        return
+    axes.plot(steps, values, color=_RIGHT, linewidth=1.8, marker="o", markersize=4, clip_on=False, zorder=3)
+    axes.annotate(
+        f"{values[-1]:.1f}",
+        (steps[-1], values[-1]),
+        xytext=(0, 7),
+        textcoords="offset points",
+        ha="center",
+        fontsize=9,
+        fontweight="bold",
+        color=_RIGHT,
+    )
+    axes.margins(y=0.18)
+
+
+def _series(lines: Sequence[Mapping[str, object]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return steps and values (n,) of the lines that hold the metric, by step."""
+    pairs = sorted((float(str(line["step"])), float(str(line[name]))) for line in lines if name in line)
+    table = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _draw_noisy(axes: Axes, steps: NDArray[np.float64], values: NDArray[np.float64]) -> None:
+    """Draw values faintly and their running mean over about a fiftieth of the run on top."""
+    window = max(1, len(values) // 50)
+    if window == 1:
+        axes.plot(steps, values, color=_BLUE, linewidth=1.6)
+        return
+    axes.plot(steps, values, color=_BLUE, linewidth=0.7, alpha=0.28)
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    first = np.maximum(np.arange(len(values)) - window // 2, 0)
+    last = np.minimum(np.arange(len(values)) + window // 2 + 1, len(values))
+    axes.plot(steps, (sums[last] - sums[first]) / (last - first), color=_BLUE, linewidth=1.8)
+
+
+def _panel(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10.5, color=_INK, pad=8)
+    axes.set_xlabel("step", fontsize=9, color=_MUTED)
+    axes.tick_params(labelsize=8.5, colors=_MUTED, length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
+    axes.grid(color="#e6e9ed", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color("#c3c9d1")
+
+
+def _square(figure: Figure, left: float, bottom: float, size: float) -> Axes:
+    """Return axes of a square cell, placed in inches so that every image has the same size."""
+    width, height = figure.get_size_inches()
+    return figure.add_axes((left / width, bottom / height, size / width, size / height))
+
+
+def _draw_image(axes: Axes, image: Pixels, *, frame: str = "#d5dae0") -> None:
+    # Small images keep their pixels: blurring a 28 px digit hides what the network saw.
+    is_small = max(image.shape[:2]) <= 64
+    axes.imshow(image, interpolation="nearest" if is_small else "antialiased")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color(frame)
+        spine.set_linewidth(0.8 if frame == "#d5dae0" else 2.2)
+
+
+def _caption(axes: Axes, text: str, colour: str, *, weight: str = "normal") -> None:
+    shown = text if len(text) <= 16 else text[:15] + "…"
+    axes.set_xlabel(shown, fontsize=8 if len(shown) <= 12 else 6.5, color=colour, labelpad=3, fontweight=weight)
+
+
+def _title(figure: Figure, title: str, subtitle: str) -> None:
+    width, height = figure.get_size_inches()
+    figure.text(0.12 / width, 1 - 0.22 / height, title, fontsize=11.5, fontweight="bold", color=_INK, va="center")
+    figure.text(0.12 / width, 1 - 0.42 / height, subtitle, fontsize=8.5, color=_MUTED, va="center")
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    return buffer.getvalue()

@@ -1,0 +1,91 @@
+"""The Ray cluster of a run, and which of its log lines a person wants to read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+OUR_MARK = "moco_ray| "
+_NOISE = (
+    "PlacementGroupCleaner",
+    "SplitCoordinator",
+)
+_NOISY_LINES = (
+    "constructor arguments in the object store",
+    "exceeds the maximum broadcast size",
+    "Setting up process group",
+    "Requesting resources",
+    "Attempting to start training worker group",
+    "Started training worker group",
+    "world_rank=",
+)
+
+Say = Callable[[str], None]
+
+
+def connect(num_workers: int, say: Say) -> dict[str, float]:
+    """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine; returns its resources.
+
+    Raises:
+        ValueError: RAY_ADDRESS names no cluster that answers.
+    """
+    # Without a mode Ray decides by whether a token file exists, and processes may disagree.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # otherwise workers' lines come twice
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    if not ray.is_initialized():
+        if address:
+            say(f"connecting to Ray at {address}")
+            try:
+                ray.init(address=address, logging_level="warning")
+            except (ConnectionError, ValueError) as error:
+                raise ValueError(f"no Ray cluster answers at RAY_ADDRESS {address!r}: {error}") from error
+        else:
+            say("starting Ray on this machine")
+            # Workers take logical CPUs of their own, so that every real one is free for data.
+            cpus = (os.cpu_count() or 1) + num_workers
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level="warning")
+    resources: dict[str, float] = ray.cluster_resources()
+    return resources
+
+
+@contextmanager
+def only_our_lines(say: Say) -> Iterator[None]:
+    """While inside, print the lines of our workers as they are, and of Ray's own processes only what matters."""
+    # Semi-public: falls back to Ray's own printing where a release has moved it.
+    try:
+        from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
+        from ray._private.worker import print_to_stdstream
+    except ImportError:
+        yield
+        return
+    name = "ray_print_logs"
+
+    def show(data: dict[str, Any], *_: Any) -> None:
+        lines = [line for line in data.get("lines", []) if not _is_noise(data, line)]
+        ours = [line.removeprefix(OUR_MARK) for line in lines if line.startswith(OUR_MARK)]
+        for line in ours:
+            say(line)
+        others = [line for line in lines if not line.startswith(OUR_MARK)]
+        for line in others:
+            print(f"[{data.get('actor_name') or data.get('task_name') or 'ray'}] {line}", file=sys.stderr, flush=True)
+
+    dispatcher.remove_handler(name)
+    dispatcher.add_handler(name, show)
+    try:
+        yield
+    finally:
+        dispatcher.remove_handler(name)
+        dispatcher.add_handler(name, print_to_stdstream)
+
+
+def _is_noise(data: dict[str, Any], line: str) -> bool:
+    actor = str(data.get("actor_name") or "")
+    return any(name in actor for name in _NOISE) or any(text in line for text in _NOISY_LINES) or not line.strip()

@@ -1,0 +1,84 @@
+"""Look before training: what a run would be, and what is wrong with its images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from moco_ray.config import Config
+from moco_ray.core.encoders import build_encoder
+from moco_ray.core.hashing import hash64
+from moco_ray.data.decode import BadImage, decode_image
+from moco_ray.data.manifest import Manifest, read_rows
+from moco_ray.data.sources import build_manifest
+from moco_ray.data.storage import StorageOptions, resolve_storage_options
+
+_SAMPLE = 512
+
+
+def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
+    """List the images, decode a sample, and say what a run would be.
+
+    Raises:
+        ValueError: There are no images to train on.
+    """
+    if not config.data.uri:
+        raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
+    options = resolve_storage_options(config.data.uri, config.data.storage_options)
+    say(f"listing {config.data.uri}")
+    manifest = build_manifest(config.data, options, say)
+    known = manifest.table["num_bytes"].to_numpy()
+    known = known[known >= 0]
+    size = f", {known.sum() / 1e6:,.1f} MB" if len(known) else ""
+    say(f"images: {len(manifest):,}{size}, {len(manifest.classes) or 'no'} classes")
+    pixels = _say_sample(config, manifest, options, say)
+    optim = config.optim
+    steps = optim.num_steps(len(manifest))
+    say(
+        f"run: {optim.epochs} epochs of {len(manifest) / optim.global_batch_size:,.1f} steps = {steps:,} steps of "
+        f"{optim.global_batch_size} images, effective learning rate {optim.effective_lr:g}"
+    )
+    parameters = sum(p.numel() for p in build_encoder(config.model).parameters())
+    queue_size = config.method.queue_size or len(manifest) // 2
+    say(
+        f"checkpoint: about {(3 * parameters + queue_size * config.model.dim) * 4 / 1e6:,.0f} MB "
+        f"({parameters / 1e6:.1f} million parameters, twice for the key encoder and momentum, and the queue)"
+    )
+    say(f"suggested preset: {suggest_preset(len(manifest), pixels)}")
+
+
+def suggest_preset(num_images: int, median_px: float) -> str:
+    """The preset that fits so many images of such a shorter side, in pixels."""
+    if median_px <= 40 and num_images >= 10_000:
+        return "cifar10"
+    return "small" if num_images < 100_000 else "moco-v2"
+
+
+def _say_sample(config: Config, manifest: Manifest, options: StorageOptions, say: Callable[[str], None]) -> float:
+    """Decode a seeded sample and say what it holds; returns the median shorter side in pixels."""
+    order = np.argsort(hash64(config.run.seed, np.arange(len(manifest))))
+    rows = np.sort(order[:_SAMPLE]).astype(np.int64)
+    sides, bad, seen = [], [], Counter[bytes]()
+    for row, content in zip(rows, read_rows(manifest, rows, options), strict=True):
+        seen[hashlib.sha256(content).digest()] += 1
+        try:
+            image = decode_image(content, max_pixels=config.data.max_pixels)
+        except BadImage as reason:
+            bad.append(f"  {manifest.uri(int(row))}: {reason}")
+        else:
+            sides.append(image.shape[:2])
+    identical = sum(count - 1 for count in seen.values())
+    say(f"sample of {len(rows)}: {len(bad)} bad, {identical} identical to another")
+    for line in bad[:20]:
+        say(line)
+    if not sides:
+        raise ValueError(
+            f"none of {len(rows)} sampled images of {config.data.uri} can be decoded:\n" + "\n".join(bad[:5])
+        )
+    shorter = np.min(sides, axis=1)
+    low, middle, high = np.percentile(shorter, [5, 50, 95])
+    say(f"shorter side: {low:.0f} to {high:.0f} pixels, median {middle:.0f}; views have {config.views.crop_px}")
+    return float(middle)

@@ -1,0 +1,128 @@
+"""When and where the encoder is measured while it learns. A measurement that fails never ends training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from moco_ray.core.encoders import Encoder, build_encoder
+from moco_ray.evaluate.monitor import evaluate
+from moco_ray.train.checkpoint import State
+from moco_ray.train.place import Place
+
+if TYPE_CHECKING:
+    from moco_ray.train.worker import Job
+
+_FINISH_TIMEOUT_S = 600.0
+
+Line = dict[str, Any]
+
+
+class Evaluations:
+    """Runs evaluations beside training where a slot is free, and else inline within a share of the time.
+
+    Attributes:
+        lines: One for each evaluated step, by step.
+    """
+
+    def __init__(self, job: Job, lines: list[Line], place: Place, say: Callable[[str], None]) -> None:
+        self.lines = list(lines)
+        self._job, self._place, self._say = job, place, say
+        self._running: dict[int, Callable[[], Any | None]] = {}
+        self._new: list[Line] = []
+        self._began_s = time.monotonic()
+        self._inline_s, self._last_inline_s = 0.0, 0.0
+        self._said_skipping = False
+
+    def start(self, step: int, state: State) -> None:
+        """Measure the encoder in `state`; skipped where it would take more than its share of the time."""
+        if any(line["step"] == step for line in self.lines) or step in self._running:
+            return
+        try:
+            poll = self._place.submit(evaluate_state, self._job, state)
+        except Exception as error:
+            self._warn(step, error)
+            return
+        if poll is not None:
+            self._running[step] = poll
+        elif self._may_run_inline(step):
+            self._run_inline(step, state)
+
+    def collect(self) -> list[Line]:
+        """Lines of the evaluations that have ended since the last call."""
+        for step, poll in list(self._running.items()):
+            try:
+                result = poll()
+            except Exception as error:
+                self._warn(step, error)
+                del self._running[step]
+            else:
+                if result is not None:
+                    self._add(step, result)
+                    del self._running[step]
+        new, self._new = self._new, []
+        return new
+
+    def finish(self) -> None:
+        """Wait for evaluations that still run."""
+        give_up = time.monotonic() + _FINISH_TIMEOUT_S
+        ended: list[Line] = []
+        while self._running and time.monotonic() < give_up:
+            ended += self.collect()
+            time.sleep(0.1)
+        for step in self._running:
+            self._say(f"warning: the evaluation of step {step} did not end within {_FINISH_TIMEOUT_S:.0f} s; left out")
+        self._new = ended + self._new
+
+    def best_step(self) -> int | None:
+        """The step with the best kNN accuracy so far."""
+        scored = [line for line in self.lines if "eval/knn_top1" in line and line["step"] > 0]
+        return max(scored, key=lambda line: line["eval/knn_top1"])["step"] if scored else None
+
+    def _may_run_inline(self, step: int) -> bool:
+        if step in (0, self._job.last_step):  # before and after training they block nothing
+            return True
+        allowed = self._job.config.eval.max_time_fraction * (time.monotonic() - self._began_s)
+        if self._inline_s + self._last_inline_s <= allowed:
+            return True
+        if not self._said_skipping:
+            self._say(
+                f"an evaluation takes {self._last_inline_s:.0f} s and no slot is free for it: some are left out, so that "
+                f"they stay below eval.max-time-fraction {self._job.config.eval.max_time_fraction:g} of the time"
+            )
+            self._said_skipping = True
+        return False
+
+    def _run_inline(self, step: int, state: State) -> None:
+        start = time.monotonic()
+        try:
+            self._add(step, evaluate_state(self._job, state))
+        except Exception as error:
+            self._warn(step, error)
+        self._last_inline_s = time.monotonic() - start
+        if step > 0:
+            self._inline_s += self._last_inline_s
+
+    def _add(self, step: int, values: dict[str, float]) -> None:
+        position = step * self._job.config.optim.global_batch_size
+        line = {"step": step, "position": position, "epoch": position // self._job.num_rows, **values}
+        self.lines = sorted([*self.lines, line], key=lambda line: line["step"])
+        self._new.append(line)
+
+    def _warn(self, step: int, error: Exception) -> None:
+        self._say(f"warning: the evaluation of step {step} failed ({type(error).__name__}: {error}); training goes on")
+
+
+def evaluate_state(job: Job, state: State) -> dict[str, float]:
+    """Measure the query encoder of a checkpoint's state."""
+    return dict(evaluate(encoder_of(job, state), job.eval_set, job.config.views, job.config.eval))
+
+
+def encoder_of(job: Job, state: State) -> Encoder:
+    """The query encoder of a checkpoint, with plain BatchNorm, in float32 on the CPU."""
+    encoder = build_encoder(job.config.model)
+    prefix = "query_encoder."
+    own = {name.removeprefix(prefix): value for name, value in state["moco"].items() if name.startswith(prefix)}
+    encoder.load_state_dict(own)
+    return encoder.eval()

@@ -1,0 +1,237 @@
+"""Pretraining from the driver's side: check everything, then train, then say what there is."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from moco_ray.config import Config, experiment_differences, from_json, to_json
+from moco_ray.core.encoders import build_encoder
+from moco_ray.core.group_batch_norm import has_batch_norm
+from moco_ray.data.blocks import Source, StreamSpec
+from moco_ray.data.manifest import Manifest
+from moco_ray.data.order import Order
+from moco_ray.data.sources import build_manifest
+from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
+from moco_ray.evaluate.encoder_file import load_initial_weights
+from moco_ray.evaluate.monitor import choose_eval_set, holdout_mask
+from moco_ray.train.launch import choose_workers, run_in_this_process, run_on_ray
+from moco_ray.train.worker import Job, Outcome
+
+_MANIFEST, _EVAL_MANIFEST, _CONFIG = "manifest.parquet", "eval_manifest.parquet", "config.json"
+_EVALUATIONS_A_RUN = 20
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """A finished run."""
+
+    folder: str
+    """The run's folder."""
+    encoder: str
+    """The encoder's file, for `moco_ray.load_encoder`."""
+    step: int
+    """Steps done in all."""
+    metrics: dict[str, float]
+    """Last values of all metrics."""
+
+
+def pretrain(config: Config, *, say: Say = print, resume_command: str | None = None) -> RunResult:
+    """Pretrain an encoder, or go on with the run of that name.
+
+    Args:
+        config: What to train on what, where.
+        say: Prints a line for the user.
+        resume_command: The command that continues this run, for the first line; {name} stands for its name.
+
+    Raises:
+        ValueError: Something that the user must mend; nothing was lost.
+    """
+    config = _with_name(config)
+    name = config.run.name
+    command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=name)
+    say(f"run {name}; to resume it: {command}")
+    run_options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
+    root = Storage.open(config.run.storage_path, run_options)
+    folder = (
+        f"{config.run.storage_path.rstrip('/')}/{name}" if "://" in config.run.storage_path else root.join(str(name))
+    )
+    run = Storage.open(folder, run_options)
+    run.check_writable()
+    say(f"results go to {folder}")
+
+    old = _stored_config(run)
+    if old is not None:
+        say("this run exists: going on with it")
+    data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
+    manifest = Manifest.read(run, run.join(_MANIFEST)) if old else _list_images(config, data_options, say)
+    source = _source(config, manifest, data_options)
+    config = _decide(config, len(source.train_rows), say)
+    if old is not None and (differences := experiment_differences(old, config)):
+        raise ValueError(
+            f"run {name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to resume it, "
+            "or another --run.name"
+        )
+    eval_manifest = _eval_manifest(config, run, old is not None, say)
+    _warn_of_queue(config, len(source.train_rows), say)
+    workers, uses_gpu = choose_workers(config, say)
+    job = Job(
+        config=config,
+        spec=_stream_spec(config),
+        num_rows=len(source.train_rows),
+        manifest_digest=manifest.digest,
+        last_step=_last_step(config, len(source.train_rows)),
+        run_uri=folder,
+        run_options=run_options,
+        initial_weights=_initial_weights(config, say),
+        eval_set=choose_eval_set(
+            manifest,
+            eval_manifest,
+            config.eval,
+            config.run.seed,
+            data_options,
+            _eval_options(config),
+            config.data.max_pixels,
+        ),
+        uses_gpu=uses_gpu,
+    )
+    if old is None:  # config.json comes last: without it a folder holds no run
+        manifest.write(run, run.join(_MANIFEST))
+        if eval_manifest is not None:
+            eval_manifest.write(run, run.join(_EVAL_MANIFEST))
+        run.write_bytes(run.join(_CONFIG), to_json(config).encode())
+    start = time.monotonic()
+    outcome = run_in_this_process(job, source, say) if workers == 0 else run_on_ray(job, source, workers, say)
+    return _conclude(outcome, folder, time.monotonic() - start, say)
+
+
+def _conclude(outcome: Outcome, folder: str, seconds: float, say: Say) -> RunResult:
+    if outcome.error is not None:
+        raise ValueError(outcome.error)
+    encoder = f"{folder}/encoder.safetensors"
+    result = RunResult(folder=folder, encoder=encoder, step=outcome.step, metrics=outcome.summary or {})
+    say(f"done: {outcome.step:,} steps, {seconds:,.0f} s in this session; results in {folder}")
+    say("to use the encoder:")
+    say("    import moco_ray")
+    say(f"    encoder = moco_ray.load_encoder({encoder!r})")
+    say("    features = encoder(images)  # images: (N, 3, H, W), standardised as moco_ray.encoder_info says")
+    return result
+
+
+def _with_name(config: Config) -> Config:
+    if not config.data.uri:
+        raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
+    name = config.run.name or f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if "/" in name or name in (".", ".."):
+        raise ValueError(f"run.name {name!r} must be the name of a folder, without slashes")
+    storage_path = config.run.storage_path
+    return replace(config, run=replace(config.run, name=name, storage_path=storage_path))
+
+
+def _stored_config(run: Storage) -> Config | None:
+    path = run.join(_CONFIG)
+    return from_json(run.read_bytes(path).decode()) if run.exists(path) else None
+
+
+def _list_images(config: Config, options: StorageOptions, say: Say) -> Manifest:
+    say(f"listing {config.data.uri}")
+    manifest = build_manifest(config.data, options, say)
+    manifest = manifest.with_holdout(holdout_mask(manifest.labels, config.eval, config.run.seed))
+    num_train = len(manifest.train_rows())
+    held_out = f", {len(manifest) - num_train:,} of them held out for kNN" if num_train < len(manifest) else ""
+    say(f"{len(manifest):,} images{held_out}; {len(manifest.classes) or 'no'} classes")
+    return manifest
+
+
+def _eval_manifest(config: Config, run: Storage, is_old: bool, say: Say) -> Manifest | None:
+    if not config.eval.uri:
+        return None
+    if is_old:
+        return Manifest.read(run, run.join(_EVAL_MANIFEST))
+    say(f"listing {config.eval.uri}")
+    manifest = build_manifest(replace(config.data, uri=config.eval.uri), _eval_options(config), say)
+    if len(manifest.classes) < 2:
+        raise ValueError(f"eval.uri {config.eval.uri} has no labels; use a folder with one sub-folder for each class")
+    return manifest
+
+
+def _eval_options(config: Config) -> StorageOptions:
+    return resolve_storage_options(config.eval.uri or config.data.uri, config.data.storage_options)
+
+
+def _source(config: Config, manifest: Manifest, options: StorageOptions) -> Source:
+    rows = manifest.train_rows()
+    if len(rows) < config.optim.global_batch_size:
+        raise ValueError(
+            f"{config.data.uri} has {len(rows)} images to train on, fewer than one batch of "
+            f"{config.optim.global_batch_size}; use a smaller optim.global-batch-size"
+        )
+    order = Order(config.run.seed, len(rows), manifest.chunk_starts(), config.optim.global_batch_size)
+    return Source(manifest=manifest, train_rows=np.asarray(rows), order=order, options=options)
+
+
+def _decide(config: Config, num_rows: int, say: Say) -> Config:
+    """Replace what is automatic by what it comes to for this data."""
+    queue_size = config.method.queue_size
+    size = config.optim.global_batch_size
+    if queue_size is None:
+        queue_size = max(size, min(65536, num_rows // 2) // size * size)
+    every = config.eval.every_steps
+    if every is None:
+        steps = config.optim.num_steps(num_rows)
+        every = max(1, math.ceil(num_rows / size), math.ceil(steps / _EVALUATIONS_A_RUN))
+    shuffle_bn = config.method.shuffle_bn
+    return replace(
+        config,
+        method=replace(config.method, queue_size=queue_size, shuffle_bn=shuffle_bn),
+        eval=replace(config.eval, every_steps=every),
+    )
+
+
+def _warn_of_queue(config: Config, num_rows: int, say: Say) -> None:
+    queue_size = config.method.queue_size
+    assert queue_size is not None
+    if queue_size > num_rows / 2:
+        say(
+            f"warning: the queue of {queue_size:,} keys is larger than half of the {num_rows:,} images: old keys of an "
+            f"image become its own negatives; method.queue-size {max(config.optim.global_batch_size, num_rows // 2)} "
+            "or less is better"
+        )
+
+
+def _last_step(config: Config, num_rows: int) -> int:
+    steps = config.optim.num_steps(num_rows)
+    return steps if config.run.max_steps is None else min(steps, config.run.max_steps)
+
+
+def _stream_spec(config: Config) -> StreamSpec:
+    return StreamSpec(
+        seed=config.run.seed,
+        global_batch_size=config.optim.global_batch_size,
+        num_groups=config.optim.bn_groups,
+        shuffle_bn=config.method.shuffle_bn,
+        views=config.views,
+        max_pixels=config.data.max_pixels,
+    )
+
+
+def _initial_weights(config: Config, say: Say) -> bytes | None:
+    """Build the model once on the driver, so that a wrong name or file is an error before anything starts."""
+    torch.manual_seed(config.run.seed)
+    encoder = build_encoder(config.model)
+    if config.method.shuffle_bn and not has_batch_norm(encoder):
+        say(f"{config.model.arch} has no BatchNorm: method.shuffle-bn changes nothing")
+    if config.model.init is None:
+        return None
+    say(load_initial_weights(encoder, config.model.init))
+    buffer = io.BytesIO()
+    torch.save(encoder.state_dict(), buffer)
+    return buffer.getvalue()

@@ -1,0 +1,61 @@
+"""What a person sees of a running training: one line every few seconds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moco_ray.train.worker import Job
+
+_EVERY_S = 5.0
+
+
+class Progress:
+    """Says where training stands, how fast it is and when it will be done."""
+
+    def __init__(self, job: Job, first_step: int, say: Callable[[str], None]) -> None:
+        self._job, self._say = job, say
+        self._first_step = first_step
+        self._start_s = 0.0
+        self._last_s = -math.inf
+
+    def begin(self) -> None:
+        """Start the clock and say what comes."""
+        job, optim = self._job, self._job.config.optim
+        queue_size = job.config.method.queue_size
+        assert queue_size is not None
+        where = f"step {self._first_step:,} of {job.last_step:,}"
+        self._say(f"training from {where}: {job.num_rows:,} images, batches of {optim.global_batch_size:,}")
+        self._say(
+            f"effective learning rate {optim.effective_lr:g} (optim.lr {optim.lr:g} for 256 images); the loss starts near "
+            f"0, rises to about log(K+1) = {math.log(queue_size + 1):.2f} while the queue fills, and falls from there"
+        )
+        self._say("waiting for the first batch")
+        self._start_s = time.monotonic()
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        """Say where training stands, if the last time is long enough ago."""
+        now = time.monotonic()
+        is_last = step == self._job.last_step
+        if now - self._last_s < _EVERY_S and not is_last:
+            return
+        self._last_s = now
+        left_s = (now - self._start_s) / max(1, step - self._first_step) * (self._job.last_step - step)
+        optim = self._job.config.optim
+        epoch = step * optim.global_batch_size / self._job.num_rows
+        self._say(
+            f"step {step:,}/{self._job.last_step:,} · epoch {epoch:.2f}/{optim.epochs} · loss {values['train/loss']:.4f} · "
+            f"finds its key {values['train/contrast_accuracy']:.1f} % · {values['perf/images_per_s']:,.0f} images/s · "
+            f"data wait {100 * values['perf/data_wait_fraction']:.0f} % · {timedelta(seconds=round(left_s))} left"
+        )
+
+    def tell_evaluation(self, line: dict[str, Any]) -> None:
+        """Say what an evaluation found."""
+        names = {"eval/knn_top1": "kNN {:.2f} %", "eval/rankme": "RankMe {:.1f}", "eval/alignment": "alignment {:.3f}"}
+        names["eval/uniformity"] = "uniformity {:.3f}"
+        found = [text.format(line[name]) for name, text in names.items() if name in line]
+        self._say(f"encoder after {line['step']:,} steps: {' · '.join(found)}")

@@ -1,0 +1,205 @@
+"""Rank 0's record of a run: lines, checkpoints, evaluations, progress."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from moco_ray.core import collectives
+from moco_ray.core.step import Learner
+from moco_ray.data.stream import BadRow
+from moco_ray.evaluate.encoder_file import encoder_bytes
+from moco_ray.train.background import BackgroundWriter
+from moco_ray.train.checkpoint import CheckpointStore, State, checkpoint_name
+from moco_ray.train.curves import Curves
+from moco_ray.train.evaluations import Evaluations, encoder_of
+from moco_ray.train.metrics import Line, StepLines, delete_provisional_parts, join_parts
+from moco_ray.train.place import Place
+from moco_ray.train.progress import Progress
+
+if TYPE_CHECKING:
+    from moco_ray.train.worker import Job
+
+_FINISH_PATIENCE_S = 600.0
+_BAD_IMAGES_SHOWN = 20
+
+
+class Recorder:
+    """Keeps what a run leaves behind; all of it goes to the run's folder with checkpoints, or not at all."""
+
+    def __init__(
+        self,
+        job: Job,
+        store: CheckpointStore,
+        restored: State | None,
+        step: int,
+        place: Place,
+        say: Callable[[str], None],
+    ) -> None:
+        kept = restored["recorder"] if restored else {"evaluations": [], "bad_images": {}}
+        self._job, self._store, self._say = job, store, say
+        self._lines = StepLines()
+        self._bad: dict[int, dict[str, str]] = dict(kept["bad_images"])
+        self._evaluations = Evaluations(job, kept["evaluations"], place, say)
+        self._writer = BackgroundWriter(say)
+        self._curves = Curves(job.run_uri, job.run_options, step)
+        self._progress = Progress(job, step, say)
+        self._last_values: dict[str, float] = {}
+        self._committed = step if restored else None
+        self._due = False
+        self._next_checkpoint_s = math.inf
+        self._final: State | None = None
+        delete_provisional_parts(store.storage, step)
+        store.delete_after(step if restored else -1)
+
+    def begin(self) -> None:
+        """Start the clocks."""
+        self._next_checkpoint_s = time.monotonic() + self._job.config.run.checkpoint_every_s
+        self._progress.begin()
+
+    def add_steps(
+        self, first: int, values: list[dict[str, float | int]], wait_fraction: float, elapsed_s: float, learner: Learner
+    ) -> None:
+        """Add the lines of steps from `first` on; the last one carries the metrics of the interval."""
+        config, n = self._job.config, self._job.num_rows
+        size = config.optim.global_batch_size
+        for step, value in enumerate(values, start=first):
+            line: Line = {
+                "step": step,
+                "position": step * size,
+                "epoch": step * size // n,
+                "world_size": collectives.world_size(),
+                "train/loss": value["train/loss"],
+                "rows_digest": value["rows_digest"],
+            }
+            self._lines.add(line)
+        interval = {
+            "train/contrast_accuracy": sum(v["train/contrast_accuracy"] for v in values) / len(values),
+            "train/positive_cosine": sum(v["train/positive_cosine"] for v in values) / len(values),
+            "train/lr": float(learner.optimizer.param_groups[0]["lr"]),
+            "train/encoder_momentum": config.method.encoder_momentum,
+            "train/queue_fill": learner.moco.queue.fill,
+            "perf/images_per_s": len(values) * size / elapsed_s,
+            "perf/data_wait_fraction": min(wait_fraction, 1.0),
+            "data/bad_images": len(self._bad),
+        }
+        line.update(interval)
+        self._last_values = {"train/loss": float(values[-1]["train/loss"]), **interval}
+        self._curves.add(line["step"], self._last_values)
+        self._progress.update(first + len(values), self._last_values)
+        self._collect_evaluations()
+
+    def add_bad(self, bad: list[BadRow]) -> None:
+        """Note rows that do not decode; each counts once."""
+        for row, uri, reason in bad:
+            if row not in self._bad:
+                self._bad[row] = {"uri": uri, "reason": reason}
+                if len(self._bad) <= _BAD_IMAGES_SHOWN:
+                    self._say(f"bad image {uri}: {reason}; the next good image of its group stands in")
+
+    def too_many_bad(self, max_fraction: float) -> str | None:
+        """A sentence when more images are bad than the user accepts."""
+        if len(self._bad) <= max_fraction * self._job.num_rows:
+            return None
+        shown = [self._bad[row] for row in sorted(self._bad)][:_BAD_IMAGES_SHOWN]
+        listed = "\n".join(f"  {bad['uri']}: {bad['reason']}" for bad in shown)
+        return (
+            f"{len(self._bad)} of {self._job.num_rows} images are bad, more than data.max-bad-fraction {max_fraction}; "
+            f"mend or remove them, or raise the limit. All are listed in bad_images.jsonl; the first are\n{listed}"
+        )
+
+    def wants_checkpoint(self, step: int) -> bool:
+        """Whether a checkpoint is due and can be written now; one that cannot stays due."""
+        every = self._job.config.run.checkpoint_every_steps
+        self._due |= time.monotonic() >= self._next_checkpoint_s
+        self._due |= every is not None and step % every == 0
+        self._due |= step % (self._job.config.eval.every_steps or 1) == 0
+        if step == self._job.last_step:
+            self._writer.finish(_FINISH_PATIENCE_S)
+            return True
+        return self._due and not self._writer.is_busy
+
+    def checkpoint(self, step: int, state: State) -> None:
+        """Write a checkpoint in the background, with the lines since the last one."""
+        self._writer.finish(_FINISH_PATIENCE_S)
+        self._due, self._next_checkpoint_s = False, time.monotonic() + self._job.config.run.checkpoint_every_s
+        state = {**state, "recorder": {"evaluations": self._evaluations.lines, "bad_images": dict(self._bad)}}
+        files = {**self._lines.take_part(), **self._side_files(), **self._curves.files()}
+        info = {"position": state["position"], "versions": {"torch": torch.__version__}}
+        best = self._evaluations.best_step()
+
+        def write() -> None:
+            self._store.write(step, state, files, info)
+            self._committed = step
+            self._store.prune(keep={best} if best is not None else set())
+
+        self._final = state
+        self._writer.start(checkpoint_name(step), write)
+
+    def evaluate(self, step: int, state: State) -> None:
+        """Measure the encoder of this step, beside training where there is room."""
+        self._evaluations.start(step, state)
+        self._collect_evaluations()
+
+    def last_checkpoint_text(self) -> str:
+        """Which checkpoint a stopped run can go back to."""
+        self._writer.finish(_FINISH_PATIENCE_S)
+        if self._committed is None:
+            return "No checkpoint was written yet. "
+        return f"The last good checkpoint is {self._store.storage.join(checkpoint_name(self._committed))}. "
+
+    def finish(self) -> None:
+        """Wait for what is on its way, and write what a finished run leaves."""
+        self._say("writing the last checkpoint")
+        self._writer.finish(_FINISH_PATIENCE_S)
+        self._say("measuring the final encoder")
+        self._evaluations.finish()
+        self._collect_evaluations()
+        storage = self._store.storage
+        assert self._final is not None
+        for name, content in self._side_files().items():
+            storage.write_bytes(storage.join(name), content)
+        storage.write_bytes(storage.join("encoder.safetensors"), final_encoder(self._job, self._final))
+        self._curves.close()
+        for name, content in self._curves.files().items():
+            storage.write_bytes(storage.join(*name.split("/")), content)
+        storage.write_bytes(storage.join("metrics.jsonl"), join_parts(storage))
+
+    def summary(self) -> dict[str, float]:
+        """Last values of all metrics."""
+        last = self._evaluations.lines[-1] if self._evaluations.lines else {}
+        return {**self._last_values, **{k: v for k, v in last.items() if k.startswith("eval/")}}
+
+    def _side_files(self) -> dict[str, bytes]:
+        evaluations = "".join(json.dumps(line) + "\n" for line in self._evaluations.lines)
+        bad = [{"row": row, **self._bad[row]} for row in sorted(self._bad)]
+        return {
+            "eval.jsonl": evaluations.encode(),
+            "bad_images.jsonl": "".join(json.dumps(line) + "\n" for line in bad).encode(),
+        }
+
+    def _collect_evaluations(self) -> None:
+        for line in self._evaluations.collect():
+            self._curves.add(line["step"], {name: value for name, value in line.items() if name.startswith("eval/")})
+            self._progress.tell_evaluation(line)
+
+
+def final_encoder(job: Job, state: State) -> bytes:
+    """encoder.safetensors of a run."""
+    config = job.config
+    return encoder_bytes(
+        encoder_of(job, state).backbone,
+        {
+            "arch": config.model.arch,
+            "stem": config.model.stem,
+            "crop_px": str(config.views.crop_px),
+            "mean": json.dumps(config.views.mean),
+            "std": json.dumps(config.views.std),
+            "step": str(state["step"]),
+        },
+    )
