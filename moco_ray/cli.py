@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -56,6 +58,7 @@ def parse(arguments: Sequence[str]) -> _Arguments:
     """
     name, rest = _take_preset(arguments)
     default = load_preset(name)
+    _check_flags(rest, default)
     parsed = tyro.cli(
         _Arguments,
         args=rest,
@@ -63,6 +66,26 @@ def parse(arguments: Sequence[str]) -> _Arguments:
         description=f"{_Arguments.__doc__} Presets (--preset NAME or a run's config.json): {', '.join(PRESETS)}.",
     )
     return replace(parsed, config=replace(parsed.config, preset=default.preset))
+
+
+def _check_flags(arguments: Sequence[str], default: Config) -> None:
+    """Name the flag that was meant, where there is none of that name.
+
+    Raises:
+        ValueError: A flag is unknown.
+    """
+    known = ["--preset", "--dry-run", "--help"]
+    for group in dataclasses.fields(default):
+        if dataclasses.is_dataclass(value := getattr(default, group.name)):
+            known += [f"--{group.name}.{item.name}".replace("_", "-") for item in dataclasses.fields(value)]
+    for argument in arguments:
+        flag = argument.split("=", 1)[0].replace("_", "-")
+        if not flag.startswith("--") or flag.replace(".no-", ".") in known:
+            continue
+        close = difflib.get_close_matches(flag, known, n=2, cutoff=0.6)
+        same_group = [name for name in known if "." in flag and name.startswith(flag.split(".")[0] + ".")]
+        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(same_group or known[:3])};"
+        raise ValueError(f"the flag {flag} is unknown; {hint} see --help for all")
 
 
 def _take_preset(arguments: Sequence[str]) -> tuple[str, list[str]]:

@@ -23,14 +23,15 @@ from moco_ray.train.run_config import RunConfig
 
 
 def write_images(folder: Path, num_images: int) -> Path:
-    """The first `num_images` sample digits, ten classes, as colour PNGs."""
+    """`num_images` sample digits of ten classes in turn, as colour PNGs."""
     digits = write_digits(folder / "all")
-    paths = sorted((digits / "train").glob("*/*.png"), key=lambda path: (path.name, path.parent.name))
-    for path in paths[:num_images]:
+    by_class = [sorted(folder.iterdir()) for folder in sorted((digits / "train").iterdir())]
+    in_turn = [path for paths in zip(*by_class, strict=True) for path in paths]
+    for path in in_turn[:num_images]:
         image = np.asarray(Image.open(path).convert("RGB"))
         target = folder / "images" / path.parent.name / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.ascontiguousarray(image)).save(target)
+        Image.fromarray(image).save(target)
     return folder / "images"
 
 

@@ -15,7 +15,7 @@ from moco_ray.cli import main, parse
 from moco_ray.config import from_json, to_json
 from moco_ray.presets import PRESETS, load_preset
 
-TINY = ["--preset", "smoke", "--run.num-workers", "0", "--model.arch", "timm:test_resnet", "--model.stem", "imagenet"]
+TINY = ["--preset", "smoke", "--run.num-workers", "0"]
 
 
 def _run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -118,7 +118,7 @@ def _bad(tmp_path: Path, images: Path) -> dict[str, tuple[list[str], str]]:
         "too many workers": ([*uri, "--run.num-workers", "3"], r"num-workers 3 is more than the 2 BatchNorm groups"),
         "small queue": ([*uri, "--method.queue-size", "8"], r"queue-size 8 is smaller than one batch of 16"),
         "unknown preset": ([*uri, "--preset", "moco-v22"], r"'moco-v22' is unknown; did you mean moco-v2"),
-        "unknown flag": ([*uri, "--optim.learning-rat", "1"], r"learning-rat.*--optim"),
+        "unknown flag": ([*uri, "--optim.global-batchsize", "1"], r"batchsize is unknown; did you mean --optim.global-batch-size"),
         "no init file": ([*uri, "--model.init", str(tmp_path / "none.pt")], r"none\.pt"),
         "unknown arch": ([*uri, "--model.arch", "resnet5"], r"'resnet5' is no torchvision ResNet"),
         "bad options": ([*uri, "--data.storage-options", "{secret"], r"storage-options"),

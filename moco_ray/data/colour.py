@@ -2,7 +2,7 @@
 
 Brightness, contrast, saturation and grayscale all have the form y = scale * x + luma_weight * luma(x) + offset, and
 so does any sequence of them: three numbers follow the sequence and one matrix product applies it. Differs: values
-are clipped and rounded once for a sequence and not after each operation (about one grey level on average).
+are clipped and rounded once for a sequence and not after each operation (about half a grey level on average).
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def jitter(
     scale, luma, offset = (0.0, 1.0, 0.0) if gray_first else (1.0, 0.0, 0.0)
     for operation in order:
         factor = factors[operation]
+        if operation != HUE and factor == 1.0:
+            continue
         if operation == HUE:
             if gray_first or int(factor * 255) == 0:
                 continue

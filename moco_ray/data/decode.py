@@ -7,7 +7,7 @@ import io
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 UInt8Array = NDArray[np.uint8]
 
@@ -128,7 +128,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not an image of a known format"
     words = " ".join(str(error).split()) or type(error).__name__
     return words[:120]

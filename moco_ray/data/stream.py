@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import queue
@@ -190,7 +191,7 @@ def local_segment(spec: StreamSpec, source: Source, first_step: int, last_step: 
     threads = os.cpu_count() or 1
     pool = ThreadPoolExecutor(threads, thread_name_prefix="data")
     try:
-        ahead = deque(pool.submit(run, start) for start, _ in zip(starts, range(threads), strict=False))
+        ahead = deque(pool.submit(run, start) for start in itertools.islice(starts, threads))
         while ahead:
             blocks = ahead.popleft().result()
             if (start := next(starts, None)) is not None:

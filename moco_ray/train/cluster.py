@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -44,14 +46,14 @@ def connect(num_workers: int, say: Say) -> dict[str, float]:
         if address:
             say(f"connecting to Ray at {address}")
             try:
-                ray.init(address=address, logging_level="warning")
+                ray.init(address=address, logging_level=logging.WARNING)
             except (ConnectionError, ValueError) as error:
                 raise ValueError(f"no Ray cluster answers at RAY_ADDRESS {address!r}: {error}") from error
         else:
             say("starting Ray on this machine")
             # Workers take logical CPUs of their own, so that every real one is free for data.
             cpus = (os.cpu_count() or 1) + num_workers
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level="warning")
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
     resources: dict[str, float] = ray.cluster_resources()
     return resources
 
@@ -68,14 +70,13 @@ def only_our_lines(say: Say) -> Iterator[None]:
         return
     name = "ray_print_logs"
 
-    def show(data: dict[str, Any], *_: Any) -> None:
-        lines = [line for line in data.get("lines", []) if not _is_noise(data, line)]
-        ours = [line.removeprefix(OUR_MARK) for line in lines if line.startswith(OUR_MARK)]
-        for line in ours:
-            say(line)
-        others = [line for line in lines if not line.startswith(OUR_MARK)]
-        for line in others:
-            print(f"[{data.get('actor_name') or data.get('task_name') or 'ray'}] {line}", file=sys.stderr, flush=True)
+    def show(data: dict[str, Any]) -> None:
+        source = data.get("actor_name") or data.get("task_name")
+        for line in data.get("lines", []):
+            if line.startswith(OUR_MARK):
+                say(line.removeprefix(OUR_MARK))
+            elif source and not _is_noise(source, line):
+                print(f"[{source}] {line}", file=sys.stderr, flush=True)
 
     dispatcher.remove_handler(name)
     dispatcher.add_handler(name, show)
@@ -83,9 +84,8 @@ def only_our_lines(say: Say) -> Iterator[None]:
         yield
     finally:
         dispatcher.remove_handler(name)
-        dispatcher.add_handler(name, print_to_stdstream)
+        dispatcher.add_handler(name, functools.partial(print_to_stdstream, ignore_prefix=False))
 
 
-def _is_noise(data: dict[str, Any], line: str) -> bool:
-    actor = str(data.get("actor_name") or "")
-    return any(name in actor for name in _NOISE) or any(text in line for text in _NOISY_LINES) or not line.strip()
+def _is_noise(source: str, line: str) -> bool:
+    return any(name in source for name in _NOISE) or any(text in line for text in _NOISY_LINES) or not line.strip()

@@ -45,6 +45,7 @@ def choose_workers(config: Config, say: Say) -> tuple[int, bool]:
 
 def run_in_this_process(job: Job, source: Source, say: Say) -> Outcome:
     """Train with one worker, without Ray."""
+    torch.set_num_threads(_compute_threads(1))
     return train(job, ThisProcess(spec=job.spec, source=source), say)
 
 
@@ -67,7 +68,7 @@ def run_on_ray(job: Job, source: Source, workers: int, say: Say) -> Outcome:
     def worker() -> Outcome:
         context = ray.train.get_context()
         own_job: Job = ray.get(job_reference)
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+        torch.set_num_threads(_compute_threads(context.get_local_world_size()))
         place = RayTrainWorker(
             spec=own_job.spec,
             source=source_reference,
@@ -94,6 +95,11 @@ def run_on_ray(job: Job, source: Source, workers: int, say: Say) -> Outcome:
         except TrainingFailedError as error:
             raise RuntimeError(f"the workers failed {_MAX_FAILURES + 1} times: {error}") from error
     return outcome
+
+
+def _compute_threads(workers_here: int) -> int:
+    """Threads of each worker's arithmetic: one core is left to the data, whose tasks would stall all the others."""
+    return max(1, ((os.cpu_count() or 1) - 1) // workers_here)
 
 
 def _cpus_per_worker(config: Config, workers: int) -> float:

@@ -158,6 +158,6 @@ def test_checkpoints_are_pruned_to_the_last_the_best_and_every_nth(images: Path,
 
 
 def test_a_nan_loss_stops_the_run_and_names_the_last_good_checkpoint(images: Path, tmp_path: Path) -> None:
-    config = tiny_config(images, tmp_path, checkpoint_every_steps=2, log_every_steps=1, dtype="float32")
+    config = tiny_config(images, tmp_path, checkpoint_every_steps=1, log_every_steps=1, dtype="float32")
     with pytest.raises(ValueError, match=r"the loss of step \d+ is nan.*last good checkpoint is .*checkpoint_0"):
         pretrain(replace(config, optim=replace(config.optim, lr=1e30)), say=_quiet)
