@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -128,8 +129,9 @@ def curves_picture(
     Returns:
         A PNG of three panels.
     """
-    figure = Figure(figsize=(11.5, 3.5), dpi=_DPI, facecolor="white", layout="constrained")
-    loss_axes, accuracy_axes, quality_axes = figure.subplots(1, 3)
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1, wspace=0.04)
+    figure = Figure(figsize=(11.5, 3.5), dpi=_DPI, facecolor="white", layout=layout)
+    loss_axes, accuracy_axes, quality_axes = figure.subplots(1, 3, sharex=True)
     _draw_noisy(loss_axes, *_series(metrics, "train/loss"))
     _panel(loss_axes, "Contrastive loss")
     if chance_loss is not None:
@@ -201,7 +203,7 @@ def _panel(axes: Axes, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=10.5, color=_INK, pad=8)
     axes.set_xlabel("step", fontsize=9, color=_MUTED)
     axes.tick_params(labelsize=8.5, colors=_MUTED, length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
     axes.grid(color="#e6e9ed", linewidth=0.8)
     axes.set_axisbelow(True)
