@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,8 +20,12 @@ from moco_ray.data.manifest import Manifest, read_rows
 from moco_ray.data.storage import StorageOptions
 from moco_ray.data.views import center_view
 
-_BATCH = 128
+# What is read ahead is bounded by 2 * 16 * 64 images, 300 MB at 224 px.
+_BATCH = 64
+_MAX_THREADS = 16
 _BATCHES_AHEAD = 2
+
+UInt8Array = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,25 @@ class ImageSet:
     max_pixels: int
     """Images with more pixels count as bad."""
 
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.rows)
+
+    def spread(self, at_most: int) -> ImageSet:
+        """Up to `at_most` of the images, evenly spaced: rows often come class by class."""
+        places = np.linspace(0, len(self) - 1, min(at_most, len(self))).round().astype(np.int64)
+        return replace(self, rows=self.rows[places], labels=self.labels[places])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBatch:
+    """Some decoded images of a set."""
+
+    pixels: UInt8Array
+    """(n, ...) uint8, one view of each image, whatever its shape."""
+    places: NDArray[np.int64]
+    """(n,) which images of the set these are."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
@@ -49,9 +72,54 @@ class Features:
     labels: Tensor
     """(N,) int64, -1 without a label."""
     ids: Tensor
-    """(N,) int64: a hash of the image's pixels, equal for identical images."""
+    """(N,) int64: a hash of the pixels that were encoded, equal for identical images."""
     num_bad: int
     """Images left out because they do not decode."""
+
+
+def load_images(images: ImageSet, view: Callable[[UInt8Array, int], UInt8Array]) -> Iterator[ImageBatch]:
+    """Read and decode a set of images in threads, a bounded number of batches ahead, in order.
+
+    Args:
+        images: What to read.
+        view: Makes what is wanted of an upright RGB image uint8 (H, W, 3), given also its place in the set; runs in
+            the threads. All results have one shape.
+
+    Yields:
+        Batches of up to 64 images, without those that do not decode; never an empty one.
+
+    Raises:
+        ReadError: An image cannot be read.
+    """
+
+    def load(places: NDArray[np.int64]) -> ImageBatch:
+        contents = read_rows(images.manifest, images.rows[places], images.options)
+        views, good = [], []
+        for place, content in zip(places, contents, strict=True):
+            try:
+                image = decode_image(content, max_pixels=images.max_pixels)
+            except BadImage:
+                continue
+            views.append(view(image, int(place)))
+            good.append(place)
+        pixels = np.stack(views) if views else np.zeros(0, np.uint8)
+        return ImageBatch(pixels=pixels, places=np.array(good, dtype=np.int64))
+
+    num_threads = min(os.cpu_count() or 1, _MAX_THREADS)
+    pool = ThreadPoolExecutor(num_threads)
+    ahead: deque[Future[ImageBatch]] = deque()
+    try:
+        for start in range(0, len(images), _BATCH):
+            ahead.append(pool.submit(load, np.arange(start, min(start + _BATCH, len(images)))))
+            if len(ahead) < num_threads * _BATCHES_AHEAD:
+                continue
+            if len((batch := ahead.popleft().result()).places):
+                yield batch
+        while ahead:
+            if len((batch := ahead.popleft().result()).places):
+                yield batch
+    finally:
+        pool.shutdown(cancel_futures=True)  # or a consumer that stops early would wait for what was read ahead
 
 
 def encode_images(
@@ -63,72 +131,52 @@ def encode_images(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
 ) -> Features:
-    """Encode the centre crops of a set of images, in evaluation mode, without gradients.
+    """Encode the centre crops of a set of images, in evaluation mode, without gradients, where the backbone is.
 
     Args:
-        backbone: Images (n, 3, crop_px, crop_px) -> features (n, d).
+        backbone: Images (n, 3, crop_px, crop_px) -> features (n, d). Its mode is restored.
         images: What to encode.
         crop_px: Side of the centre crop.
         resize_px: The shorter side before the crop.
         mean: Of red, green and blue in 0..1.
         std: Of red, green and blue in 0..1.
+
+    Raises:
+        ValueError: Not one of the images decodes.
+        ReadError: An image cannot be read.
     """
-    parameter = next(backbone.parameters())
-    center = torch.tensor(mean, dtype=parameter.dtype, device=parameter.device)
-    scale = torch.tensor(std, dtype=parameter.dtype, device=parameter.device)
+    features, ids, places = [], [], []
+    batches = load_images(images, lambda image, _: center_view(image, crop_px, resize_px))
     was_training = backbone.training
     backbone.eval()
-    features, labels, ids = [torch.zeros(0, 1)], [], []
-    num_bad = 0
     try:
-        with torch.inference_mode():
-            for pixels, kept in _load(images, crop_px, resize_px):
-                num_bad += len(kept) - int(kept.sum())
-                if not len(pixels):
-                    labels.append(np.zeros(0, np.int64))
-                    continue
-                batch = normalize(torch.from_numpy(pixels).to(parameter.device), center, scale)
-                features.append(backbone(batch).float().cpu())
-                ids.append(torch.tensor([_identity(image) for image in pixels]))
-                labels.append(kept)
+        for batch in batches:
+            features.append(apply_to_pixels(backbone, batch.pixels, mean=mean, std=std))
+            ids += [_identity(image) for image in batch.pixels]
+            places.append(batch.places)
     finally:
         backbone.train(was_training)
-    if len(features) == 1:
-        raise ValueError(f"none of {len(images.rows)} images can be decoded")
-    keep = np.concatenate(labels)
+    if not features:
+        raise ValueError(f"none of the {len(images)} images to evaluate on can be decoded; check eval.uri or data.uri")
+    kept = np.concatenate(places)
     return Features(
-        features=torch.cat(features[1:]),
-        labels=torch.from_numpy(images.labels[keep.astype(bool)]),
-        ids=torch.cat(ids),
-        num_bad=num_bad,
+        features=torch.cat(features),
+        labels=torch.from_numpy(images.labels[kept]),
+        ids=torch.tensor(ids, dtype=torch.int64),
+        num_bad=len(images) - len(kept),
     )
 
 
-def _identity(image: NDArray[np.uint8]) -> int:
+@torch.inference_mode()
+def apply_to_pixels(
+    module: nn.Module, pixels: UInt8Array, *, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> Tensor:
+    """Standardise images uint8 (n, H, W, 3) and apply a module on its device; returns float32 (n, d) on the CPU."""
+    parameter = next(module.parameters())
+    center, scale = (torch.tensor(v, dtype=parameter.dtype, device=parameter.device) for v in (mean, std))
+    outputs: Tensor = module(normalize(torch.from_numpy(pixels).to(parameter.device), center, scale))
+    return outputs.float().cpu()
+
+
+def _identity(image: UInt8Array) -> int:
     return int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest(), "little", signed=True)
-
-
-def _load(images: ImageSet, crop_px: int, resize_px: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.bool_]]]:
-    """Pixels (k, crop_px, crop_px, 3) of the good images of each batch, and which of the batch were good."""
-
-    def load(rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        good, kept = [], np.zeros(len(rows), dtype=bool)
-        for i, content in enumerate(read_rows(images.manifest, rows, images.options)):
-            try:
-                image = decode_image(content, max_pixels=images.max_pixels)
-            except BadImage:
-                continue
-            good.append(center_view(image, crop_px, resize_px))
-            kept[i] = True
-        shape = (0, crop_px, crop_px, 3)
-        return np.stack(good) if good else np.zeros(shape, np.uint8), kept
-
-    threads = max(1, (os.cpu_count() or 1) // 2)
-    with ThreadPoolExecutor(threads) as pool:
-        ahead: deque[Future[tuple[NDArray[np.uint8], NDArray[np.bool_]]]] = deque()
-        for start in range(0, len(images.rows), _BATCH):
-            ahead.append(pool.submit(load, images.rows[start : start + _BATCH]))
-            if len(ahead) > threads * _BATCHES_AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()

@@ -34,9 +34,7 @@ def slow_predictions(
     return predictions
 
 
-def random_problem(
-    *, num_bank: int = 150, num_queries: int = 60
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def random_problem(*, num_bank: int = 150, num_queries: int = 60) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     bank = torch.randn(num_bank, 6, generator=generator) * torch.rand(num_bank, 1, generator=generator)
     labels = torch.randint(0, 4, (num_bank,), generator=generator)
@@ -48,9 +46,7 @@ def random_problem(
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (20, 0.1), (20, 1.0), (1000, 0.07)])
-def test_predictions_equal_the_definition(
-    k: int, temperature: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_predictions_equal_the_definition(k: int, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(knn, "_CHUNK_ELEMENTS", 150 * 7)  # 7 queries a chunk, which does not divide 60
     bank, labels, queries, bank_ids, query_ids = random_problem()
     predictions, _ = knn_predict(
@@ -92,9 +88,7 @@ def test_identical_images_under_another_name_are_no_neighbours() -> None:
     bank = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.9, 0.1]])
     labels, bank_ids = torch.tensor([0, 0, 1]), torch.tensor([7, 7, 8])
     query, query_id = torch.tensor([[1.0, 0.0]]), torch.tensor([7])
-    predictions, _ = knn_predict(
-        bank, labels, query, num_classes=2, k=3, bank_ids=bank_ids, query_ids=query_id
-    )
+    predictions, _ = knn_predict(bank, labels, query, num_classes=2, k=3, bank_ids=bank_ids, query_ids=query_id)
     assert predictions.tolist() == [1]
 
 
