@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from moco_ray.core.encoders import Encoder, normalize
+from moco_ray.core.encoders import Encoder
 from moco_ray.core.hashing import hash64
-from moco_ray.data.decode import BadImage, decode_image
-from moco_ray.data.manifest import Manifest, read_rows
+from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import StorageOptions
 from moco_ray.data.views import ViewsConfig, make_view
-from moco_ray.evaluate.features import Features, ImageSet, encode_images
+from moco_ray.evaluate.features import Features, ImageSet, apply_to_pixels, encode_images, load_images
 from moco_ray.evaluate.knn import knn_top1
 from moco_ray.evaluate.representation import alignment, rankme, uniformity
 
@@ -47,6 +45,29 @@ class EvalConfig:
     """Shorter side before the centre crop. None: crop_px * 8 / 7 from 128 pixels on (256 for 224), else crop_px."""
     max_time_fraction: float = 0.05
     """Share of the time that evaluations may block training for, where no slot is free for them."""
+
+    def __post_init__(self) -> None:
+        """Check the fields.
+
+        Raises:
+            ValueError: A size or a share is impossible.
+        """
+        if not 0 <= self.holdout_fraction < 1:
+            raise ValueError(f"eval.holdout-fraction is {self.holdout_fraction}; use a share in [0, 1), 0 for none")
+        if self.max_queries < 2:
+            raise ValueError(f"eval.max-queries is {self.max_queries}; use at least 2, normally 2000")
+        positive = {
+            "eval.every-steps": self.every_steps,
+            "eval.max-bank": self.max_bank,
+            "eval.k": self.k,
+            "eval.temperature": self.temperature,
+            "eval.resize-px": self.resize_px,
+        }
+        for name, value in positive.items():
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}; use a number above 0")
+        if not 0 <= self.max_time_fraction <= 1:
+            raise ValueError(f"eval.max-time-fraction is {self.max_time_fraction}; use a share in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +142,10 @@ def choose_eval_set(
     bank = None
     if len(classes) > 1 and set(train.classes) == set(classes) and len(labelled):
         bank = _sample(train, labelled, config.max_bank, seed, _BANK, train_options, max_pixels)
+        # The same names may be numbered otherwise: 2 comes before 10 as a number, after it as a folder.
+        number = {name: i for i, name in enumerate(classes)}
+        renumbered = np.array([number[name] for name in train.classes], dtype=np.int64)
+        bank = replace(bank, labels=renumbered[bank.labels])
     return EvalSet(queries=queries, bank=bank, classes=classes)
 
 
@@ -146,10 +171,10 @@ def _draw(n: int, count: int, seed: int, key: int) -> NDArray[np.int64]:
 def evaluate(
     encoder: Encoder, eval_set: EvalSet, views: ViewsConfig, config: EvalConfig, seed: int = 0
 ) -> Iterator[tuple[str, float]]:
-    """Measure an encoder.
+    """Measure an encoder, on the device it is on.
 
     Args:
-        encoder: The query encoder, with running BatchNorm statistics.
+        encoder: The query encoder, with running BatchNorm statistics. Its mode is restored.
         eval_set: On what.
         views: Crop and standardisation; also the views for alignment.
         config: kNN's k and temperature.
@@ -177,7 +202,7 @@ def evaluate(
             ),
         )
     yield "eval/rankme", rankme(queries.features)
-    first, second = _embed_two_views(encoder, eval_set.queries, views, config, seed)
+    first, second = _embed_two_views(encoder, eval_set.queries, views, seed)
     yield "eval/alignment", alignment(first, second)
     yield "eval/uniformity", uniformity(first)
 
@@ -201,25 +226,19 @@ def resize_px(crop_px: int, config: EvalConfig) -> int:
     return round(crop_px * 8 / 7) if crop_px >= 128 else crop_px
 
 
-def _embed_two_views(
-    encoder: Encoder, images: ImageSet, views: ViewsConfig, config: EvalConfig, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Embeddings (n, dim) of the query and the key views of up to 512 images."""
-    parameter = next(encoder.parameters())
-    mean, std = (torch.tensor(v, dtype=parameter.dtype, device=parameter.device) for v in (views.mean, views.std))
-    pairs = []
-    for i, content in enumerate(read_rows(images.manifest, images.rows[:_VIEW_IMAGES], images.options)):
-        try:
-            image = decode_image(content, max_pixels=images.max_pixels)
-        except BadImage:
-            continue
-        pairs.append([make_view(image, views, seed=seed, position=i, view=view) for view in (0, 1)])
-    pixels = torch.from_numpy(np.array(pairs))  # (n, 2, H, W, 3)
+def _embed_two_views(encoder: Encoder, images: ImageSet, views: ViewsConfig, seed: int) -> tuple[Tensor, Tensor]:
+    """Projections (n, dim) of the query and the key views of up to 512 images; not normalised."""
+
+    def both_views(image: NDArray[np.uint8], place: int) -> NDArray[np.uint8]:
+        return np.stack([make_view(image, views, seed=seed, position=place, view=view) for view in (0, 1)])
+
+    was_training = encoder.training
     encoder.eval()
-    with torch.inference_mode():
-        embedded = [
-            F.normalize(encoder(normalize(part.flatten(0, 1).to(parameter.device), mean, std)), dim=1)
-            for part in pixels.split(64)
-        ]
-    both = torch.cat(embedded).unflatten(0, (len(pairs), 2)).float().cpu()
-    return both[:, 0], both[:, 1]
+    queries, keys = [], []
+    try:
+        for batch in load_images(images.spread(_VIEW_IMAGES), both_views):  # pixels (n, 2, H, W, 3)
+            queries.append(apply_to_pixels(encoder, batch.pixels[:, 0], mean=views.mean, std=views.std))
+            keys.append(apply_to_pixels(encoder, batch.pixels[:, 1], mean=views.mean, std=views.std))
+    finally:
+        encoder.train(was_training)
+    return torch.cat(queries), torch.cat(keys)
