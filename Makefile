@@ -11,7 +11,7 @@ install: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
 	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet uv
 	@test -x $(BIN)/python || $$(command -v uv || echo $(PYTHON) -m uv) venv --quiet --python $(PYTHON) .venv
-	$$(command -v uv || echo $(PYTHON) -m uv) pip install --python $(BIN)/python --constraint constraints.txt --editable '.[test,demo]'
+	$$(command -v uv || echo $(PYTHON) -m uv) pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[test,demo]'
 	@touch $@
 
 demo: install

@@ -124,7 +124,8 @@ def from_json(text: str) -> Config:
         raise ValueError(f"the configuration is no valid JSON ({error})") from error
     if not isinstance(values, dict):
         raise ValueError("the configuration is no JSON object")
-    return _build(Config, values, "")
+    config: Config = _build(Config, values, "")
+    return config
 
 
 def experiment_differences(old: Config, new: Config) -> list[str]:

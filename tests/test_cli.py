@@ -118,7 +118,10 @@ def _bad(tmp_path: Path, images: Path) -> dict[str, tuple[list[str], str]]:
         "too many workers": ([*uri, "--run.num-workers", "3"], r"num-workers 3 is more than the 2 BatchNorm groups"),
         "small queue": ([*uri, "--method.queue-size", "8"], r"queue-size 8 is smaller than one batch of 16"),
         "unknown preset": ([*uri, "--preset", "moco-v22"], r"'moco-v22' is unknown; did you mean moco-v2"),
-        "unknown flag": ([*uri, "--optim.global-batchsize", "1"], r"batchsize is unknown; did you mean --optim.global-batch-size"),
+        "unknown flag": (
+            [*uri, "--optim.global-batchsize", "1"],
+            r"batchsize is unknown; did you mean --optim.global-batch-size",
+        ),
         "no init file": ([*uri, "--model.init", str(tmp_path / "none.pt")], r"none\.pt"),
         "unknown arch": ([*uri, "--model.arch", "resnet5"], r"'resnet5' is no torchvision ResNet"),
         "bad options": ([*uri, "--data.storage-options", "{secret"], r"storage-options"),

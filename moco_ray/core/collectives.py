@@ -44,5 +44,5 @@ def all_gather_rows(rows: Tensor, rows_per_rank: list[int]) -> list[Tensor]:
     padded = rows.new_zeros((longest, *rows.shape[1:]))
     padded[: len(rows)] = rows
     gathered = rows.new_empty((world_size() * longest, *rows.shape[1:]))
-    dist.all_gather_into_tensor(gathered, padded)
+    dist.all_gather_single(gathered, padded)
     return [part[:n] for part, n in zip(gathered.split(longest), rows_per_rank, strict=True)]

@@ -113,11 +113,11 @@ def _to_8_bits(values: NDArray[np.generic]) -> UInt8Array:
         finite = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         low, high = float(finite.min()), float(finite.max())
         scaled = (finite - low) * (255 / (high - low)) if high > low else np.zeros_like(finite)
-        return np.round(scaled).astype(np.uint8)
+        return np.asarray(np.round(scaled), dtype=np.uint8)
     integers = np.maximum(values.astype(np.int64), 0)
     needed = int(integers.max()).bit_length()
     depth = next((depth for depth in _DEPTHS if depth >= needed), needed)
-    return (integers * 255 // (2**depth - 1)).astype(np.uint8)
+    return np.asarray(integers * 255 // (2**depth - 1), dtype=np.uint8)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

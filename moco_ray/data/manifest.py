@@ -161,7 +161,7 @@ def read_rows(manifest: Manifest, rows: IntArray, options: StorageOptions) -> li
     places = list(zip(uris, taken["row_group"].to_pylist(), taken["row_in_group"].to_pylist(), strict=True))
     groups = sorted({(uri, group) for uri, group, _ in places})
     column = manifest.image_column
-    read_groups = _in_threads(lambda place: _read_row_group(storage, *place, column), groups)
+    read_groups = _in_threads(lambda place: _read_row_group(storage, place[0], place[1], column), groups)
     by_group = dict(zip(groups, read_groups, strict=True))
     return [_image_bytes(by_group[uri, group][row]) for uri, group, row in places]
 

@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.storage import Storage, StorageOptions
 
-_IMAGE_EXTENSIONS = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"]
-)
+_IMAGE_EXTENSIONS = frozenset(".jpg .jpeg .jpe .png .bmp .gif .webp .tif .tiff .ppm .pgm .jp2 .avif".split())
 _URI_COLUMNS = ("uri", "path", "url", "file", "filename")
 _IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "img", "content")
 _LABEL_COLUMNS = ("label", "class", "target", "cls")
@@ -153,7 +151,7 @@ def _from_table(config: DataConfig, storage: Storage, table: pa.Table) -> Manife
     if column is None:
         raise ValueError(f"{config.uri} has no uri column; its columns are {', '.join(table.column_names)}")
     folder = storage.root.rsplit("/", 1)[0]
-    uris = []
+    uris: list[str] = []
     for value in table[column].to_pylist():
         if not value:
             raise ValueError(f"{config.uri} has an empty {column} in row {len(uris)}")
@@ -182,7 +180,9 @@ def _from_parquet(config: DataConfig, storage: Storage, paths: Sequence[str], pr
             )
         label = _label_column(config, schema.names)
         parts = list(pool.map(lambda path: _parquet_rows(storage, path, label), paths))
-    uris, groups, rows = [], [], []
+    uris: list[str] = []
+    groups: list[int] = []
+    rows: list[int] = []
     labels: list[Any] = []
     for path, (sizes, values) in zip(paths, parts, strict=True):
         for group, size in enumerate(sizes):
@@ -229,7 +229,7 @@ def _image_column(config: DataConfig, schema: pa.Schema) -> str | None:
             return any(
                 kind.field(i).name == "bytes" and holds_bytes(kind.field(i).type) for i in range(kind.num_fields)
             )
-        return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
     if config.image_column is not None:
         if config.image_column not in schema.names:

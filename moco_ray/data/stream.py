@@ -231,7 +231,7 @@ def ray_segment(
 
 def rank_blocks(iterator: DataIterator) -> Iterator[Block]:
     """Read one rank's blocks of a segment."""
-    for row in iterator.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=4):
+    for row in iterator.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=4):  # type: ignore[arg-type]
         yield {name: value[0] if value.dtype != object else np.array(value[0]) for name, value in row.items()}
 
 

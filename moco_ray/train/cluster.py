@@ -54,13 +54,18 @@ def connect(num_workers: int, say: Say) -> dict[str, float]:
             # Workers take logical CPUs of their own, so that every real one is free for data.
             cpus = (os.cpu_count() or 1) + num_workers
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
-    resources: dict[str, float] = ray.cluster_resources()
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return resources
 
 
 @contextmanager
-def only_our_lines(say: Say) -> Iterator[None]:
-    """While inside, print the lines of our workers as they are, and of Ray's own processes only what matters."""
+def only_our_lines(say: Say, *, for_good: bool) -> Iterator[None]:
+    """Inside, print the lines of our workers as they are, and of Ray's own processes only what matters.
+
+    Args:
+        say: Prints a line of our workers.
+        for_good: Afterwards too: lines of a Ray that this process started come late.
+    """
     # Semi-public: falls back to Ray's own printing where a release has moved it.
     try:
         from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
@@ -83,8 +88,9 @@ def only_our_lines(say: Say) -> Iterator[None]:
     try:
         yield
     finally:
-        dispatcher.remove_handler(name)
-        dispatcher.add_handler(name, functools.partial(print_to_stdstream, ignore_prefix=False))
+        if not for_good:
+            dispatcher.remove_handler(name)
+            dispatcher.add_handler(name, functools.partial(print_to_stdstream, ignore_prefix=False))
 
 
 def _is_noise(source: str, line: str) -> bool:

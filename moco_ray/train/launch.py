@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def run_on_ray(job: Job, source: Source, workers: int, say: Say) -> Outcome:
     job_reference, source_reference = ray.put(job), ray.put(source)
 
     def worker() -> Outcome:
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # its successor would sync our BN shares
         context = ray.train.get_context()
         own_job: Job = ray.get(job_reference)
         torch.set_num_threads(_compute_threads(context.get_local_world_size()))
@@ -80,7 +82,7 @@ def run_on_ray(job: Job, source: Source, workers: int, say: Say) -> Outcome:
 
     say(f"starting {workers} worker{'s' if workers > 1 else ''} on {'GPUs' if job.uses_gpu else 'CPUs'}")
     trainer = TorchTrainer(
-        worker,
+        worker,  # type: ignore[arg-type]
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=job.uses_gpu, resources_per_worker=resources),
         run_config=RunConfig(
             name=job.config.run.name,
@@ -89,9 +91,9 @@ def run_on_ray(job: Job, source: Source, workers: int, say: Say) -> Outcome:
             failure_config=FailureConfig(max_failures=_MAX_FAILURES),
         ),
     )
-    with only_our_lines(say):
+    with only_our_lines(say, for_good="RAY_ADDRESS" not in os.environ):
         try:
-            outcome: Outcome = trainer.fit().return_value
+            outcome: Outcome = trainer.fit().return_value  # type: ignore[attr-defined]
         except TrainingFailedError as error:
             raise RuntimeError(f"the workers failed {_MAX_FAILURES + 1} times: {error}") from error
     return outcome
@@ -110,7 +112,7 @@ def _cpus_per_worker(config: Config, workers: int) -> float:
     """
     import ray
 
-    total = ray.cluster_resources().get("CPU", 0.0)
+    total = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
     asked = config.run.cpus_per_worker
     each = asked if asked is not None else min(1.0, max(0.0, (total - 1) / workers))
     if each <= 0 or workers * each > total - 1:

@@ -95,7 +95,7 @@ class RayTrainWorker:
         import ray
 
         resource = "GPU" if self.uses_gpu else "CPU"
-        if ray.available_resources().get(resource, 0.0) < 1.0:
+        if ray.available_resources().get(resource, 0.0) < 1.0:  # type: ignore[no-untyped-call]
             return None
         task = ray.remote(num_cpus=0 if self.uses_gpu else 1, num_gpus=1 if self.uses_gpu else 0, max_retries=0)
         reference = task(work).remote(*arguments)

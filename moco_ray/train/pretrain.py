@@ -19,8 +19,9 @@ from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import Order
 from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
-from moco_ray.evaluate.encoder_file import load_initial_weights
+from moco_ray.evaluate.encoder_file import load_encoder, load_initial_weights
 from moco_ray.evaluate.monitor import choose_eval_set, holdout_mask
+from moco_ray.train.illustrate import illustrate
 from moco_ray.train.launch import choose_workers, run_in_this_process, run_on_ray
 from moco_ray.train.worker import Job, Outcome
 
@@ -110,20 +111,26 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
         run.write_bytes(run.join(_CONFIG), to_json(config).encode())
     start = time.monotonic()
     outcome = run_in_this_process(job, source, say) if workers == 0 else run_on_ray(job, source, workers, say)
-    return _conclude(outcome, folder, time.monotonic() - start, say)
+    return _conclude(outcome, job, run, time.monotonic() - start, config.run.storage_options, say)
 
 
-def _conclude(outcome: Outcome, folder: str, seconds: float, say: Say) -> RunResult:
+def _conclude(
+    outcome: Outcome, job: Job, run: Storage, seconds: float, storage_options: str | None, say: Say
+) -> RunResult:
     if outcome.error is not None:
         raise ValueError(outcome.error)
-    encoder = f"{folder}/encoder.safetensors"
-    result = RunResult(folder=folder, encoder=encoder, step=outcome.step, metrics=outcome.summary or {})
-    say(f"done: {outcome.step:,} steps, {seconds:,.0f} s in this session; results in {folder}")
+    encoder = f"{job.run_uri}/encoder.safetensors"
+    try:
+        pictures = illustrate(job.config, run, load_encoder(encoder, storage_options), job.eval_set)
+        say(f"pictures: {', '.join(run.uri(path) for path in pictures)}")
+    except Exception as error:  # a picture is no reason to lose a finished run
+        say(f"warning: the pictures could not be drawn ({type(error).__name__}: {error})")
+    say(f"done: {outcome.step:,} steps, {seconds:,.0f} s in this session; results in {job.run_uri}")
     say("to use the encoder:")
     say("    import moco_ray")
     say(f"    encoder = moco_ray.load_encoder({encoder!r})")
     say("    features = encoder(images)  # images: (N, 3, H, W), standardised as moco_ray.encoder_info says")
-    return result
+    return RunResult(folder=job.run_uri, encoder=encoder, step=outcome.step, metrics=outcome.summary or {})
 
 
 def _with_name(config: Config) -> Config:

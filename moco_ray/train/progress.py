@@ -20,11 +20,11 @@ class Progress:
     def __init__(self, job: Job, first_step: int, say: Callable[[str], None]) -> None:
         self._job, self._say = job, say
         self._first_step = first_step
-        self._start_s = 0.0
+        self._clock: tuple[int, float] | None = None  # step and time of the first update: before it, things warm up
         self._last_s = -math.inf
 
     def begin(self) -> None:
-        """Start the clock and say what comes."""
+        """Say what comes."""
         job, optim = self._job, self._job.config.optim
         queue_size = job.config.method.queue_size
         assert queue_size is not None
@@ -35,22 +35,24 @@ class Progress:
             f"0, rises to about log(K+1) = {math.log(queue_size + 1):.2f} while the queue fills, and falls from there"
         )
         self._say("waiting for the first batch")
-        self._start_s = time.monotonic()
 
     def update(self, step: int, values: dict[str, float]) -> None:
         """Say where training stands, if the last time is long enough ago."""
         now = time.monotonic()
+        self._clock = self._clock or (step, now)
         is_last = step == self._job.last_step
         if now - self._last_s < _EVERY_S and not is_last:
             return
         self._last_s = now
-        left_s = (now - self._start_s) / max(1, step - self._first_step) * (self._job.last_step - step)
+        since_step, since_s = self._clock
+        left_s = (now - since_s) / max(1, step - since_step) * (self._job.last_step - step)
+        left = f"{timedelta(seconds=round(left_s))} left" if step > since_step else "time left unknown yet"
         optim = self._job.config.optim
         epoch = step * optim.global_batch_size / self._job.num_rows
         self._say(
             f"step {step:,}/{self._job.last_step:,} · epoch {epoch:.2f}/{optim.epochs} · loss {values['train/loss']:.4f} · "
             f"finds its key {values['train/contrast_accuracy']:.1f} % · {values['perf/images_per_s']:,.0f} images/s · "
-            f"data wait {100 * values['perf/data_wait_fraction']:.0f} % · {timedelta(seconds=round(left_s))} left"
+            f"data wait {100 * values['perf/data_wait_fraction']:.0f} % · {left}"
         )
 
     def tell_evaluation(self, line: dict[str, Any]) -> None:

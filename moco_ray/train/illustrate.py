@@ -1,0 +1,94 @@
+"""The pictures of a finished run: views, nearest neighbours, curves."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+
+from moco_ray.config import Config
+from moco_ray.data.decode import BadImage, decode_image
+from moco_ray.data.manifest import read_rows
+from moco_ray.data.storage import Storage
+from moco_ray.data.views import ViewsConfig, center_view, make_view
+from moco_ray.evaluate.features import ImageSet
+from moco_ray.evaluate.monitor import EvalSet, features_of
+from moco_ray.report.pictures import curves_picture, neighbours_picture, views_picture
+from moco_ray.train.metrics import read_lines
+
+_COLUMNS, _ROWS = 8, 6
+_BANK = 2000
+
+Pixels = NDArray[np.uint8]
+
+
+def illustrate(config: Config, run: Storage, backbone: nn.Module, eval_set: EvalSet) -> list[str]:
+    """Draw report/views.png, report/neighbours.png (with labels) and report/curves.png into a run's folder.
+
+    Returns:
+        Paths of the pictures.
+    """
+    pictures = {"views.png": _views(config, eval_set.queries), "curves.png": _curves(config, run)}
+    if eval_set.has_labels:
+        pictures["neighbours.png"] = _neighbours(config, backbone, eval_set)
+    paths = []
+    for name, content in sorted(pictures.items()):
+        paths.append(run.join("report", name))
+        run.write_bytes(paths[-1], content)
+    return paths
+
+
+def _views(config: Config, images: ImageSet) -> bytes:
+    some = images.spread(_COLUMNS)
+    shown = [image for image in _pixels(some) if image is not None]
+    query, key = (
+        [make_view(image, config.views, seed=config.run.seed, position=i, view=view) for i, image in enumerate(shown)]
+        for view in (0, 1)
+    )
+    return views_picture(shown, query, key)
+
+
+def _neighbours(config: Config, backbone: nn.Module, eval_set: EvalSet) -> bytes:
+    """A few queries, evenly spaced, beside the nearest images of the bank that are not the same image."""
+    queries = eval_set.queries.spread(_ROWS)
+    bank = (eval_set.bank or eval_set.queries).spread(_BANK)
+    ours, theirs = (features_of(backbone, images, config.views, config.eval) for images in (queries, bank))
+    similarity = F.normalize(ours.features, dim=1) @ F.normalize(theirs.features, dim=1).T
+    similarity[ours.ids[:, None] == theirs.ids[None, :]] = -math.inf
+    nearest = similarity.topk(min(_COLUMNS - 1, similarity.shape[1]), dim=1).indices  # (rows, columns)
+    good_queries, good_bank = _good(queries, config.views), _good(bank, config.views)
+    return neighbours_picture(
+        [good_queries[i] for i in range(len(ours.labels))],
+        [[good_bank[int(j)] for j in row] for row in nearest],
+        ours.labels.tolist(),
+        [[int(theirs.labels[j]) for j in row] for row in nearest],
+        eval_set.classes,
+    )
+
+
+def _curves(config: Config, run: Storage) -> bytes:
+    evaluations = [json.loads(line) for line in run.read_bytes(run.join("eval.jsonl")).splitlines()]
+    lines = read_lines(run.read_bytes(run.join("metrics.jsonl")))
+    assert config.method.queue_size is not None
+    return curves_picture(lines, evaluations, chance_loss=math.log(config.method.queue_size + 1))
+
+
+def _good(images: ImageSet, views: ViewsConfig) -> list[Pixels]:
+    """Centre crops of the images that decode, in the order of their features."""
+    side = max(views.crop_px, 64)
+    return [center_view(image, side, side) for image in _pixels(images) if image is not None]
+
+
+def _pixels(images: ImageSet) -> list[Pixels | None]:
+    """The images of a set, None for those that do not decode."""
+    decoded: list[Pixels | None] = []
+    for content in read_rows(images.manifest, images.rows, images.options):
+        try:
+            decoded.append(decode_image(content, max_pixels=images.max_pixels))
+        except BadImage:
+            decoded.append(None)
+    return decoded

@@ -1,0 +1,92 @@
+"""The cluster is not a hyper-parameter: whole jobs on Ray, on any number of workers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moco_ray.config import Config
+from moco_ray.core.encoders import build_encoder
+from moco_ray.train.pretrain import pretrain
+from tests.runs import digests, losses, metrics, tiny_config
+
+STEPS = 60  # 7.5 epochs of 191 images
+
+
+def _quiet(line: str) -> None:
+    pass
+
+
+def _config(images: Path, storage: Path, **run: object) -> Config:
+    config = tiny_config(images, storage, max_steps=STEPS, **run)
+    return replace(config, optim=replace(config.optim, epochs=8))
+
+
+def _train(config: Config) -> Path:
+    return Path(pretrain(config, say=_quiet).folder)
+
+
+def _state(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(folder / f"checkpoint_{STEPS:09d}" / "state.pt")["moco"]
+    return state
+
+
+@pytest.fixture(scope="module")
+def alone(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that all others must equal: one worker in this process."""
+    return _train(_config(images, tmp_path_factory.mktemp("alone")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+def test_any_number_of_workers_gives_the_same_curve(
+    workers: int, images: Path, alone: Path, tmp_path: Path, shared_ray: None
+) -> None:
+    folder = _train(_config(images, tmp_path, num_workers=workers))
+    assert {line["world_size"] for line in metrics(folder)} == {workers}
+    assert digests(folder) == digests(alone)
+    np.testing.assert_allclose(losses(folder), losses(alone), rtol=1e-9)
+    theirs = _state(alone)
+    for name, tensor in _state(folder).items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-6, atol=1e-9, msg=name)
+
+
+@pytest.mark.slow
+def test_a_run_resumes_on_other_numbers_of_workers(images: Path, alone: Path, tmp_path: Path, shared_ray: None) -> None:
+    for workers, stop in ((2, 5), (3, 24), (0, 31), (1, STEPS)):  # 24 is an epoch's end, 5 and 31 are not
+        _train(_config(images, tmp_path, num_workers=workers, max_steps=stop))
+    folder = tmp_path / "run"
+    assert [line["step"] for line in metrics(folder)] == list(range(STEPS))
+    assert [metrics(folder)[step]["world_size"] for step in (4, 5, 24, 31)] == [2, 3, 1, 1]
+    assert digests(folder) == digests(alone)
+    np.testing.assert_allclose(losses(folder), losses(alone), rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_in_float32_workers_differ_no_more_than_noise_of_one_ulp(
+    images: Path, tmp_path: Path, shared_ray: None
+) -> None:
+    steps = 10
+
+    def run(name: str, workers: int, init: Path | None) -> np.ndarray:
+        config = _config(images, tmp_path, num_workers=workers, dtype="float32", name=name)
+        config = replace(config, run=replace(config.run, max_steps=steps))
+        config = replace(config, model=replace(config.model, init=None if init is None else str(init)))
+        return losses(_train(config))
+
+    torch.manual_seed(0)
+    weights = build_encoder(_config(images, tmp_path).model).state_dict()
+    noisy = {
+        name: torch.nextafter(value, torch.full_like(value, torch.inf)) if value.is_floating_point() else value
+        for name, value in weights.items()
+    }
+    torch.save(weights, tmp_path / "weights.pt")
+    torch.save(noisy, tmp_path / "noisy.pt")
+    plain = run("plain", 0, tmp_path / "weights.pt")
+    noise = np.abs(run("noisy", 0, tmp_path / "noisy.pt") - plain).max()
+    assert noise > 0
+    assert np.abs(run("two", 2, tmp_path / "weights.pt") - plain).max() <= 10 * noise
