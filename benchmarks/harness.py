@@ -1,0 +1,95 @@
+"""What all benchmarks share: runs that take turns, and a table of figures against their goals."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+_PACKAGES = ("moco_ray", "torch", "torchvision", "ray", "numpy", "pillow", "simplejpeg", "opencv-python-headless")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measured case."""
+
+    case: str
+    """What was measured, and against what."""
+    value: float
+    """Our figure."""
+    unit: str
+    """Of value and baseline."""
+    baseline: float
+    """The peer's figure, or the limit."""
+    ratio: float
+    """Ours to the baseline's; which way is better is the benchmark's to say."""
+    goal: float
+    """What the ratio has to reach or stay below."""
+    passed: bool
+    """Whether it does."""
+
+
+def interleave(fns: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Time functions in turns, so that a neighbour's load falls on all of them alike.
+
+    Args:
+        fns: Functions by name; each runs once more at first, untimed.
+        repeats: Timed runs of each, at least 1.
+
+    Returns:
+        Median seconds of a run, by name.
+    """
+    for fn in fns.values():
+        fn()
+    seconds: dict[str, list[float]] = {name: [] for name in fns}
+    for _ in range(repeats):
+        for name, fn in fns.items():
+            start = time.perf_counter()
+            fn()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(runs) for name, runs in seconds.items()}
+
+
+def finish(rows: Sequence[Row], json_path: str | None) -> None:
+    """Print the rows, write them as JSON if a path is given, and exit with status 1 when a goal is missed."""
+    table = Table("case", "value", "baseline", "ratio", "goal", "")
+    for row in rows:
+        figures = (f"{row.value:.4g} {row.unit}", f"{row.baseline:.4g} {row.unit}", f"{row.ratio:.2f}", f"{row.goal:g}")
+        table.add_row(row.case, *figures, "ok" if row.passed else "[bold]missed[/bold]")
+    Console(width=120).print(table)
+    if json_path is not None:
+        report = {"device": device(), "versions": versions(), "rows": [_as_json(row) for row in rows]}
+        Path(json_path).write_text(json.dumps(report, indent=2) + "\n")
+    if not all(row.passed for row in rows):
+        sys.exit(1)
+
+
+def device() -> str:
+    """Name the accelerator, or the processor where there is none."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return model or platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a figure."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES}
+
+
+def _as_json(row: Row) -> dict[str, object]:
+    values = asdict(row)
+    values["pass"] = values.pop("passed")
+    return values
