@@ -215,6 +215,9 @@ class Storage:
         Raises:
             ValueError: The folder cannot be written to.
         """
+        bucket = self.root.split("/", 1)[0]
+        if self.protocol in ("s3", "s3a") and not self.exists(bucket):  # some servers would make it on the first write
+            raise ValueError(f"{self.uri(bucket)}: there is no such bucket; check its name and the endpoint")
         path = self.join(f".writable-{uuid.uuid4().hex}")
         try:
             self.write_bytes(path, b"")

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from moco_ray.core.encoders import Encoder, build_encoder
 from moco_ray.evaluate.monitor import evaluate
 from moco_ray.train.checkpoint import State
@@ -115,8 +117,9 @@ class Evaluations:
 
 
 def evaluate_state(job: Job, state: State) -> dict[str, float]:
-    """Measure the query encoder of a checkpoint's state."""
-    return dict(evaluate(encoder_of(job, state), job.eval_set, job.config.views, job.config.eval))
+    """Measure the query encoder of a checkpoint's state, on a GPU if this process has one."""
+    encoder = encoder_of(job, state).to("cuda" if job.uses_gpu and torch.cuda.is_available() else "cpu")
+    return dict(evaluate(encoder, job.eval_set, job.config.views, job.config.eval))
 
 
 def encoder_of(job: Job, state: State) -> Encoder:

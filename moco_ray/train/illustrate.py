@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import torch.nn.functional as F
@@ -15,13 +16,14 @@ from moco_ray.data.decode import BadImage, decode_image
 from moco_ray.data.manifest import read_rows
 from moco_ray.data.storage import Storage
 from moco_ray.data.views import ViewsConfig, center_view, make_view
-from moco_ray.evaluate.features import ImageSet
+from moco_ray.evaluate.features import ImageSet, load_images
 from moco_ray.evaluate.monitor import EvalSet, features_of
 from moco_ray.report.pictures import curves_picture, neighbours_picture, views_picture
 from moco_ray.train.metrics import read_lines
 
 _COLUMNS, _ROWS = 8, 6
-_BANK = 2000
+_BANK = 1000  # to find neighbours among: their crops are held in memory
+_SHOWN_PX = 64
 
 Pixels = NDArray[np.uint8]
 
@@ -44,7 +46,8 @@ def illustrate(config: Config, run: Storage, backbone: nn.Module, eval_set: Eval
 
 def _views(config: Config, images: ImageSet) -> bytes:
     some = images.spread(_COLUMNS)
-    shown = [image for image in _pixels(some) if image is not None]
+    contents = read_rows(some.manifest, some.rows, some.options)
+    shown = [image for image in map(partial(_decode, images.max_pixels), contents) if image is not None]
     query, key = (
         [make_view(image, config.views, seed=config.run.seed, position=i, view=view) for i, image in enumerate(shown)]
         for view in (0, 1)
@@ -77,18 +80,15 @@ def _curves(config: Config, run: Storage) -> bytes:
     return curves_picture(lines, evaluations, chance_loss=math.log(config.method.queue_size + 1))
 
 
+def _decode(max_pixels: int, content: bytes) -> Pixels | None:
+    try:
+        return decode_image(content, max_pixels=max_pixels)
+    except BadImage:
+        return None
+
+
 def _good(images: ImageSet, views: ViewsConfig) -> list[Pixels]:
     """Centre crops of the images that decode, in the order of their features."""
-    side = max(views.crop_px, 64)
-    return [center_view(image, side, side) for image in _pixels(images) if image is not None]
-
-
-def _pixels(images: ImageSet) -> list[Pixels | None]:
-    """The images of a set, None for those that do not decode."""
-    decoded: list[Pixels | None] = []
-    for content in read_rows(images.manifest, images.rows, images.options):
-        try:
-            decoded.append(decode_image(content, max_pixels=images.max_pixels))
-        except BadImage:
-            decoded.append(None)
-    return decoded
+    side = max(views.crop_px, _SHOWN_PX)
+    batches = load_images(images, lambda image, _: center_view(image, side, side))
+    return [pixels for batch in batches for pixels in batch.pixels]
