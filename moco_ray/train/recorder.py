@@ -102,10 +102,13 @@ class Recorder:
                 if len(self._bad) <= _BAD_IMAGES_SHOWN:
                     self._say(f"bad image {uri}: {reason}; the next good image of its group stands in")
 
-    def too_many_bad(self, max_fraction: float) -> str | None:
-        """A sentence when more images are bad than the user accepts."""
+    def too_many_bad(self) -> str | None:
+        """A sentence when more images are bad than the user accepts; the list is in the run's folder then."""
+        max_fraction = self._job.config.data.max_bad_fraction
         if len(self._bad) <= max_fraction * self._job.num_rows:
             return None
+        storage = self._store.storage
+        storage.write_bytes(storage.join("bad_images.jsonl"), self._side_files()["bad_images.jsonl"])
         shown = [self._bad[row] for row in sorted(self._bad)][:_BAD_IMAGES_SHOWN]
         listed = "\n".join(f"  {bad['uri']}: {bad['reason']}" for bad in shown)
         return (

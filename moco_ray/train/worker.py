@@ -159,6 +159,7 @@ class _Loop:
         job, place = self.job, self.place
         if self.step >= job.last_step:
             return
+        self._stop_if_too_many_are_bad()
         if self.recorder:
             self.recorder.begin()
         stream = Stream(
@@ -226,20 +227,16 @@ class _Loop:
         checkpoint_now, num_bad, waits = collectives.all_reduce_sum(own.to(self.learner.device)).tolist()
         if num_bad:
             bad = _gather_bad(bad)
-        limit = self.job.config.data.max_bad_fraction
         if self.recorder:
             self.recorder.add_steps(first, values, waits / self.place.num_ranks, elapsed_s, self.learner)
             self.recorder.add_bad(bad)
-        too_many = None
-        if num_bad:
-            too_many = self.place.from_rank_zero(self.recorder.too_many_bad(limit) if self.recorder else None)
-        if checkpoint_now or too_many:
+        if checkpoint_now:
             self._check_agreement()
             state = learner_state(self.job, self.learner, self.step)
             if self.recorder:
                 self.recorder.checkpoint(self.step, state)
-        if too_many:
-            raise _UserError(too_many)
+        if num_bad:
+            self._stop_if_too_many_are_bad()
         if self._is_eval_step():
             self._evaluate()
 
@@ -247,6 +244,11 @@ class _Loop:
         state = learner_state(self.job, self.learner, self.step)
         if self.recorder:
             self.recorder.evaluate(self.step, state)
+
+    def _stop_if_too_many_are_bad(self) -> None:
+        too_many = self.place.from_rank_zero(self.recorder.too_many_bad() if self.recorder else None)
+        if too_many:
+            raise _UserError(too_many)
 
     def _stop_on_nan(self, step: int, loss: float) -> None:
         good = self.recorder.last_checkpoint_text() if self.recorder else ""

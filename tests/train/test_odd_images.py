@@ -1,0 +1,140 @@
+"""Runs on folders with images of every kind, and with files that are none."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import struct
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moco_ray.core.hashing import rows_digest
+from moco_ray.train.pretrain import pretrain
+from tests.runs import digests, losses, metrics, tiny_config
+
+
+def _quiet(line: str) -> None:
+    pass
+
+
+def _noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _bomb() -> bytes:
+    """A PNG header that promises 10 gigapixels."""
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + b"\0" * 64
+
+
+def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _good_files() -> dict[str, bytes]:
+    rgb = Image.fromarray(_noise(40, 50, 3))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    deep = Image.fromarray((_noise(40, 50).astype(np.uint16) << 4))
+    return {
+        "cmyk.jpg": _encoded(rgb.convert("CMYK"), "JPEG"),
+        "rgba.png": _encoded(rgb.convert("RGBA"), "PNG"),
+        "palette.png": _encoded(rgb.convert("P"), "PNG"),
+        "animated.gif": _encoded(rgb.convert("P"), "GIF", save_all=True, append_images=[rgb.convert("P")]),
+        "turned.jpg": _encoded(rgb, "JPEG", exif=turned),
+        "one_pixel.png": _encoded(Image.fromarray(_noise(1, 1, 3)), "PNG"),
+        "x_ray_16_bit.png": _encoded(deep, "PNG"),
+        "x_ray_16_bit.tif": _encoded(deep, "TIFF"),
+        "grey.jpg": _encoded(rgb.convert("L"), "JPEG"),
+        "a + b%2F #é?.PNG": _encoded(rgb, "PNG"),
+    }
+
+
+def _bad_files() -> dict[str, bytes]:
+    rgb = Image.fromarray(_noise(40, 50, 3))
+    return {
+        "truncated.jpg": _encoded(rgb, "JPEG")[:700],
+        "truncated.png": _encoded(rgb, "PNG")[:2000],
+        "empty.jpg": b"",
+        "text.jpg": b"this is no image",
+        "bomb.png": _bomb(),
+    }
+
+
+@pytest.fixture
+def odd(images: Path, tmp_path: Path) -> Path:
+    """211 good digits, ten odd but good images, five bad ones."""
+    folder = tmp_path / "odd"
+    shutil.copytree(images, folder)
+    for name, content in (_good_files() | _bad_files()).items():
+        (folder / "0" / name).write_bytes(content)
+    return folder
+
+
+def test_odd_images_are_trained_on_and_bad_ones_are_listed_and_counted(odd: Path, tmp_path: Path) -> None:
+    config = tiny_config(odd, tmp_path, name="odd-run", log_every_steps=1)
+    config = replace(config, data=replace(config.data, max_bad_fraction=0.05, max_pixels=10_000_000))
+    config = replace(config, optim=replace(config.optim, epochs=1), eval=replace(config.eval, holdout_fraction=0.0))
+    said: list[str] = []
+    folder = Path(pretrain(config, say=said.append).folder)
+    listed = [json.loads(line) for line in (folder / "bad_images.jsonl").read_text().splitlines()]
+    assert sorted(Path(line["uri"]).name for line in listed) == sorted(_bad_files())
+    assert all(line["reason"] for line in listed) and len({line["row"] for line in listed}) == 5
+    assert [line["data/bad_images"] for line in metrics(folder)][-1] == 5
+    assert sum("bad image" in line for line in said) == 5
+    # Bad rows keep their positions: all 226 are in the digest of the epoch, and 10 steps of 24 are 240.
+    assert len(metrics(folder)) == 10
+    rows = np.arange(226)
+    last = (sum(digests(folder)) - rows_digest(rows)) % 2**64  # what the last step took from the next epoch
+    from moco_ray.data.order import Order
+
+    overhang = Order(config.run.seed, 226, None, 24).rows(np.arange(226, 240))
+    assert last == rows_digest(overhang)
+
+
+def test_a_bad_image_shifts_no_other(images: Path, tmp_path: Path) -> None:
+    """A stand-in takes the place of the bad image: all other groups see what they saw before."""
+    broken = tmp_path / "broken"
+    shutil.copytree(images, broken)
+    victim = sorted(broken.glob("*/*.png"))[100]
+    victim.write_bytes(victim.read_bytes()[:200])
+    config = tiny_config(images, tmp_path, name="good", max_steps=8)
+    config = replace(config, eval=replace(config.eval, holdout_fraction=0.0))
+    good = Path(pretrain(config, say=_quiet).folder)
+    config = replace(config, data=replace(config.data, uri=str(broken)), run=replace(config.run, name="bad"))
+    bad = Path(pretrain(config, say=_quiet).folder)
+    assert digests(good) == digests(bad)
+    same = np.isclose(losses(good), losses(bad), rtol=1e-12)
+    first = int(np.argmin(same))
+    assert 0 < first and same[:first].all() and not same.all()
+
+
+def test_too_many_bad_images_stop_the_run_with_their_list(odd: Path, tmp_path: Path) -> None:
+    config = tiny_config(odd, tmp_path, name="strict")
+    config = replace(config, data=replace(config.data, max_bad_fraction=0.01, max_pixels=10_000_000))
+    with pytest.raises(ValueError, match=r"[345] of \d+ images are bad.*max-bad-fraction 0.01"):
+        pretrain(config, say=_quiet)
+    for _ in range(2):  # and stop it again, before it trains on
+        with pytest.raises(ValueError, match="images are bad"):
+            pretrain(config, say=_quiet)
+
+
+def test_an_image_that_vanishes_stops_the_run_and_is_named(images: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(images, mine)
+    config = tiny_config(mine, tmp_path, max_steps=2)
+    config = replace(config, eval=replace(config.eval, holdout_fraction=0.0))
+    pretrain(config, say=_quiet)
+    for path in mine.glob("3/*.png"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"/3/\d+\.png.*there is no such file"):
+        pretrain(replace(config, run=replace(config.run, max_steps=20)), say=_quiet)
