@@ -78,14 +78,34 @@ def shift_hue(image: UInt8Array, turns: float) -> UInt8Array:
 
 
 def blur(image: UInt8Array, sigma: float) -> UInt8Array:
-    """Blur a uint8 (H, W, 3) image with a Gaussian of standard deviation `sigma` px, cut off at 3 sigma."""
-    side = 2 * math.ceil(3 * sigma) + 1
-    return _uint8(cv2.GaussianBlur(image, (side, side), sigma, borderType=cv2.BORDER_REPLICATE))
+    """Blur a uint8 (H, W, 3) image as Pillow's GaussianBlur of radius `sigma` px does.
+
+    Pillow runs three box filters of that variance. Their convolution keeps the variance of a small sigma, where
+    OpenCV's sampled Gaussian hardly blurs at all, and is shorter than 3 sigma to either side, so it is faster too.
+    """
+    taps = _pillow_blur_taps(sigma)
+    return _uint8(cv2.sepFilter2D(image, -1, taps, taps, borderType=cv2.BORDER_REPLICATE))
 
 
 def solarize(image: UInt8Array) -> UInt8Array:
     """Invert the values of 128 and more, in place (v and 255 - v: whichever is smaller)."""
     return np.minimum(image, ~image, out=image)
+
+
+def _pillow_blur_taps(sigma: float) -> NDArray[np.float32]:
+    """Return the kernel of Pillow's three box filters, in steps of 1/256 that sum to 1.
+
+    Each box has 2 n + 1 whole pixels and a fraction of one at either end (Gwosdek et al. 2011, "Theoretical
+    Foundations of Gaussian Convolution by Extended Box Filtering").
+    """
+    variance = sigma**2 / 3
+    n = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
+    end = (2 * n + 1) * (n * (n + 1) - 3 * variance) / (6 * (variance - (n + 1) ** 2))
+    box = np.array([end, *[1.0] * (2 * n + 1), end]) / (2 * n + 1 + 2 * end)
+    # OpenCV's kernels on uint8 have 8 bits. Rounding them here keeps their sum, and with it the brightness.
+    steps = np.round(256 * np.convolve(np.convolve(box, box), box))
+    steps[len(steps) // 2] += 256 - steps.sum()
+    return (steps / 256).astype(np.float32)
 
 
 def _mean_luma(image: UInt8Array) -> float:

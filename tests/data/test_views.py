@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as TF
 
+from moco_ray.data.colour import blur
 from moco_ray.data.views import (
     ViewDraw,
     ViewsConfig,
@@ -108,6 +109,23 @@ def test_every_order_of_the_jitter_is_followed(photos: list[np.ndarray]) -> None
         assert np.abs(view - pillow_view(image, draw, config)).mean() < 2
         results.append(view)
     assert np.abs(results[0] - results[-1]).mean() > 2  # the order matters here
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0])
+def test_blur_is_pillows_where_neighbours_differ_most(sigma: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    expected = np.asarray(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(sigma))).astype(int)
+    difference = blur(noise, sigma).astype(int) - expected
+    inside = difference[8:-8, 8:-8]  # Pillow extends the border before each of three passes, and we before one
+    assert np.abs(inside).mean() < 1.0 and np.abs(inside).max() <= 5
+    assert abs(inside.mean()) < 0.55  # Pillow itself darkens by half a level at sigma 1
+    assert np.abs(difference).mean() < 1.0
+
+
+def test_blur_keeps_the_brightness() -> None:
+    flat = np.full((20, 20, 3), 201, np.uint8)
+    for sigma in np.linspace(0.1, 3, 50):
+        assert (blur(flat, float(sigma)) == 201).all()
 
 
 def test_v1_turns_grey_before_the_jitter_and_v2_after_it(photos: list[np.ndarray]) -> None:
