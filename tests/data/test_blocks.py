@@ -1,0 +1,136 @@
+"""Data tasks: whole batches from positions alone, keys already shuffled, bad rows replaced in place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moco_ray.data.blocks import Source, StreamSpec, make_blocks
+from moco_ray.data.storage import ReadError
+from moco_ray.data.views import cifar_views, make_view, v2_views
+from tests.data.small import pixels, source_of, stream_spec, write_files, write_parquet
+
+N = 37
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_files(tmp_path_factory.mktemp("files"), N)
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_parquet(tmp_path_factory.mktemp("parquet"), [20, 17], row_group_size=7)
+
+
+def batches(spec: StreamSpec, source: Source, first: int, count: int) -> dict[str, np.ndarray]:
+    """Query, key and rows of whole batches, put together from the blocks."""
+    blocks = list(make_blocks(spec, source, first, count))
+    assert [int(block["group"]) for block in blocks] == list(range(spec.num_groups))
+    return {name: np.concatenate([block[name] for block in blocks], axis=1) for name in ("query", "key", "rows")}
+
+
+@pytest.mark.parametrize("kind", ["files", "parquet"])
+@pytest.mark.parametrize("holdout", [(), (0, 9, 36)])
+def test_every_row_is_seen_once_an_epoch_though_batches_straddle_epochs(
+    kind: str, holdout: tuple[int, ...], request: pytest.FixtureRequest
+) -> None:
+    spec = stream_spec()
+    source = source_of(request.getfixturevalue(kind), spec, holdout)
+    n = N - len(holdout)
+    rows = batches(spec, source, 0, 10)["rows"].ravel()
+    for epoch in range(3):
+        assert sorted(rows[epoch * n : (epoch + 1) * n]) == sorted(set(range(N)) - set(holdout))
+    assert (rows[:n] != rows[n : 2 * n]).any()
+
+
+@pytest.mark.parametrize("kind", ["files", "parquet"])
+@pytest.mark.parametrize("shuffle_bn", [True, False])
+def test_pixels_are_the_views_of_the_rows_with_each_key_in_its_slot(
+    kind: str, shuffle_bn: bool, request: pytest.FixtureRequest
+) -> None:
+    spec = stream_spec(shuffle_bn=shuffle_bn)
+    source = source_of(request.getfixturevalue(kind), spec)
+    made = batches(spec, source, 3, 2)
+    for t, step in enumerate((3, 4)):
+        slots = spec.key_rows_of_slots(step)
+        assert (slots == np.arange(12)).all() == (not shuffle_bn)
+        for slot in range(12):
+            for name, view, i in (("query", 0, slot), ("key", 1, slots[slot])):
+                image = pixels(int(made["rows"][t, i]))
+                expected = make_view(image, spec.views, seed=spec.seed, position=step * 12 + int(i), view=view)
+                assert (made[name][t, slot] == expected).all()
+
+
+def test_a_batch_does_not_depend_on_the_task_that_makes_it(files: Path) -> None:
+    spec = stream_spec()
+    source = source_of(files, spec)
+    together = batches(spec, source, 2, 5)
+    for t in range(5):
+        alone = batches(spec, source, 2 + t, 1)
+        assert all((alone[name][0] == together[name][t]).all() for name in together)
+
+
+def test_query_views_do_not_depend_on_the_number_of_groups(files: Path) -> None:
+    made = [batches(spec, source_of(files, spec), 1, 2) for spec in (stream_spec(12, 4), stream_spec(12, 1))]
+    assert all((made[0][name] == made[1][name]).all() for name in made[0])
+
+
+def test_a_bad_row_keeps_its_position_and_shows_the_next_good_image_of_its_group(tmp_path: Path) -> None:
+    spec = stream_spec(shuffle_bn=False)
+    rows = batches(spec, source_of(write_files(tmp_path / "good", N), spec), 0, 1)["rows"][0]
+    # Of group 1 the first two rows, and of group 2 the last one, whose stand-in is the first.
+    stand_ins = {3: 5, 4: 5, 8: 6}
+    source = source_of(write_files(tmp_path / "bad", N, {int(rows[i]): b"no image" for i in stand_ins}), spec)
+    blocks = list(make_blocks(spec, source, 0, 1))
+    for i in range(12):
+        block, at = blocks[i // 3], i % 3
+        assert block["rows"][0, at] == rows[i]
+        image = pixels(int(rows[stand_ins.get(i, i)]))
+        for name, view in (("query", 0), ("key", 1)):
+            expected = make_view(image, spec.views, seed=spec.seed, position=i, view=view)
+            assert (block[name][0, at] == expected).all()
+    told = [json.loads(str(block["bad"])) for block in blocks]
+    assert [[entry[0] for entry in block] for block in told] == [[], [rows[3], rows[4]], [rows[8]], []]
+    assert told[2][0][1] == source.manifest.uri(int(rows[8])) and "not an image" in told[2][0][2]
+
+
+def test_bad_rows_of_every_step_of_a_task_are_told(tmp_path: Path) -> None:
+    spec = stream_spec()
+    source = source_of(write_files(tmp_path, 12, {5: b"no image"}), spec)
+    told = [entry for block in make_blocks(spec, source, 0, 4) for entry in json.loads(str(block["bad"]))]
+    assert [entry[0] for entry in told] == [5, 5, 5, 5]
+
+
+def test_a_group_without_any_good_image_is_an_error_that_names_rows_and_reason(tmp_path: Path) -> None:
+    spec = stream_spec(12, 12)
+    source = source_of(write_files(tmp_path, 12, {5: b"no image"}), spec)
+    with pytest.raises(ValueError, match=r"rows \[5\] .*not an image of a known format.* use larger groups"):
+        list(make_blocks(spec, source, 0, 1))
+
+
+def test_an_image_that_vanished_is_a_read_error_and_no_bad_row(tmp_path: Path) -> None:
+    spec = stream_spec()
+    source = source_of(write_files(tmp_path, 12), spec)
+    (tmp_path / "00005.png").unlink()
+    with pytest.raises(ReadError, match=r"00005\.png"):
+        list(make_blocks(spec, source, 0, 1))
+
+
+def test_an_empty_file_is_a_bad_row(tmp_path: Path) -> None:
+    spec = stream_spec()
+    source = source_of(write_files(tmp_path, 12, {5: b""}), spec)
+    told = [entry for block in make_blocks(spec, source, 0, 1) for entry in json.loads(str(block["bad"]))]
+    assert [(entry[0], entry[2]) for entry in told] == [(5, "empty file")]
+
+
+def test_tasks_hold_several_steps_of_small_images_and_one_of_large_ones() -> None:
+    def steps(size: int, px: int) -> int:
+        views = cifar_views() if px == 32 else v2_views(px)
+        spec = StreamSpec(seed=0, global_batch_size=size, num_groups=8, shuffle_bn=True, views=views, max_pixels=1)
+        return spec.steps_per_task
+
+    assert (steps(256, 224), steps(512, 32), steps(8, 32)) == (1, 5, 8)
