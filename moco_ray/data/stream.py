@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -87,7 +87,7 @@ class Stream:
         Raises:
             Exception: Whatever the data tasks raised.
         """
-        segments: queue.Queue[tuple[int, Iterable[Block]] | None] = queue.Queue()
+        segments: queue.Queue[tuple[int, int, Iterable[Block]] | None] = queue.Queue()
         ready: queue.Queue[Loaded | BaseException | None] = queue.Queue(maxsize=_READ_AHEAD_STEPS)
         stop = threading.Event()
         length = _SEGMENT_TASKS * self.spec.steps_per_task
@@ -99,7 +99,7 @@ class Stream:
                 # The next segment is opened half a segment early, at a step that all ranks reach together.
                 if opened < self.last_step and step >= opened - length // 2:
                     end = min(opened + length, self.last_step)
-                    segments.put((opened, self.open_segment(opened, end)))
+                    segments.put((opened, end, self.open_segment(opened, end)))
                     opened = end
                     if opened == self.last_step:
                         segments.put(None)
@@ -119,7 +119,7 @@ class Stream:
 
     def _prepare(
         self,
-        segments: queue.Queue[tuple[int, Iterable[Block]] | None],
+        segments: queue.Queue[tuple[int, int, Iterable[Block]] | None],
         ready: queue.Queue[Loaded | BaseException | None],
         stop: threading.Event,
     ) -> None:
@@ -141,29 +141,34 @@ class Stream:
         except BaseException as error:
             put(error)
 
-    def _batches(self, segment_start: int, blocks: Iterable[Block]) -> Iterator[Loaded]:
+    def _batches(self, first_step: int, last_step: int, blocks: Iterable[Block]) -> Iterator[Loaded]:
         iterator = iter(blocks)
-        step, task = segment_start, 0
-        while step < self.last_step:
-            groups = groups_per_rank(task * self.spec.num_groups, self.spec.num_groups, self.num_ranks)
-            held = []
-            for group in groups[self.rank]:
-                block = next(iterator, None)
-                if block is None:
-                    return
-                found = (int(block["first_step"]), int(block["group"]))
-                if found != (step, group):
-                    raise RuntimeError(
-                        f"rank {self.rank} expected block (step, group) {(step, group)}, got {found}: misdealt"
-                    )
-                if str(block["error"]):
-                    raise StreamError(str(block["error"]))
-                held.append(block)
-            bad = [BadRow(*entry) for block in held for entry in json.loads(str(block["bad"]))]
-            for t in range(len(held[0]["rows"])):
-                yield Loaded(batch=self._batch(held, t, step, groups), bad=bad if t == 0 else [])
-                step += 1
-            task += 1
+        step, task = first_step, 0
+        try:
+            while step < last_step:
+                groups = groups_per_rank(task * self.spec.num_groups, self.spec.num_groups, self.num_ranks)
+                held = [self._expect(next(iterator, None), step, group) for group in groups[self.rank]]
+                bad = [BadRow(*entry) for block in held for entry in json.loads(str(block["bad"]))]
+                for t in range(len(held[0]["rows"])):
+                    yield Loaded(batch=self._batch(held, t, step, groups), bad=bad if t == 0 else [])
+                    step += 1
+                task += 1
+            if next(iterator, None) is not None:
+                raise RuntimeError(f"rank {self.rank} got a block beyond step {last_step}: misdealt")
+        finally:
+            if isinstance(iterator, Generator):
+                iterator.close()  # after an error its threads would live as long as the traceback
+
+    def _expect(self, block: Block | None, step: int, group: int) -> Block:
+        """Return the block if it is the expected one and whole."""
+        if block is None:
+            raise RuntimeError(f"rank {self.rank}: the stream ended before step {step}, group {group}")
+        found = (int(block["first_step"]), int(block["group"]))
+        if found != (step, group):
+            raise RuntimeError(f"rank {self.rank} expected block (step, group) {(step, group)}, got {found}: misdealt")
+        if str(block["error"]):
+            raise StreamError(str(block["error"]))
+        return block
 
     def _batch(self, held: list[Block], t: int, step: int, groups: list[list[int]]) -> Batch:
         def images(name: str) -> torch.Tensor:
