@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -17,7 +19,7 @@ import fsspec
 _TRIES = 5
 _FIRST_PAUSE_S = 0.2
 # Credential providers whose keys expire and which every node can ask by itself.
-_NODE_PROVIDERS = ("iam-role", "container-role")
+_NODE_PROVIDERS = ("iam-role", "container-role", "assume-role-with-web-identity")
 
 T = TypeVar("T")
 
@@ -78,31 +80,37 @@ def _parse_options(options: str | None) -> dict[str, Any]:
 
 
 def _with_aws_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """Add what the AWS environment and profile of this process say and the options do not.
+
+    Raises:
+        ValueError: The profile does not exist, or its credentials cannot be had.
+    """
+    import botocore.exceptions
     import botocore.session
 
-    session = botocore.session.Session()
-    client = dict(values.get("client_kwargs") or {})
-    endpoint = (
-        values.get("endpoint_url")
-        or client.pop("endpoint_url", None)
-        or os.environ.get("AWS_ENDPOINT_URL_S3")
-        or os.environ.get("AWS_ENDPOINT_URL")
-        or session.get_scoped_config().get("endpoint_url")
-    )
-    region = client.get("region_name") or os.environ.get("AWS_REGION") or session.get_config_variable("region")
     resolved = dict(values)
-    if not values.get("key") and not values.get("anon"):
-        credentials = session.get_credentials()
-        if credentials is not None and credentials.method not in _NODE_PROVIDERS:
-            frozen = credentials.get_frozen_credentials()
-            resolved |= {"key": frozen.access_key, "secret": frozen.secret_key, "token": frozen.token}
+    session = botocore.session.Session(profile=resolved.pop("profile", None))  # nodes need not have the profile
+    client = dict(resolved.pop("client_kwargs", None) or {})
+    try:
+        endpoint = (
+            client.pop("endpoint_url", None)
+            or os.environ.get("AWS_ENDPOINT_URL_S3")
+            or os.environ.get("AWS_ENDPOINT_URL")
+            or session.get_scoped_config().get("endpoint_url")
+        )
+        region = os.environ.get("AWS_REGION") or session.get_config_variable("region")
+        if not resolved.get("key") and not resolved.get("anon"):
+            credentials = session.get_credentials()
+            if credentials is not None and credentials.method not in _NODE_PROVIDERS:
+                frozen = credentials.get_frozen_credentials()
+                resolved |= {"key": frozen.access_key, "secret": frozen.secret_key, "token": frozen.token}
+    except botocore.exceptions.BotoCoreError as error:
+        raise ValueError(f"the AWS profile cannot be used: {error}; check AWS_PROFILE and ~/.aws") from error
     if region:
-        client["region_name"] = region
+        client.setdefault("region_name", region)
     if endpoint:
-        resolved["endpoint_url"] = endpoint
-    if client:
-        resolved["client_kwargs"] = client
-    return resolved
+        resolved.setdefault("endpoint_url", endpoint)
+    return resolved | ({"client_kwargs": client} if client else {})
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -174,6 +182,10 @@ class Storage:
         else:
             self._retry(path, lambda: self.fs.pipe_file(path, data))
 
+    def open_file(self, path: str) -> Any:
+        """Open a file for reading at random; each read asks for its own bytes and no more."""
+        return self.fs.open(path, "rb", cache_type="none")
+
     def exists(self, path: str) -> bool:
         """Whether a file or folder is there."""
         return bool(self._retry(path, lambda: self.fs.exists(path)))
@@ -197,17 +209,31 @@ class Storage:
 
     def delete(self, path: str) -> None:
         """Delete a file, or a folder with all that is in it; nothing if it is not there."""
+        if self.protocol == "file":
+            self._retry(path, lambda: _delete_local(path))
+            return
+        # Name by name: fsspec's recursive delete reads *, ? and [ as a pattern, and deletes what matches.
+        for name, _, _ in self.list(path):
+            self.delete(f"{path.rstrip('/')}/{name}")
+        with contextlib.suppress(_Missing):
+            self._retry(path, lambda: self.fs.rm_file(path))
 
-        def delete() -> None:
-            try:
-                if self.protocol != "file" and self.fs.isfile(path):
-                    self.fs.rm_file(path)
-                else:
-                    self.fs.rm(path, recursive=True)
-            except FileNotFoundError:
-                pass
+    def check_bucket(self) -> None:
+        """Ask for the bucket itself, where there are buckets.
 
-        self._retry(path, delete)
+        Raises:
+            ValueError: There is none of this name.
+            ReadError: The endpoint does not answer.
+        """
+        if self.protocol not in ("s3", "s3a"):
+            return
+        bucket = self.root.split("/", 1)[0]
+        try:
+            self._retry(bucket, lambda: self.fs.call_s3("head_bucket", Bucket=bucket))
+        except _Missing as error:
+            raise ValueError(f"{self.uri(bucket)}: there is no such bucket; check its name and the endpoint") from error
+        except ValueError:
+            pass  # those who may use a bucket's objects need not have access to the bucket
 
     def check_writable(self) -> None:
         """Write and delete a small file in the folder.
@@ -215,9 +241,7 @@ class Storage:
         Raises:
             ValueError: The folder cannot be written to.
         """
-        bucket = self.root.split("/", 1)[0]
-        if self.protocol in ("s3", "s3a") and not self.exists(bucket):  # some servers would make it on the first write
-            raise ValueError(f"{self.uri(bucket)}: there is no such bucket; check its name and the endpoint")
+        self.check_bucket()  # some servers would make it on the first write
         path = self.join(f".writable-{uuid.uuid4().hex}")
         try:
             self.write_bytes(path, b"")
@@ -268,6 +292,13 @@ def _user_error(error: Exception, uri: str) -> ValueError | None:
     if isinstance(error, OSError) and error.errno in hopeless:
         return ValueError(f"{uri}: {error.strerror}; use another path")
     return None
+
+
+def _delete_local(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        Path(path).unlink(missing_ok=True)
 
 
 def _write_local(path: str, data: bytes) -> None:
