@@ -163,7 +163,13 @@ def read_rows(manifest: Manifest, rows: IntArray, options: StorageOptions) -> li
     column = manifest.image_column
     read_groups = _in_threads(lambda place: _read_row_group(storage, place[0], place[1], column), groups)
     by_group = dict(zip(groups, read_groups, strict=True))
-    return [_image_bytes(by_group[uri, group][row]) for uri, group, row in places]
+    images = []
+    for uri, group, row in places:
+        cells = by_group[uri, group]
+        if row >= len(cells):
+            raise ReadError(f"row group {group} of {uri} has {len(cells)} rows now: it was changed since")
+        images.append(_image_bytes(cells[row]))
+    return images
 
 
 def _in_threads(work: Callable[[Any], Any], tasks: list[Any]) -> list[Any]:
@@ -180,7 +186,7 @@ def _read_file(storage: Storage, uri: str, num_bytes: int) -> bytes:
         try:
             content = storage.read_bytes(path)
         except ValueError as error:
-            raise ReadError(f"{error} It was there when the manifest was made") from error
+            raise ReadError(f"{error}; it was there when the manifest was made") from error
         if num_bytes < 0 or len(content) == num_bytes:
             return content
     raise ReadError(f"{uri} has {len(content)} bytes, {num_bytes} when the manifest was made: it was changed since")
@@ -191,8 +197,8 @@ def _read_row_group(storage: Storage, uri: str, group: int, column: str) -> pa.C
     error: Exception | None = None
     for _ in range(_READ_TRIES):
         try:
-            with storage.fs.open(path, "rb") as file:
-                return pq.ParquetFile(file).read_row_group(group, columns=[column])[column]
+            with storage.open_file(path) as file:
+                return pq.ParquetFile(file, pre_buffer=True).read_row_group(group, columns=[column])[column]
         except Exception as failure:
             error = failure
     raise ReadError(f"row group {group} of {uri} could not be read: {type(error).__name__}: {error}") from error

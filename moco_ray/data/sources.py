@@ -73,7 +73,7 @@ def build_manifest(config: DataConfig, options: StorageOptions, progress: Progre
         files = [_File(storage.root, -1)]
         extension = _extension(storage.root)
         if extension == ".csv":
-            return _from_table(config, storage, pa.csv.read_csv(io.BytesIO(storage.read_bytes(storage.root))))
+            return _from_table(config, storage, _read_csv(storage))
         if extension != ".parquet":
             raise ValueError(
                 f"{config.uri} is a file; use a folder of images, a .csv or .parquet manifest or Parquet files"
@@ -118,6 +118,7 @@ def _list_files(config: DataConfig, storage: Storage, progress: Progress) -> lis
                 progress(f"listed {len(files):,} files in {num_folders:,} folders, {len(waiting):,} folders to go")
     if not files:
         if not storage.exists(storage.root):
+            storage.check_bucket()
             raise ValueError(f"{config.uri} does not exist; check the path")
         raise ValueError(f"{config.uri} is empty: there is no file in it")
     return sorted(files, key=lambda file: file.path)
@@ -143,6 +144,15 @@ def _from_images(storage: Storage, images: Sequence[_File]) -> Manifest:
         classes=classes,
         num_bytes=np.array([file.num_bytes for file in images], dtype=np.int64),
     )
+
+
+def _read_csv(storage: Storage) -> pa.Table:
+    # Names such as 007 or 1e5 are no numbers.
+    convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(_URI_COLUMNS, pa.string()))
+    try:
+        return pa.csv.read_csv(io.BytesIO(storage.read_bytes(storage.root)), convert_options=convert)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{storage.uri(storage.root)} is no table of comma-separated values: {error}") from error
 
 
 def _from_table(config: DataConfig, storage: Storage, table: pa.Table) -> Manifest:
@@ -211,7 +221,7 @@ def _from_parquet(config: DataConfig, storage: Storage, paths: Sequence[str], pr
 
 def _open_parquet(storage: Storage, path: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(storage.fs.open(path, "rb"))
+        return pq.ParquetFile(storage.open_file(path), pre_buffer=True)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{storage.uri(path)} is no Parquet file: {error}") from error
 
