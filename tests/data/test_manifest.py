@@ -1,0 +1,177 @@
+"""Manifest: stable identity, chunks over train rows, and bytes that are checked."""
+
+from __future__ import annotations
+
+import io
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from moco_ray.data.manifest import Manifest, make_manifest, read_rows
+from moco_ray.data.order import Order
+from moco_ray.data.storage import ReadError, Storage, StorageOptions, resolve_storage_options
+from tests.data.test_storage import NAMES
+
+
+def options(folder: Storage) -> StorageOptions:
+    return resolve_storage_options(folder.uri(folder.root), None)
+
+
+def files_manifest(folder: Storage, names: list[str]) -> Manifest:
+    """Files whose content is their name."""
+    for name in names:
+        folder.write_bytes(folder.join(name), name.encode())
+    return make_manifest(
+        uris=[folder.uri(folder.join(name)) for name in names],
+        labels=np.arange(len(names)) % 3,
+        classes=("a", "b", "c"),
+        num_bytes=np.array([len(name.encode()) for name in names]),
+    )
+
+
+def parquet_bytes(images: list[bytes | None], group_rows: int, is_struct: bool = False) -> bytes:
+    column: list[object] = [{"bytes": image, "path": None} for image in images] if is_struct else list(images)
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"image": column, "junk": ["x" * 50] * len(images)}), buffer, row_group_size=group_rows)
+    return buffer.getvalue()
+
+
+def parquet_manifest(folder: Storage, group_sizes: list[int], is_struct: bool = False) -> Manifest:
+    """Two Parquet files, "a" and "b", of images b"a0", b"a1" and so on in groups of the given sizes."""
+    uris, groups, rows = [], [], []
+    for name in "ab":
+        num_rows = sum(group_sizes)
+        images: list[bytes | None] = [f"{name}{row}".encode() for row in range(num_rows)]
+        path = folder.join(f"{name}.parquet")
+        folder.write_bytes(path, parquet_bytes(images, group_sizes[0], is_struct))
+        for group, size in enumerate(group_sizes):
+            uris += [folder.uri(path)] * size
+            groups += [group] * size
+            rows += list(range(size))
+    return make_manifest(
+        uris=uris,
+        labels=np.full(len(uris), -1),
+        classes=(),
+        row_groups=np.array(groups),
+        rows_in_group=np.array(rows),
+        image_column="image",
+    )
+
+
+def test_rows_are_read_in_the_order_asked_for(folder: Storage) -> None:
+    manifest = files_manifest(folder, NAMES)
+    rows = np.array([3, 0, 3, len(NAMES) - 1, 7])
+    assert read_rows(manifest, rows, options(folder)) == [NAMES[row].encode() for row in rows]
+    assert read_rows(manifest, rows[:0], options(folder)) == []
+
+
+@pytest.mark.parametrize("is_struct", [False, True])
+def test_parquet_rows_are_read_in_the_order_asked_for(folder: Storage, is_struct: bool) -> None:
+    manifest = parquet_manifest(folder, [4, 4, 2], is_struct)
+    rows = np.array([19, 0, 5, 5, 10, 9])
+    assert read_rows(manifest, rows, options(folder)) == [b"b9", b"a0", b"a5", b"a5", b"b0", b"a9"]
+
+
+def test_a_row_without_bytes_is_an_empty_image(folder: Storage) -> None:
+    folder.write_bytes(folder.join("a.parquet"), parquet_bytes([b"1", None], 2))
+    folder.write_bytes(folder.join("b.parquet"), parquet_bytes([b"1", None], 2, is_struct=True))
+    for name in ("a", "b"):
+        manifest = make_manifest(
+            uris=[folder.uri(folder.join(f"{name}.parquet"))] * 2,
+            labels=np.array([-1, -1]),
+            classes=(),
+            row_groups=np.array([0, 0]),
+            rows_in_group=np.array([0, 1]),
+            image_column="image",
+        )
+        assert read_rows(manifest, np.array([0, 1]), options(folder)) == [b"1", b""]
+
+
+def test_a_file_that_changed_is_named(folder: Storage) -> None:
+    manifest = files_manifest(folder, ["a.jpg", "b.jpg"])
+    folder.write_bytes(folder.join("b.jpg"), b"longer than before")
+    assert read_rows(manifest, np.array([0]), options(folder)) == [b"a.jpg"]
+    with pytest.raises(ReadError, match=r"b\.jpg.*18 bytes, 5 when.*changed"):
+        read_rows(manifest, np.array([0, 1]), options(folder))
+
+
+def test_a_file_that_vanished_is_named(folder: Storage) -> None:
+    manifest = files_manifest(folder, ["a.jpg", "b.jpg"])
+    folder.delete(folder.join("b.jpg"))
+    with pytest.raises(ReadError, match=r"b\.jpg.*no such file.*when the manifest was made"):
+        read_rows(manifest, np.array([0, 1]), options(folder))
+
+
+def test_a_parquet_file_that_changed_is_named(folder: Storage) -> None:
+    manifest = parquet_manifest(folder, [4, 4])
+    folder.write_bytes(folder.join("b.parquet"), parquet_bytes([b"1", b"2"], 2))
+    with pytest.raises(ReadError, match=r"b\.parquet has 2 rows now.*changed"):
+        read_rows(manifest, np.array([11]), options(folder))
+    with pytest.raises(ReadError, match=r"row group 1 of .*b\.parquet"):
+        read_rows(manifest, np.array([12]), options(folder))
+
+
+def test_write_and_read_keep_everything(folder: Storage) -> None:
+    manifest = parquet_manifest(folder, [3, 2]).with_holdout(np.arange(10) % 2 == 0)
+    manifest.write(folder, folder.join("run", "manifest.parquet"))
+    again = Manifest.read(folder, folder.join("run", "manifest.parquet"))
+    assert again.table.equals(manifest.table) and again.digest == manifest.digest
+    assert (again.kind, again.image_column, again.classes) == ("parquet", "image", ())
+    assert pickle.loads(pickle.dumps(again)).digest == manifest.digest
+
+
+def small_manifest(uris: list[str]) -> Manifest:
+    return make_manifest(uris=uris, labels=np.full(len(uris), -1), classes=())
+
+
+def test_the_digest_tells_contents_apart_and_not_their_layout() -> None:
+    manifest = small_manifest(["/a", "/b", "/c"])
+    split = pa.concat_tables([manifest.table.slice(0, 1), manifest.table.slice(1)])
+    assert Manifest(split, "files", None, ()).digest == manifest.digest
+    assert small_manifest(["/a", "/b", "/c"]).digest == manifest.digest
+    others = [
+        small_manifest(["/a", "/c", "/b"]),
+        small_manifest(["/a", "/b"]),
+        small_manifest(["/a", "/b", "/d"]),
+        manifest.with_holdout(np.array([True, False, False])),
+        Manifest(manifest.table, "files", None, ("x",)),
+    ]
+    assert len({other.digest for other in others} | {manifest.digest}) == len(others) + 1
+
+
+def test_held_out_rows_are_no_train_rows() -> None:
+    manifest = small_manifest(["/a", "/b", "/c", "/d"])
+    assert manifest.train_rows().tolist() == [0, 1, 2, 3] and manifest.chunk_starts() is None
+    held = manifest.with_holdout(np.array([False, True, False, True]))
+    assert held.train_rows().tolist() == [0, 2] and len(held) == 4
+
+
+def test_chunks_are_at_most_32_train_rows_of_one_row_group() -> None:
+    sizes = [(uri, group, size) for uri in ("/a", "/b") for group, size in enumerate((70, 32, 5))]
+    manifest = make_manifest(
+        uris=[uri for uri, _, size in sizes for _ in range(size)],
+        labels=np.full(214, -1),
+        classes=(),
+        row_groups=np.array([group for _, group, size in sizes for _ in range(size)]),
+        rows_in_group=np.array([row for _, _, size in sizes for row in range(size)]),
+        image_column="image",
+    )
+    starts = manifest.chunk_starts()
+    assert starts is not None
+    assert np.diff(starts, append=214).tolist() == [32, 32, 6, 32, 5] * 2
+    held = manifest.with_holdout(np.arange(214) % 3 == 0)
+    starts, train = held.chunk_starts(), held.train_rows()
+    assert starts is not None
+    groups = np.array(held.table["row_group"])[train]
+    for first, last in zip(starts, [*starts[1:], len(train)], strict=True):
+        assert last - first <= 32 and len(set(groups[first:last])) == 1
+    rows = train[Order(0, len(train), starts, 16).rows(np.arange(2 * len(train)))]
+    assert (np.sort(rows.reshape(2, -1), axis=1) == train).all()
+
+
+def test_a_manifest_with_every_row_held_out_has_no_chunks() -> None:
+    manifest = small_manifest(["/a"]).with_holdout(np.array([True]))
+    assert len(manifest.train_rows()) == 0 and manifest.chunk_starts() is None
