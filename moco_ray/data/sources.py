@@ -150,8 +150,9 @@ def _read_csv(storage: Storage) -> pa.Table:
     # Names such as 007 or 1e5 are no numbers.
     convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(_URI_COLUMNS, pa.string()))
     try:
-        return pa.csv.read_csv(io.BytesIO(storage.read_bytes(storage.root)), convert_options=convert)
-    except pa.ArrowInvalid as error:
+        table = pa.csv.read_csv(io.BytesIO(storage.read_bytes(storage.root)), convert_options=convert)
+        return table.rename_columns(table.column_names)  # decodes the names, here and not later
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise ValueError(f"{storage.uri(storage.root)} is no table of comma-separated values: {error}") from error
 
 
@@ -189,7 +190,7 @@ def _from_parquet(config: DataConfig, storage: Storage, paths: Sequence[str], pr
                 "Name it with data.image-column"
             )
         label = _label_column(config, schema.names)
-        parts = list(pool.map(lambda path: _parquet_rows(storage, path, label), paths))
+        parts = list(pool.map(lambda path: _parquet_rows(storage, path, column, label), paths))
     uris: list[str] = []
     groups: list[int] = []
     rows: list[int] = []
@@ -226,9 +227,12 @@ def _open_parquet(storage: Storage, path: str) -> pq.ParquetFile:
         raise ValueError(f"{storage.uri(path)} is no Parquet file: {error}") from error
 
 
-def _parquet_rows(storage: Storage, path: str, label: str | None) -> tuple[list[int], list[Any] | None]:
+def _parquet_rows(storage: Storage, path: str, column: str, label: str | None) -> tuple[list[int], list[Any] | None]:
     """Rows of each row group, and the labels."""
     file = _open_parquet(storage, path)
+    for name in (column, label):
+        if name is not None and name not in file.schema_arrow.names:
+            raise ValueError(f"{storage.uri(path)} has no column {name!r}, which other Parquet files there have")
     sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
     return sizes, file.read(columns=[label])[label].to_pylist() if label else None
 
@@ -246,6 +250,8 @@ def _image_column(config: DataConfig, schema: pa.Schema) -> str | None:
             raise ValueError(
                 f"data.image-column {config.image_column!r} is not in {config.uri}; its columns are {', '.join(schema.names)}"
             )
+        if not holds_bytes(kind := schema.field(config.image_column).type):
+            raise ValueError(f"data.image-column {config.image_column!r} of {config.uri} is {kind}, not bytes")
         return config.image_column
     candidates = [name for name in schema.names if holds_bytes(schema.field(name).type)]
     named = [name for name in _IMAGE_COLUMNS if name in candidates]
