@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
+
+from moco_ray.data import local_files
 
 _TRIES = 5
 _FIRST_PAUSE_S = 0.2
@@ -178,7 +179,7 @@ class Storage:
             ReadError: Writing failed for other reasons, several times.
         """
         if self.protocol == "file":
-            self._retry(path, lambda: _write_local(path, data))
+            self._retry(path, lambda: local_files.write_file(path, data))
         else:
             self._retry(path, lambda: self.fs.pipe_file(path, data))
 
@@ -196,6 +197,8 @@ class Storage:
 
     def list(self, path: str) -> list[tuple[str, int, bool]]:
         """(name, bytes, is a folder) of what is directly in a folder; empty if there is none."""
+        if self.protocol == "file":
+            return self._retry(path, lambda: local_files.list_folder(path))
         try:
             entries = self._retry(path, lambda: self.fs.ls(path, detail=True))
         except _Missing:
@@ -210,7 +213,7 @@ class Storage:
     def delete(self, path: str) -> None:
         """Delete a file, or a folder with all that is in it; nothing if it is not there."""
         if self.protocol == "file":
-            self._retry(path, lambda: _delete_local(path))
+            self._retry(path, lambda: local_files.delete(path))
             return
         # Name by name: fsspec's recursive delete reads *, ? and [ as a pattern, and deletes what matches.
         for name, _, _ in self.list(path):
@@ -292,24 +295,3 @@ def _user_error(error: Exception, uri: str) -> ValueError | None:
     if isinstance(error, OSError) and error.errno in hopeless:
         return ValueError(f"{uri}: {error.strerror}; use another path")
     return None
-
-
-def _delete_local(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
-    else:
-        Path(path).unlink(missing_ok=True)
-
-
-def _write_local(path: str, data: bytes) -> None:
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        with scratch.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, target)
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -124,6 +124,19 @@ def test_a_folder_below_a_file_is_a_user_error(tmp_path: Path) -> None:
         open_storage(f"{tmp_path}/file/run").check_writable()
 
 
+def test_links_are_what_they_lead_to_and_never_run_in_circles(tmp_path: Path) -> None:
+    folder = open_storage(str(tmp_path / "images"))
+    folder.write_bytes(folder.join("a", "1.jpg"), b"123")
+    (tmp_path / "images" / "b").symlink_to(tmp_path / "images" / "a")
+    (tmp_path / "images" / "a" / "2.jpg").symlink_to(tmp_path / "images" / "a" / "1.jpg")
+    (tmp_path / "images" / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "images" / "a" / "here").symlink_to(".")
+    assert sorted(folder.list(folder.root))[1][::2] == ("b", True)
+    assert sorted(folder.list(folder.join("b"))) == [("1.jpg", 3, False), ("2.jpg", 3, False)]
+    folder.delete(folder.join("b"))
+    assert names(folder, folder.join("a")) == {"1.jpg", "2.jpg"}
+
+
 def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert open_storage("images").root == f"{tmp_path}/images"
@@ -273,7 +286,7 @@ def flaky(no_aws: None) -> Iterator[tuple[Storage, list[str]]]:
 @pytest.mark.parametrize("failure", ["503", "500", "reset", "short"])
 def test_a_transient_failure_is_tried_again(flaky: tuple[Storage, list[str]], failure: str) -> None:
     folder, failures = flaky
-    failures += [failure, failure]
+    failures += [failure]
     assert folder.read_bytes(folder.join("a")) == b"whole"
     assert failures == []
 

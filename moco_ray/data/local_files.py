@@ -1,0 +1,59 @@
+"""Files on a local disk: folders listed through links, files replaced as a whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+
+def list_folder(path: str) -> list[tuple[str, int, bool]]:
+    """(name, bytes, is a folder) of what is in a folder; empty if there is none.
+
+    Links count as what they lead to, but for links to a folder that they are in: those have no end.
+    """
+    try:
+        with os.scandir(path) as entries:
+            return [
+                (entry.name, _size(entry), entry.is_dir())
+                for entry in entries
+                if not (entry.is_symlink() and entry.is_dir() and _leads_upwards(entry.path))
+            ]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except FileNotFoundError:
+        return 0  # a link to nowhere: whoever reads it is told
+
+
+def _leads_upwards(link: str) -> bool:
+    above = os.path.realpath(link)
+    return os.path.commonpath([above, os.path.realpath(os.path.dirname(link))]) == above
+
+
+def delete(path: str) -> None:
+    """Delete a file, a link, or a folder with all that is in it; nothing if it is not there."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        Path(path).unlink(missing_ok=True)
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Write a file and the folders above it; it appears whole, on the disk, or not at all."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with scratch.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, target)
+    finally:
+        scratch.unlink(missing_ok=True)
