@@ -32,8 +32,10 @@ def _size(entry: os.DirEntry[str]) -> int:
 
 
 def _leads_upwards(link: str) -> bool:
-    above = os.path.realpath(link)
-    return os.path.commonpath([above, os.path.realpath(os.path.dirname(link))]) == above
+    """Whether a link leads to a folder that the way to it, links and all, has come through."""
+    target = os.path.realpath(link)
+    way = (os.path.realpath(folder) for folder in Path(link).parents)
+    return any(os.path.commonpath([target, folder]) == target for folder in way)
 
 
 def delete(path: str) -> None:

@@ -131,6 +131,10 @@ def test_links_are_what_they_lead_to_and_never_run_in_circles(tmp_path: Path) ->
     (tmp_path / "images" / "a" / "2.jpg").symlink_to(tmp_path / "images" / "a" / "1.jpg")
     (tmp_path / "images" / "a" / "up").symlink_to(tmp_path)
     (tmp_path / "images" / "a" / "here").symlink_to(".")
+    for name, other in (("c", "d"), ("d", "c")):  # each in the other
+        folder.write_bytes(folder.join(name, "file"), b"1")
+        (tmp_path / "images" / name / other).symlink_to(tmp_path / "images" / other)
+    assert names(folder, folder.join("c")) == {"file", "d"} and names(folder, folder.join("c", "d")) == {"file"}
     assert sorted(folder.list(folder.root))[1][::2] == ("b", True)
     assert sorted(folder.list(folder.join("b"))) == [("1.jpg", 3, False), ("2.jpg", 3, False)]
     folder.delete(folder.join("b"))
