@@ -13,10 +13,12 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 from rich.panel import Panel
+from rich.text import Text
 
 from moco_ray.config import Config
 from moco_ray.presets import PRESETS, load_preset
 from moco_ray.train.dry_run import dry_run
+from moco_ray.train.launch import RunFailed
 from moco_ray.train.pretrain import pretrain
 
 _DEFAULT_PRESET = "moco-v2"
@@ -35,7 +37,8 @@ class _Arguments:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and pretrain; returns the exit code.
 
-    What a user can mend is one clear message and exit code 2; tyro exits by itself on flags it does not know.
+    What a user can mend is one clear message and exit code 2; a cluster or storage that fails again and again is
+    one, and exit code 1. Whatever ends a run, the same command resumes it.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -45,9 +48,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             pretrain(parsed.config, say=_say, resume_command=_resume_command(arguments, parsed.config))
     except ValueError as error:
-        Console(stderr=True).print(Panel(str(error), title="moco_ray", border_style="red"), markup=False)
-        return 2
+        return _fail(str(error), 2)
+    except (RunFailed, OSError) as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("stopped; the command in the first line resumes this run from its last checkpoint", 130)
     return 0
+
+
+def _fail(message: str, code: int) -> int:
+    Console(stderr=True).print(Panel(Text(message), title="moco_ray", border_style="red"))
+    return code
 
 
 def parse(arguments: Sequence[str]) -> _Arguments:

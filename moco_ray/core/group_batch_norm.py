@@ -88,6 +88,21 @@ def use_group_batch_norm(module: nn.Module, group_size: int) -> None:
             use_group_batch_norm(child, group_size)
 
 
+def check_batch_norms(module: nn.Module, name: str) -> None:
+    """Check that `use_group_batch_norm` has replaced all there is.
+
+    Raises:
+        ValueError: Some layer would still normalise over what one worker happens to hold.
+    """
+    left = {type(child).__name__ for child in module.modules() if isinstance(child, nn.modules.batchnorm._BatchNorm)}
+    left -= {GroupBatchNorm.__name__, _GroupBatchNormAct.__name__}
+    if left:
+        raise ValueError(
+            f"{name} has {', '.join(sorted(left))} layers, whose statistics would depend on the number of workers; "
+            "use a network with BatchNorm2d or without BatchNorm"
+        )
+
+
 def _is_timm_batch_norm(module: nn.Module) -> bool:
     """timm's BatchNormAct2d is a BatchNorm2d followed by its own `drop` and `act`."""
     return isinstance(module, nn.BatchNorm2d) and hasattr(module, "act") and hasattr(module, "drop")

@@ -21,6 +21,10 @@ _MAX_FAILURES = 3
 Say = Callable[[str], None]
 
 
+class RunFailed(RuntimeError):
+    """The workers failed again and again, for no reason that a user's input explains."""
+
+
 def choose_workers(config: Config, say: Say) -> tuple[int, bool]:
     """Decide on how many workers and whether on GPUs; connects to Ray if there are to be workers at all.
 
@@ -55,7 +59,7 @@ def run_on_ray(job: Job, source: Source, workers: int, say: Say) -> Outcome:
 
     Raises:
         ValueError: The cluster cannot hold the workers and a slot for data.
-        RuntimeError: The workers failed again and again.
+        RunFailed: The workers failed again and again.
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -95,7 +99,7 @@ def run_on_ray(job: Job, source: Source, workers: int, say: Say) -> Outcome:
         try:
             outcome: Outcome = trainer.fit().return_value  # type: ignore[attr-defined]
         except TrainingFailedError as error:
-            raise RuntimeError(f"the workers failed {_MAX_FAILURES + 1} times: {error}") from error
+            raise RunFailed(f"the workers failed {_MAX_FAILURES + 1} times; the last time with\n{error}") from error
     return outcome
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import time
@@ -13,7 +14,7 @@ import torch
 
 from moco_ray.config import Config, experiment_differences, from_json, to_json
 from moco_ray.core.encoders import build_encoder
-from moco_ray.core.group_batch_norm import has_batch_norm
+from moco_ray.core.group_batch_norm import check_batch_norms, has_batch_norm, use_group_batch_norm
 from moco_ray.data.blocks import Source, StreamSpec
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import Order
@@ -236,6 +237,9 @@ def _initial_weights(config: Config, say: Say) -> bytes | None:
     encoder = build_encoder(config.model)
     if config.method.shuffle_bn and not has_batch_norm(encoder):
         say(f"{config.model.arch} has no BatchNorm: method.shuffle-bn changes nothing")
+    probe = copy.deepcopy(encoder)
+    use_group_batch_norm(probe, config.optim.group_size)
+    check_batch_norms(probe, f"model.arch {config.model.arch}")
     if config.model.init is None:
         return None
     say(load_initial_weights(encoder, config.model.init))

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from moco_ray.train.worker import Job
 
 _EVERY_S = 5.0
+_MUCH_WAITING = 0.2
+_LOOKS_BEFORE_ADVICE = 5
 
 
 class Progress:
@@ -22,6 +24,7 @@ class Progress:
         self._first_step = first_step
         self._clock: tuple[int, float] | None = None  # step and time of the first update: before it, things warm up
         self._last_s = -math.inf
+        self._num_waiting = 0
 
     def begin(self) -> None:
         """Say what comes."""
@@ -40,6 +43,7 @@ class Progress:
         """Say where training stands, if the last time is long enough ago."""
         now = time.monotonic()
         self._clock = self._clock or (step, now)
+        self._advise(values["perf/data_wait_fraction"])
         is_last = step == self._job.last_step
         if now - self._last_s < _EVERY_S and not is_last:
             return
@@ -54,6 +58,15 @@ class Progress:
             f"finds its key {values['train/contrast_accuracy']:.1f} % · {values['perf/images_per_s']:,.0f} images/s · "
             f"data wait {100 * values['perf/data_wait_fraction']:.0f} % · {left}"
         )
+
+    def _advise(self, wait_fraction: float) -> None:
+        """Say it once when training keeps waiting for data."""
+        self._num_waiting = self._num_waiting + 1 if wait_fraction > _MUCH_WAITING else 0
+        if self._num_waiting == _LOOKS_BEFORE_ADVICE:
+            self._say(
+                f"training waits for data {100 * wait_fraction:.0f} % of the time: more CPUs for reading and augmenting, "
+                "smaller images or Parquet files with row groups of about 32 images would make it faster"
+            )
 
     def tell_evaluation(self, line: dict[str, Any]) -> None:
         """Say what an evaluation found."""

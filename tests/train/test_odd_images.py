@@ -44,7 +44,7 @@ def _good_files() -> dict[str, bytes]:
     rgb = Image.fromarray(_noise(40, 50, 3))
     turned = Image.Exif()
     turned[0x0112] = 6
-    deep = Image.fromarray((_noise(40, 50).astype(np.uint16) << 4))
+    deep = Image.fromarray(_noise(40, 50).astype(np.uint16) << 4)
     return {
         "cmyk.jpg": _encoded(rgb.convert("CMYK"), "JPEG"),
         "rgba.png": _encoded(rgb.convert("RGBA"), "PNG"),
@@ -115,7 +115,7 @@ def test_a_bad_image_shifts_no_other(images: Path, tmp_path: Path) -> None:
     assert digests(good) == digests(bad)
     same = np.isclose(losses(good), losses(bad), rtol=1e-12)
     first = int(np.argmin(same))
-    assert 0 < first and same[:first].all() and not same.all()
+    assert first > 0 and same[:first].all() and not same.all()
 
 
 def test_too_many_bad_images_stop_the_run_with_their_list(odd: Path, tmp_path: Path) -> None:
