@@ -20,6 +20,7 @@ from moco_ray.data.storage import ReadError, Storage, StorageOptions
 
 _CHUNK_ROWS = 32
 _READ_THREADS = 16
+_LOCAL_READ_THREADS = 4  # enough for a network disk; on any other, threads mostly wait for each other
 _READ_TRIES = 3
 _METADATA = b"moco_ray"
 
@@ -156,12 +157,12 @@ def read_rows(manifest: Manifest, rows: IntArray, options: StorageOptions) -> li
         def read(task: tuple[str, int]) -> bytes:
             return _read_file(storage, *task)
 
-        return _in_threads(read, list(zip(uris, sizes, strict=True)))
+        return _in_threads(read, list(zip(uris, sizes, strict=True)), storage)
     assert manifest.image_column is not None
     places = list(zip(uris, taken["row_group"].to_pylist(), taken["row_in_group"].to_pylist(), strict=True))
     groups = sorted({(uri, group) for uri, group, _ in places})
     column = manifest.image_column
-    read_groups = _in_threads(lambda place: _read_row_group(storage, place[0], place[1], column), groups)
+    read_groups = _in_threads(lambda place: _read_row_group(storage, place[0], place[1], column), groups, storage)
     by_group = dict(zip(groups, read_groups, strict=True))
     images = []
     for uri, group, row in places:
@@ -172,11 +173,14 @@ def read_rows(manifest: Manifest, rows: IntArray, options: StorageOptions) -> li
     return images
 
 
-def _in_threads(work: Callable[[Any], Any], tasks: list[Any]) -> list[Any]:
-    if len(tasks) == 1:
-        return [work(tasks[0])]
-    with ThreadPoolExecutor(min(_READ_THREADS, len(tasks))) as pool:
-        return list(pool.map(work, tasks))
+def _in_threads(work: Callable[[Any], Any], tasks: list[Any], storage: Storage) -> list[Any]:
+    """Do the tasks on threads, each an equal share: handing over one small file at a time costs more than reading it."""
+    threads = min(_LOCAL_READ_THREADS if storage.protocol == "file" else _READ_THREADS, len(tasks))
+    if threads == 1:
+        return [work(task) for task in tasks]
+    with ThreadPoolExecutor(threads) as pool:
+        shares = list(pool.map(lambda first: [work(task) for task in tasks[first::threads]], range(threads)))
+    return [shares[i % threads][i // threads] for i in range(len(tasks))]
 
 
 def _read_file(storage: Storage, uri: str, num_bytes: int) -> bytes:
