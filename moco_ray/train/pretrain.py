@@ -75,6 +75,7 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
         say("this run exists: going on with it")
     data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
     manifest = Manifest.read(run, run.join(_MANIFEST)) if old else _list_images(config, data_options, say)
+    data_options = _row_options(manifest, config)
     source = _source(config, manifest, data_options)
     config = _decide(config, len(source.train_rows), say)
     if old is not None and (differences := experiment_differences(old, config)):
@@ -100,7 +101,7 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
             config.eval,
             config.run.seed,
             data_options,
-            _eval_options(config),
+            _row_options(eval_manifest, config) if eval_manifest else data_options,
             config.data.max_pixels,
         ),
         uses_gpu=uses_gpu,
@@ -165,14 +166,16 @@ def _eval_manifest(config: Config, run: Storage, is_old: bool, say: Say) -> Mani
     if is_old:
         return Manifest.read(run, run.join(_EVAL_MANIFEST))
     say(f"listing {config.eval.uri}")
-    manifest = build_manifest(replace(config.data, uri=config.eval.uri), _eval_options(config), say)
+    options = resolve_storage_options(config.eval.uri, config.data.storage_options)
+    manifest = build_manifest(replace(config.data, uri=config.eval.uri), options, say)
     if len(manifest.classes) < 2:
         raise ValueError(f"eval.uri {config.eval.uri} has no labels; use a folder with one sub-folder for each class")
     return manifest
 
 
-def _eval_options(config: Config) -> StorageOptions:
-    return resolve_storage_options(config.eval.uri or config.data.uri, config.data.storage_options)
+def _row_options(manifest: Manifest, config: Config) -> StorageOptions:
+    """Access to the images themselves, which need not be where the manifest was."""
+    return resolve_storage_options(str(manifest.table["uri"][0].as_py()), config.data.storage_options)
 
 
 def _source(config: Config, manifest: Manifest, options: StorageOptions) -> Source:
