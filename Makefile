@@ -9,9 +9,11 @@ export RAY_DEDUP_LOGS ?= 0
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
-	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet uv
-	@test -x $(BIN)/python || $$(command -v uv || echo $(PYTHON) -m uv) venv --quiet --python $(PYTHON) .venv
-	$$(command -v uv || echo $(PYTHON) -m uv) pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[test,demo]'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo "installing into .venv (about 6 GB)"
+	@$$(command -v uv || echo $(BIN)/uv) pip install --quiet --compile-bytecode --python $(BIN)/python \
+		--constraint constraints.txt --editable '.[test,demo]'
 	@touch $@
 
 demo: install
