@@ -90,13 +90,18 @@ def _check_flags(arguments: Sequence[str], default: Config) -> None:
         if dataclasses.is_dataclass(value := getattr(default, group.name)):
             known += [f"--{group.name}.{item.name}".replace("_", "-") for item in dataclasses.fields(value)]
     for argument in arguments:
-        flag = argument.split("=", 1)[0].replace("_", "-")
+        flag = _flag(argument)
         if not flag.startswith("--") or flag.replace(".no-", ".") in known:
             continue
         close = difflib.get_close_matches(flag, known, n=2, cutoff=0.6)
         same_group = [name for name in known if "." in flag and name.startswith(flag.split(".")[0] + ".")]
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(same_group or known[:3])};"
         raise ValueError(f"the flag {flag} is unknown; {hint} see --help for all")
+
+
+def _flag(argument: str) -> str:
+    """The flag of an argument, in its one spelling."""
+    return argument.split("=", 1)[0].replace("_", "-")
 
 
 def _take_preset(arguments: Sequence[str]) -> tuple[str, list[str]]:
@@ -122,12 +127,12 @@ def _resume_command(arguments: Sequence[str], config: Config) -> str:
     for argument in arguments:
         if skip:
             skip = False
-        elif argument in (*_SECRET_FLAGS, "--run.name"):
-            skip = True
-        elif not argument.startswith(tuple(f"{flag}=" for flag in (*_SECRET_FLAGS, "--run.name"))):
+        elif _flag(argument) in (*_SECRET_FLAGS, "--run.name"):
+            skip = "=" not in argument
+        else:
             kept.append(argument)
     command = shlex.join(["python", "jobs/pretrain.py", *kept]).replace("{", "{{").replace("}", "}}")
-    secret = any(argument.startswith(_SECRET_FLAGS) for argument in arguments)
+    secret = any(_flag(argument) in _SECRET_FLAGS for argument in arguments)
     return f"{command} --run.name {{name}}" + (" (and the same storage options)" if secret else "")
 
 

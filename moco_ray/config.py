@@ -92,13 +92,24 @@ def _check_ranges(config: Config) -> None:
         "run.keep-last": config.run.keep_last,
         "run.checkpoint-every-s": config.run.checkpoint_every_s,
     }
-    if config.run.max_steps is not None:
-        positive["run.max-steps"] = config.run.max_steps
+    optional = {
+        "run.max-steps": config.run.max_steps,
+        "run.checkpoint-every-steps": config.run.checkpoint_every_steps,
+        "run.keep-every-steps": config.run.keep_every_steps,
+        "run.micro-batch-groups": config.run.micro_batch_groups,
+        "run.cpus-per-worker": config.run.cpus_per_worker,
+    }
+    positive |= {name: value for name, value in optional.items() if value is not None}
     for name, value in positive.items():
         if not value > 0:
             raise ValueError(f"{name} is {value}; use a number above 0")
     if not 0 <= config.method.encoder_momentum <= 1:
         raise ValueError(f"method.encoder-momentum is {config.method.encoder_momentum}; use a number in [0, 1]")
+    if config.eval.resize_px is not None and config.eval.resize_px < config.views.crop_px:
+        raise ValueError(
+            f"eval.resize-px {config.eval.resize_px} is smaller than the crop of {config.views.crop_px}; "
+            "use views.crop-px or more"
+        )
     if config.run.num_workers is not None and config.run.num_workers < 0:
         raise ValueError(f"run.num-workers is {config.run.num_workers}; use 0 (no Ray) or more")
 
@@ -124,7 +135,10 @@ def from_json(text: str) -> Config:
         raise ValueError(f"the configuration is no valid JSON ({error})") from error
     if not isinstance(values, dict):
         raise ValueError("the configuration is no JSON object")
-    config: Config = _build(Config, values, "")
+    try:
+        config: Config = _build(Config, values, "")
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"the configuration has a value of the wrong type: {error}") from error
     return config
 
 

@@ -33,8 +33,8 @@ def ranks_agree(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def copy_from_rank_zero(module: nn.Module) -> None:
-    """Overwrite parameters and queue by those of rank 0. All ranks must call."""
+def copy_from_rank_zero(module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Overwrite parameters, queue and the optimizer's tensors by those of rank 0. All ranks must call."""
     if collectives.world_size() == 1:
         return
     for parameter in module.parameters():
@@ -42,3 +42,9 @@ def copy_from_rank_zero(module: nn.Module) -> None:
     for name, buffer in module.named_buffers():
         if name.split(".")[0] == "queue":
             dist.broadcast(buffer, src=0)
+    if optimizer is not None:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                for value in optimizer.state[parameter].values():
+                    if isinstance(value, Tensor):
+                        dist.broadcast(value, src=0)

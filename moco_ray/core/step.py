@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +95,13 @@ class Learner:
         return self._result(batch, totals)
 
     def try_memory(self, batch: Batch) -> None:
-        """Find the micro-batch that fits, by a backward pass that is thrown away and meets no other rank."""
+        """Find the micro-batch that fits, by a backward pass that is thrown away and meets no other rank.
+
+        It takes as many groups as this rank will ever hold, which may be one more than it holds now.
+        """
+        most = -(-batch.num_groups // collectives.world_size()) * batch.group_size
+        rows = torch.arange(most, device=batch.query.device) % len(batch.query)
+        batch = replace(batch, query=batch.query[rows], key=batch.key[rows])
         k = torch.zeros_like(self.moco.queue.keys[:1]).expand(len(batch.query), -1)
         self._halve_until_it_fits(batch, self.moco.query_encoder, lambda: self._query_pass(batch, k, sync=False))
         self._forget(self.moco.query_encoder)

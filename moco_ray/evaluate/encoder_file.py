@@ -59,11 +59,12 @@ def load_encoder(path: str, storage_options: str | None = None) -> nn.Module:
     return backbone.eval()
 
 
-def encoder_info(path: str) -> dict[str, Any]:
+def encoder_info(path: str, storage_options: str | None = None) -> dict[str, Any]:
     """What is known of an encoder file.
 
     Args:
         path: As for `load_encoder`.
+        storage_options: As for `load_encoder`.
 
     Returns:
         arch and stem (as in model.arch and model.stem), crop_px (side of the images it was trained on), mean and std
@@ -72,7 +73,7 @@ def encoder_info(path: str) -> dict[str, Any]:
     Raises:
         ValueError: There is no such file, or it is no encoder of moco_ray.
     """
-    return _info(_read(path), path)
+    return _info(_read(path, storage_options), path)
 
 
 def load_initial_weights(encoder: Encoder, path: str) -> str:

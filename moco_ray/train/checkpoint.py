@@ -69,15 +69,22 @@ class CheckpointStore:
 
     def newest(self, warn: Callable[[str], None]) -> int | None:
         """Steps of the newest checkpoint that verifies; passing over one is said to `warn`."""
-        for step in reversed(self.steps()):
+        steps, finished = self.steps(), 0
+        for step in reversed(steps):
             try:
                 self._verified(step)
             except _NotCommitted:
                 warn(f"{checkpoint_name(step)} was never finished: passed over")
             except _Damaged as damage:
+                finished += 1
                 warn(f"{checkpoint_name(step)} is damaged ({damage}): passed over, going back to the one before")
             else:
                 return step
+        if finished:
+            raise ValueError(
+                f"none of the {finished} checkpoints in {self.storage.uri(self.storage.root)} verifies, and training would "
+                "start from nothing; restore them, or delete them to do so"
+            )
         return None
 
     def read(self, step: int) -> State:
@@ -121,10 +128,11 @@ class CheckpointStore:
         folder = checkpoint_name(step)
         if not self.storage.exists(self.storage.join(folder, _MARKER)):
             raise _NotCommitted
+        content = self.storage.read_bytes(self.storage.join(folder, _MARKER))
         try:
-            marker = self.marker(step)
+            marker = json.loads(content)
             expected = marker["files"][_STATE]
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise _Damaged("its marker is incomplete") from error
         if marker["format_version"] > FORMAT_VERSION:
             raise ValueError(

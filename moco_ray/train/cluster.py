@@ -34,8 +34,6 @@ def connect(num_workers: int, say: Say) -> dict[str, float]:
     Raises:
         ValueError: RAY_ADDRESS names no cluster that answers.
     """
-    # Without a mode Ray decides by whether a token file exists, and processes may disagree.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # otherwise workers' lines come twice
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     os.environ.setdefault("RAY_worker_niceness", "0")
@@ -47,10 +45,12 @@ def connect(num_workers: int, say: Say) -> dict[str, float]:
             say(f"connecting to Ray at {address}")
             try:
                 ray.init(address=address, logging_level=logging.WARNING)
-            except (ConnectionError, ValueError) as error:
+            except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 raise ValueError(f"no Ray cluster answers at RAY_ADDRESS {address!r}: {error}") from error
         else:
             say("starting Ray on this machine")
+            # Without a mode Ray decides by whether a token file exists, and processes may disagree.
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
             # Workers take logical CPUs of their own, so that every real one is free for data.
             cpus = (os.cpu_count() or 1) + num_workers
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)

@@ -13,8 +13,8 @@ from moco_ray.core.encoders import build_encoder
 from moco_ray.core.hashing import hash64
 from moco_ray.data.decode import BadImage, decode_image
 from moco_ray.data.manifest import Manifest, read_rows
-from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
+from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn_of_queue
 
 _SAMPLE = 512
 
@@ -23,29 +23,30 @@ def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
     """List the images, decode a sample, and say what a run would be.
 
     Raises:
-        ValueError: There are no images to train on.
+        ValueError: There are no images to train on, or the run would refuse them.
     """
     if not config.data.uri:
         raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
     options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    say(f"listing {config.data.uri}")
-    manifest = build_manifest(config.data, options, say)
+    manifest = list_images(config, options, say)
     known = manifest.table["num_bytes"].to_numpy()
-    known = known[known >= 0]
-    size = f", {known.sum() / 1e6:,.1f} MB" if len(known) else ""
-    say(f"images: {len(manifest):,}{size}, {len(manifest.classes) or 'no'} classes")
+    if (known >= 0).all():
+        say(f"size: {known.sum() / 1e6:,.1f} MB")
+    options = row_options(manifest, config)
     pixels = _say_sample(config, manifest, options, say)
-    optim = config.optim
-    steps = optim.num_steps(len(manifest))
+    num_rows = len(make_source(config, manifest, options).train_rows)
+    config = decide(config, num_rows)
+    warn_of_queue(config, num_rows, say)
+    optim, steps = config.optim, last_step(config, num_rows)
     say(
-        f"run: {optim.epochs} epochs of {len(manifest) / optim.global_batch_size:,.1f} steps = {steps:,} steps of "
-        f"{optim.global_batch_size} images, effective learning rate {optim.effective_lr:g}"
+        f"run: {num_rows:,} images, {optim.epochs} epochs of {num_rows / optim.global_batch_size:,.1f} steps; "
+        f"{steps:,} steps of {optim.global_batch_size} images, effective learning rate {optim.effective_lr:g}"
     )
     parameters = sum(p.numel() for p in build_encoder(config.model).parameters())
-    queue_size = config.method.queue_size or len(manifest) // 2
+    assert config.method.queue_size is not None
     say(
-        f"checkpoint: about {(3 * parameters + queue_size * config.model.dim) * 4 / 1e6:,.0f} MB "
-        f"({parameters / 1e6:.1f} million parameters, twice for the key encoder and momentum, and the queue)"
+        f"checkpoint: about {(3 * parameters + config.method.queue_size * config.model.dim) * 4 / 1e6:,.0f} MB "
+        f"({parameters / 1e6:.1f} million parameters, again for the key encoder and for momentum, and the queue)"
     )
     say(f"suggested preset: {suggest_preset(len(manifest), pixels)}")
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from moco_ray.core.encoders import Encoder, build_encoder
 from moco_ray.evaluate.monitor import evaluate
 from moco_ray.train.checkpoint import State
+from moco_ray.train.job import Job
 from moco_ray.train.place import Place
-
-if TYPE_CHECKING:
-    from moco_ray.train.worker import Job
 
 _FINISH_TIMEOUT_S = 600.0
 

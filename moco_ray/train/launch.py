@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,10 @@ import torch
 from moco_ray.config import Config
 from moco_ray.data.blocks import Source
 from moco_ray.train.cluster import OUR_MARK, connect, only_our_lines
+from moco_ray.train.job import Job, Outcome
+from moco_ray.train.notes import Notes
 from moco_ray.train.place import RayTrainWorker, ThisProcess
-from moco_ray.train.worker import Job, Outcome, train
-
-_MAX_FAILURES = 3
+from moco_ray.train.worker import train
 
 Say = Callable[[str], None]
 
@@ -40,11 +41,12 @@ def choose_workers(config: Config, say: Say) -> tuple[int, bool]:
     resources = connect(run.num_workers or 1, say)
     gpus = int(resources.get("GPU", 0))
     uses_gpu = run.device == "cuda" or (run.device == "auto" and gpus > 0)
-    workers = run.num_workers or (min(gpus, config.optim.bn_groups) if uses_gpu else 1)
-    if uses_gpu and workers > gpus:
+    if uses_gpu and (run.num_workers or 1) > gpus:
         raise ValueError(
-            f"run.num-workers {workers} on GPUs, but the cluster has {gpus}; use fewer workers or --run.device cpu"
+            f"run.num-workers {run.num_workers or 1} on GPUs, but the cluster has {gpus}; use fewer workers or "
+            "--run.device cpu"
         )
+    workers = run.num_workers or (min(gpus, config.optim.bn_groups) if uses_gpu else 1)
     return workers, uses_gpu
 
 
@@ -69,6 +71,7 @@ def run_on_ray(job: Job, source: Source, workers: int, say: Say) -> Outcome:
     resources = {"CPU": _cpus_per_worker(job.config, workers), **({"GPU": 1.0} if job.uses_gpu else {})}
     # Both hold credentials or much data: they travel through the object store, which nothing prints.
     job_reference, source_reference = ray.put(job), ray.put(source)
+    notes = Notes(uuid.uuid4().hex)
 
     def worker() -> Outcome:
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # its successor would sync our BN shares
@@ -79,10 +82,15 @@ def run_on_ray(job: Job, source: Source, workers: int, say: Say) -> Outcome:
             spec=own_job.spec,
             source=source_reference,
             uses_gpu=own_job.uses_gpu,
+            notes=notes,
             rank=context.get_world_rank(),
             num_ranks=context.get_world_size(),
         )
-        return train(own_job, place, _say_from_worker)
+        try:
+            return train(own_job, place, _say_from_worker)
+        except ValueError as error:  # other ranks may wait for this one: fail, and let the next group say why
+            notes.write("user_error", str(error))
+            raise
 
     say(f"starting {workers} worker{'s' if workers > 1 else ''} on {'GPUs' if job.uses_gpu else 'CPUs'}")
     trainer = TorchTrainer(
@@ -92,14 +100,14 @@ def run_on_ray(job: Job, source: Source, workers: int, say: Say) -> Outcome:
             name=job.config.run.name,
             # Ray's own bookkeeping; the run's folder holds all that resuming needs.
             storage_path=str(Path(tempfile.gettempdir()) / "moco_ray_bookkeeping" / str(os.getpid())),
-            failure_config=FailureConfig(max_failures=_MAX_FAILURES),
+            failure_config=FailureConfig(max_failures=-1),  # the workers count those without progress
         ),
     )
     with only_our_lines(say, for_good="RAY_ADDRESS" not in os.environ):
         try:
             outcome: Outcome = trainer.fit().return_value  # type: ignore[attr-defined]
         except TrainingFailedError as error:
-            raise RunFailed(f"the workers failed {_MAX_FAILURES + 1} times; the last time with\n{error}") from error
+            raise RunFailed(f"the workers failed: {error}") from error
     return outcome
 
 
@@ -119,7 +127,7 @@ def _cpus_per_worker(config: Config, workers: int) -> float:
     total = ray.cluster_resources().get("CPU", 0.0)  # type: ignore[no-untyped-call]
     asked = config.run.cpus_per_worker
     each = asked if asked is not None else min(1.0, max(0.0, (total - 1) / workers))
-    if each <= 0 or workers * each > total - 1:
+    if each <= 0 or (asked is not None and workers * asked > total - 1):
         raise ValueError(
             f"{workers} workers with {each:g} CPUs each leave no CPU for reading images on a cluster of {total:g} CPUs; "
             "lower run.cpus-per-worker or run.num-workers"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from moco_ray.data.blocks import Block, Source, StreamSpec
 from moco_ray.data.stream import local_segment, rank_blocks, ray_segment
+from moco_ray.train.notes import Notes
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -29,6 +30,14 @@ class Place(Protocol):
 
     def open_segment(self, first_step: int, last_step: int) -> Iterable[Block]:
         """This rank's blocks of a run of steps. All ranks must call."""
+        ...
+
+    def user_error(self) -> str | None:
+        """What the user must mend, if that is why the group before this one failed."""
+        ...
+
+    def starts_without_progress(self, step: int) -> int:
+        """How often groups have now started in a row from a checkpoint of this step. Rank 0 calls, once."""
         ...
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Callable[[], Any | None] | None:
@@ -58,6 +67,14 @@ class ThisProcess:
         """All blocks of a run of steps."""
         return local_segment(self.spec, self.source, first_step, last_step)
 
+    def user_error(self) -> str | None:
+        """None: errors are raised to the caller."""
+        return None
+
+    def starts_without_progress(self, step: int) -> int:
+        """One: nothing restarts by itself."""
+        return 1
+
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Callable[[], Any | None] | None:
         """Nothing is free beside the one worker."""
         return None
@@ -73,6 +90,8 @@ class RayTrainWorker:
     """From where; in the object store, so that each node holds it once."""
     uses_gpu: bool
     """Whether the workers train on GPUs."""
+    notes: Notes
+    """What one group of workers leaves for the next."""
     rank: int
     num_ranks: int
 
@@ -89,6 +108,17 @@ class RayTrainWorker:
         if self.rank == 0:
             parts = ray_segment(self.spec, self.source, first_step, last_step, self.num_ranks)
         return rank_blocks(self.from_rank_zero(parts)[self.rank])  # type: ignore[index]
+
+    def user_error(self) -> str | None:
+        """What a worker of an earlier group noted."""
+        return self.notes.read("user_error")
+
+    def starts_without_progress(self, step: int) -> int:
+        """Count this start."""
+        last_step, _, count = (self.notes.read("starts") or "-1 0").partition(" ")
+        starts = int(count) + 1 if int(last_step) == step else 1
+        self.notes.write("starts", f"{step} {starts}")
+        return starts
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Callable[[], Any | None] | None:
         """Run work as a Ray task where the cluster has a free GPU (CPU, if workers train on CPUs)."""

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import copy
 import io
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from moco_ray.config import Config, experiment_differences, from_json, to_json
 from moco_ray.core.encoders import build_encoder
 from moco_ray.core.group_batch_norm import check_batch_norms, has_batch_norm, use_group_batch_norm
-from moco_ray.data.blocks import Source, StreamSpec
+from moco_ray.data.blocks import StreamSpec
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.order import Order
 from moco_ray.data.sources import build_manifest
-from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
+from moco_ray.data.storage import Storage, resolve_storage_options
 from moco_ray.evaluate.encoder_file import load_encoder, load_initial_weights
-from moco_ray.evaluate.monitor import choose_eval_set, holdout_mask
+from moco_ray.evaluate.monitor import choose_eval_set
 from moco_ray.train.illustrate import illustrate
+from moco_ray.train.job import Job, Outcome
 from moco_ray.train.launch import choose_workers, run_in_this_process, run_on_ray
-from moco_ray.train.worker import Job, Outcome
+from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn_of_queue
 
 _MANIFEST, _EVAL_MANIFEST, _CONFIG = "manifest.parquet", "eval_manifest.parquet", "config.json"
-_EVALUATIONS_A_RUN = 20
 
 Say = Callable[[str], None]
 
@@ -74,24 +71,24 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
     if old is not None:
         say("this run exists: going on with it")
     data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    manifest = Manifest.read(run, run.join(_MANIFEST)) if old else _list_images(config, data_options, say)
-    data_options = _row_options(manifest, config)
-    source = _source(config, manifest, data_options)
-    config = _decide(config, len(source.train_rows), say)
+    manifest = Manifest.read(run, run.join(_MANIFEST)) if old else list_images(config, data_options, say)
+    data_options = row_options(manifest, config)
+    source = make_source(config, manifest, data_options)
+    config = decide(config, len(source.train_rows))
     if old is not None and (differences := experiment_differences(old, config)):
         raise ValueError(
             f"run {name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to resume it, "
             "or another --run.name"
         )
     eval_manifest = _eval_manifest(config, run, old is not None, say)
-    _warn_of_queue(config, len(source.train_rows), say)
+    warn_of_queue(config, len(source.train_rows), say)
     workers, uses_gpu = choose_workers(config, say)
     job = Job(
         config=config,
         spec=_stream_spec(config),
         num_rows=len(source.train_rows),
         manifest_digest=manifest.digest,
-        last_step=_last_step(config, len(source.train_rows)),
+        last_step=last_step(config, len(source.train_rows)),
         run_uri=folder,
         run_options=run_options,
         initial_weights=_initial_weights(config, say),
@@ -101,7 +98,7 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
             config.eval,
             config.run.seed,
             data_options,
-            _row_options(eval_manifest, config) if eval_manifest else data_options,
+            row_options(eval_manifest, config) if eval_manifest else data_options,
             config.data.max_pixels,
         ),
         uses_gpu=uses_gpu,
@@ -141,23 +138,12 @@ def _with_name(config: Config) -> Config:
     name = config.run.name or f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
     if "/" in name or name in (".", ".."):
         raise ValueError(f"run.name {name!r} must be the name of a folder, without slashes")
-    storage_path = config.run.storage_path
-    return replace(config, run=replace(config.run, name=name, storage_path=storage_path))
+    return replace(config, run=replace(config.run, name=name))
 
 
 def _stored_config(run: Storage) -> Config | None:
     path = run.join(_CONFIG)
     return from_json(run.read_bytes(path).decode()) if run.exists(path) else None
-
-
-def _list_images(config: Config, options: StorageOptions, say: Say) -> Manifest:
-    say(f"listing {config.data.uri}")
-    manifest = build_manifest(config.data, options, say)
-    manifest = manifest.with_holdout(holdout_mask(manifest.labels, config.eval, config.run.seed))
-    num_train = len(manifest.train_rows())
-    held_out = f", {len(manifest) - num_train:,} of them held out for kNN" if num_train < len(manifest) else ""
-    say(f"{len(manifest):,} images{held_out}; {len(manifest.classes) or 'no'} classes")
-    return manifest
 
 
 def _eval_manifest(config: Config, run: Storage, is_old: bool, say: Say) -> Manifest | None:
@@ -171,56 +157,6 @@ def _eval_manifest(config: Config, run: Storage, is_old: bool, say: Say) -> Mani
     if len(manifest.classes) < 2:
         raise ValueError(f"eval.uri {config.eval.uri} has no labels; use a folder with one sub-folder for each class")
     return manifest
-
-
-def _row_options(manifest: Manifest, config: Config) -> StorageOptions:
-    """Access to the images themselves, which need not be where the manifest was."""
-    return resolve_storage_options(str(manifest.table["uri"][0].as_py()), config.data.storage_options)
-
-
-def _source(config: Config, manifest: Manifest, options: StorageOptions) -> Source:
-    rows = manifest.train_rows()
-    if len(rows) < config.optim.global_batch_size:
-        raise ValueError(
-            f"{config.data.uri} has {len(rows)} images to train on, fewer than one batch of "
-            f"{config.optim.global_batch_size}; use a smaller optim.global-batch-size"
-        )
-    order = Order(config.run.seed, len(rows), manifest.chunk_starts(), config.optim.global_batch_size)
-    return Source(manifest=manifest, train_rows=np.asarray(rows), order=order, options=options)
-
-
-def _decide(config: Config, num_rows: int, say: Say) -> Config:
-    """Replace what is automatic by what it comes to for this data."""
-    queue_size = config.method.queue_size
-    size = config.optim.global_batch_size
-    if queue_size is None:
-        queue_size = max(size, min(65536, num_rows // 2) // size * size)
-    every = config.eval.every_steps
-    if every is None:
-        steps = config.optim.num_steps(num_rows)
-        every = max(1, math.ceil(num_rows / size), math.ceil(steps / _EVALUATIONS_A_RUN))
-    shuffle_bn = config.method.shuffle_bn
-    return replace(
-        config,
-        method=replace(config.method, queue_size=queue_size, shuffle_bn=shuffle_bn),
-        eval=replace(config.eval, every_steps=every),
-    )
-
-
-def _warn_of_queue(config: Config, num_rows: int, say: Say) -> None:
-    queue_size = config.method.queue_size
-    assert queue_size is not None
-    if queue_size > num_rows / 2:
-        say(
-            f"warning: the queue of {queue_size:,} keys is larger than half of the {num_rows:,} images: old keys of an "
-            f"image become its own negatives; method.queue-size {max(config.optim.global_batch_size, num_rows // 2)} "
-            "or less is better"
-        )
-
-
-def _last_step(config: Config, num_rows: int) -> int:
-    steps = config.optim.num_steps(num_rows)
-    return steps if config.run.max_steps is None else min(steps, config.run.max_steps)
 
 
 def _stream_spec(config: Config) -> StreamSpec:

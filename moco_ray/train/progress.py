@@ -6,10 +6,9 @@ import math
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from moco_ray.train.worker import Job
+from moco_ray.train.job import Job
 
 _EVERY_S = 5.0
 _MUCH_WAITING = 0.2

@@ -6,7 +6,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,12 +17,10 @@ from moco_ray.train.background import BackgroundWriter
 from moco_ray.train.checkpoint import CheckpointStore, State, checkpoint_name
 from moco_ray.train.curves import Curves
 from moco_ray.train.evaluations import Evaluations, encoder_of
+from moco_ray.train.job import Job
 from moco_ray.train.metrics import Line, StepLines, delete_provisional_parts, join_parts
 from moco_ray.train.place import Place
 from moco_ray.train.progress import Progress
-
-if TYPE_CHECKING:
-    from moco_ray.train.worker import Job
 
 _FINISH_PATIENCE_S = 600.0
 _BAD_IMAGES_SHOWN = 20
@@ -53,7 +50,6 @@ class Recorder:
         self._committed = step if restored else None
         self._due = False
         self._next_checkpoint_s = math.inf
-        self._final: State | None = None
         delete_provisional_parts(store.storage, step)
         store.delete_after(step if restored else -1)
 
@@ -68,6 +64,7 @@ class Recorder:
         """Add the lines of steps from `first` on; the last one carries the metrics of the interval."""
         config, n = self._job.config, self._job.num_rows
         size = config.optim.global_batch_size
+        lines: list[Line] = []
         for step, value in enumerate(values, start=first):
             line: Line = {
                 "step": step,
@@ -77,7 +74,7 @@ class Recorder:
                 "train/loss": value["train/loss"],
                 "rows_digest": value["rows_digest"],
             }
-            self._lines.add(line)
+            lines.append(line)
         interval = {
             "train/contrast_accuracy": sum(v["train/contrast_accuracy"] for v in values) / len(values),
             "train/positive_cosine": sum(v["train/positive_cosine"] for v in values) / len(values),
@@ -88,9 +85,11 @@ class Recorder:
             "perf/data_wait_fraction": min(wait_fraction, 1.0),
             "data/bad_images": len(self._bad),
         }
-        line.update(interval)
+        lines[-1].update(interval)
+        for line in lines:
+            self._lines.add(line)
         self._last_values = {"train/loss": float(values[-1]["train/loss"]), **interval}
-        self._curves.add(line["step"], self._last_values)
+        self._curves.add(lines[-1]["step"], self._last_values)
         self._progress.update(first + len(values), self._last_values)
         self._collect_evaluations()
 
@@ -107,8 +106,7 @@ class Recorder:
         max_fraction = self._job.config.data.max_bad_fraction
         if len(self._bad) <= max_fraction * self._job.num_rows:
             return None
-        storage = self._store.storage
-        storage.write_bytes(storage.join("bad_images.jsonl"), self._side_files()["bad_images.jsonl"])
+        self._write_now("bad_images.jsonl")
         shown = [self._bad[row] for row in sorted(self._bad)][:_BAD_IMAGES_SHOWN]
         listed = "\n".join(f"  {bad['uri']}: {bad['reason']}" for bad in shown)
         return (
@@ -127,8 +125,9 @@ class Recorder:
             return True
         return self._due and not self._writer.is_busy
 
-    def checkpoint(self, step: int, state: State) -> None:
+    def checkpoint(self, step: int, state: State | None) -> None:
         """Write a checkpoint in the background, with the lines since the last one."""
+        assert state is not None
         self._writer.finish(_FINISH_PATIENCE_S)
         self._due, self._next_checkpoint_s = False, time.monotonic() + self._job.config.run.checkpoint_every_s
         state = {**state, "recorder": {"evaluations": self._evaluations.lines, "bad_images": dict(self._bad)}}
@@ -141,11 +140,11 @@ class Recorder:
             self._committed = step
             self._store.prune(keep={best} if best is not None else set())
 
-        self._final = state
         self._writer.start(checkpoint_name(step), write)
 
-    def evaluate(self, step: int, state: State) -> None:
+    def evaluate(self, step: int, state: State | None) -> None:
         """Measure the encoder of this step, beside training where there is room."""
+        assert state is not None
         self._evaluations.start(step, state)
         self._collect_evaluations()
 
@@ -156,18 +155,19 @@ class Recorder:
             return "No checkpoint was written yet. "
         return f"The last good checkpoint is {self._store.storage.join(checkpoint_name(self._committed))}. "
 
-    def finish(self) -> None:
-        """Wait for what is on its way, and write what a finished run leaves."""
+    def finish(self, step: int, state: State | None) -> None:
+        """Wait for what is on its way, and write what a finished run leaves; also if that was cut short before."""
+        assert state is not None
         self._say("writing the last checkpoint")
         self._writer.finish(_FINISH_PATIENCE_S)
         self._say("measuring the final encoder")
+        self._evaluations.start(step, state)
         self._evaluations.finish()
         self._collect_evaluations()
         storage = self._store.storage
-        assert self._final is not None
         for name, content in self._side_files().items():
             storage.write_bytes(storage.join(name), content)
-        storage.write_bytes(storage.join("encoder.safetensors"), final_encoder(self._job, self._final))
+        storage.write_bytes(storage.join("encoder.safetensors"), final_encoder(self._job, state))
         self._curves.close()
         for name, content in self._curves.files().items():
             storage.write_bytes(storage.join(*name.split("/")), content)
@@ -186,8 +186,18 @@ class Recorder:
             "bad_images.jsonl": "".join(json.dumps(line) + "\n" for line in bad).encode(),
         }
 
+    def _write_now(self, name: str) -> None:
+        """Write a side file between checkpoints; one that fails is written again with the next checkpoint."""
+        try:
+            self._store.storage.write_bytes(self._store.storage.join(name), self._side_files()[name])
+        except (OSError, ValueError) as error:
+            self._say(f"warning: {name} could not be written now ({error})")
+
     def _collect_evaluations(self) -> None:
-        for line in self._evaluations.collect():
+        new = self._evaluations.collect()
+        if new:
+            self._write_now("eval.jsonl")
+        for line in new:
             self._curves.add(line["step"], {name: value for name, value in line.items() if name.startswith("eval/")})
             self._progress.tell_evaluation(line)
 

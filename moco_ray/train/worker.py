@@ -2,69 +2,28 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from moco_ray.config import Config, to_json
+from moco_ray.config import experiment_differences, from_json
 from moco_ray.core import collectives
 from moco_ray.core.agreement import copy_from_rank_zero, ranks_agree
-from moco_ray.core.encoders import build_encoder
-from moco_ray.core.group_batch_norm import keep_running_share, merged_running_statistics, use_group_batch_norm
-from moco_ray.core.moco import MoCo
-from moco_ray.core.optim import build_optimizer
 from moco_ray.core.step import Learner, StepResult
-from moco_ray.data.blocks import StreamSpec
-from moco_ray.data.storage import Storage, StorageOptions
+from moco_ray.data.storage import Storage
 from moco_ray.data.stream import BadRow, Loaded, Stream, StreamError
-from moco_ray.evaluate.monitor import EvalSet
 from moco_ray.train.checkpoint import CheckpointStore, State
+from moco_ray.train.job import Job, Outcome
 from moco_ray.train.place import Place
 from moco_ray.train.recorder import Recorder
+from moco_ray.train.state import build_learner, learner_state
 
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """All that the workers of a run need to know. Picklable; holds credentials, so it is never printed."""
-
-    config: Config
-    """The configuration, with every automatic value decided."""
-    spec: StreamSpec
-    """The stream."""
-    num_rows: int
-    """Images that training sees (n)."""
-    manifest_digest: str
-    """Digest of the manifest."""
-    last_step: int
-    """Steps of the run."""
-    run_uri: str
-    """The run's folder."""
-    run_options: StorageOptions
-    """Access to the run's folder."""
-    initial_weights: bytes | None
-    """State dict of the query encoder to start from, as torch.save writes it."""
-    eval_set: EvalSet
-    """Images to evaluate on."""
-    uses_gpu: bool
-    """Whether to train on a GPU."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a worker ended, when it ended in good order; infrastructure failures are raised instead."""
-
-    step: int
-    """Steps done in all."""
-    error: str | None = None
-    """What the user must mend; None if all went well."""
-    summary: dict[str, float] | None = None
-    """Last values of the metrics, from rank 0."""
+_MAX_STARTS_WITHOUT_PROGRESS = 3
 
 
 class _UserError(Exception):
@@ -86,11 +45,14 @@ def train(job: Job, place: Place, say: Callable[[str], None]) -> Outcome:
         keep_last=job.config.run.keep_last,
         keep_every_steps=job.config.run.keep_every_steps,
     )
-    newest = place.from_rank_zero(store.newest(say) if place.rank == 0 else None)
-    restored = store.read(newest) if newest is not None else None
-    learner = build_learner(job, restored)
+    newest, reason = place.from_rank_zero(_choose_start(store, place, say) if place.rank == 0 else (None, None))
     start = newest or 0
+    restored = store.read(newest) if newest is not None and not reason else None
+    if reason := reason or _mismatch(job, restored):
+        return Outcome(step=start, error=reason)
+    learner = build_learner(job, restored)
     recorder = Recorder(job, store, restored, start, place, say) if place.rank == 0 else None
+    del restored
     loop = _Loop(job=job, place=place, learner=learner, step=start, recorder=recorder, say=say)
     try:
         loop.run()
@@ -99,49 +61,34 @@ def train(job: Job, place: Place, say: Callable[[str], None]) -> Outcome:
     return Outcome(step=loop.step, summary=recorder.summary() if recorder else None)
 
 
-def build_learner(job: Job, restored: State | None) -> Learner:
-    """Build encoders, queue and optimizer, fresh from the seed or from a checkpoint. All ranks must call."""
-    config = job.config
-    torch.manual_seed(config.run.seed)
-    encoder = build_encoder(config.model)
-    if job.initial_weights is not None:
-        encoder.load_state_dict(torch.load(io.BytesIO(job.initial_weights), weights_only=True))
-    use_group_batch_norm(encoder, config.optim.group_size)
-    moco = MoCo(encoder, config.method, torch.Generator().manual_seed(config.run.seed))
-    device = _device(job.uses_gpu)
-    moco.to(device=device, dtype=torch.float64 if config.run.dtype == "float64" else torch.float32)
-    if device.type == "cuda":
-        moco.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = build_optimizer(moco.query_encoder.parameters(), config.optim)
-    if restored is not None:
-        moco.load_state_dict(restored["moco"])
-        optimizer.load_state_dict(restored["optimizer"])
-    learner = Learner(
-        moco,
-        optimizer,
-        mean=config.views.mean,
-        std=config.views.std,
-        autocast=torch.bfloat16 if config.run.dtype == "bfloat16" else None,
-        micro_batch_groups=config.run.micro_batch_groups,
-    )
-    keep_running_share(moco)
-    moco.train()
-    return learner
+def _choose_start(store: CheckpointStore, place: Place, say: Callable[[str], None]) -> tuple[int | None, str | None]:
+    """Rank 0 chooses the checkpoint to start from, or says why this group of workers must not train."""
+    if (error := place.user_error()) is not None:
+        return None, error
+    newest, failure = None, None
+    try:
+        newest = store.newest(say)
+    except OSError as error:  # counted as a start, so that storage that stays away ends the run at some time
+        failure = error
+    if place.starts_without_progress(newest or 0) > _MAX_STARTS_WITHOUT_PROGRESS:
+        return newest, (
+            f"the workers failed {_MAX_STARTS_WITHOUT_PROGRESS} times in a row without committing a step after "
+            f"{newest or 0}; the lines above and Ray's logs say why. The same command resumes the run"
+        )
+    if failure is not None:
+        raise failure
+    return newest, None
 
 
-def learner_state(job: Job, learner: Learner, step: int) -> State:
-    """Copy everything that training changes to the CPU. All ranks must call."""
-    model = {**learner.moco.state_dict(), **merged_running_statistics(learner.moco)}
-    return {
-        "moco": {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.items()},
-        "optimizer": _to_cpu(learner.optimizer.state_dict()),
-        "scaler": None,  # bfloat16 needs no loss scaling
-        "step": step,
-        "position": step * job.config.optim.global_batch_size,
-        "seed": job.config.run.seed,
-        "config": to_json(job.config),
-        "manifest_digest": job.manifest_digest,
-    }
+def _mismatch(job: Job, restored: State | None) -> str | None:
+    """Why a checkpoint does not belong to this run."""
+    if restored is None:
+        return None
+    step = restored["step"]
+    if restored["manifest_digest"] != job.manifest_digest:
+        return f"the checkpoint of step {step} was trained on other images than manifest.parquet lists; use another run.name"
+    differences = experiment_differences(from_json(restored["config"]), job.config)
+    return f"the checkpoint of step {step} is of another experiment: {'; '.join(differences)}" if differences else None
 
 
 @dataclass(kw_only=True)
@@ -156,9 +103,14 @@ class _Loop:
     say: Callable[[str], None]
 
     def run(self) -> None:
+        if self.step < self.job.last_step:
+            self._train()
+        state = learner_state(self.job, self.learner, self.step, copy=self.recorder is not None)
+        if self.recorder:
+            self.recorder.finish(self.step, state)
+
+    def _train(self) -> None:
         job, place = self.job, self.place
-        if self.step >= job.last_step:
-            return
         self._stop_if_too_many_are_bad()
         if self.recorder:
             self.recorder.begin()
@@ -171,8 +123,9 @@ class _Loop:
             open_segment=place.open_segment,
             pin_memory=job.uses_gpu,
         )
-        if self.step == 0:
+        if self.step == 0 or self._is_eval_step():  # of a checkpoint, too: it was written before its evaluation
             self._evaluate()
+        in_flight: deque[torch.cuda.Event] = deque()
         pending: list[StepResult] = []
         bad: list[BadRow] = []
         fresh, since, waited = True, time.monotonic(), 0.0
@@ -181,13 +134,22 @@ class _Loop:
             bad += loaded.bad
             fresh = False
             self.step += 1
+            self._bound_run_ahead(in_flight)
             if self._looks_up():
                 elapsed = max(time.monotonic() - since, 1e-9)
                 self._look(pending, bad, (stream.wait_s - waited) / elapsed, elapsed)
                 pending, bad = [], []
                 since, waited = time.monotonic(), stream.wait_s
-        if self.recorder:
-            self.recorder.finish()
+
+    def _bound_run_ahead(self, in_flight: deque[torch.cuda.Event]) -> None:
+        """Let a GPU fall at most one step behind, so that what the loop waits for data, the GPU waits too."""
+        if self.learner.device.type != "cuda":
+            return
+        event = torch.cuda.Event()
+        event.record()
+        in_flight.append(event)
+        if len(in_flight) > 1:
+            in_flight.popleft().synchronize()
 
     def _train_on(self, loaded: Loaded, is_first: bool) -> StepResult:
         batch = loaded.batch.to(self.learner.device)
@@ -228,11 +190,11 @@ class _Loop:
         if num_bad:
             bad = _gather_bad(bad)
         if self.recorder:
-            self.recorder.add_steps(first, values, waits / self.place.num_ranks, elapsed_s, self.learner)
             self.recorder.add_bad(bad)
+            self.recorder.add_steps(first, values, waits / self.place.num_ranks, elapsed_s, self.learner)
         if checkpoint_now:
             self._check_agreement()
-            state = learner_state(self.job, self.learner, self.step)
+            state = learner_state(self.job, self.learner, self.step, copy=self.recorder is not None)
             if self.recorder:
                 self.recorder.checkpoint(self.step, state)
         if num_bad:
@@ -241,7 +203,7 @@ class _Loop:
             self._evaluate()
 
     def _evaluate(self) -> None:
-        state = learner_state(self.job, self.learner, self.step)
+        state = learner_state(self.job, self.learner, self.step, copy=self.recorder is not None)
         if self.recorder:
             self.recorder.evaluate(self.step, state)
 
@@ -262,25 +224,9 @@ class _Loop:
             return
         if not _same_devices(self.learner.device):
             self.say("warning: workers on different GPU models drifted apart; rank 0's state was copied to all")
-            copy_from_rank_zero(self.learner.moco)
+            copy_from_rank_zero(self.learner.moco, self.learner.optimizer)
             return
         raise RuntimeError(f"at step {self.step} the workers no longer hold the same weights and queue")
-
-
-def _device(uses_gpu: bool) -> torch.device:
-    if not uses_gpu:
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
-
-
-def _to_cpu(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {name: _to_cpu(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_to_cpu(item) for item in value]
-    return value
 
 
 def _gather_bad(bad: list[BadRow]) -> list[BadRow]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from safetensors.torch import load
 
 import moco_ray
 from moco_ray.core.encoders import ModelConfig
@@ -83,6 +84,42 @@ def test_stopping_anywhere_and_going_on_changes_nothing(stop: int, images: Path,
         torch.testing.assert_close(ours["moco"][name], tensor, rtol=1e-10, atol=1e-12, msg=name)
 
 
+@pytest.mark.parametrize("missing", ["encoder.safetensors", "metrics.jsonl", "eval.jsonl"])
+def test_a_run_that_died_while_it_finished_is_finished_by_the_same_command(
+    missing: str, images: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(images, tmp_path, max_steps=3)
+    folder = Path(pretrain(config, say=_quiet).folder)
+    before = (folder / missing).read_bytes()
+    (folder / missing).unlink()
+    pretrain(config, say=_quiet)
+    after = (folder / missing).read_bytes()
+    if missing.endswith(".safetensors"):  # whose metadata come in any order
+        ours, theirs = load(after), load(before)
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    else:
+        assert after == before
+
+
+def test_evaluations_survive_a_resume(images: Path, tmp_path: Path) -> None:
+    config = tiny_config(images, tmp_path, max_steps=4)
+    config = replace(config, eval=replace(config.eval, every_steps=2))
+    folder = Path(pretrain(config, say=_quiet).folder)
+    pretrain(replace(config, run=replace(config.run, max_steps=6)), say=_quiet)
+    lines = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
+    assert {0, 4, 6} <= {line["step"] for line in lines}
+
+
+def test_other_images_under_the_same_name_are_refused(images: Path, tmp_path: Path) -> None:
+    config = tiny_config(images, tmp_path, max_steps=2)
+    folder = Path(pretrain(config, say=_quiet).folder)
+    for name in ("config.json", "manifest.parquet"):
+        (folder / name).unlink()
+    config = replace(config, eval=replace(config.eval, holdout_fraction=0.2))
+    with pytest.raises(ValueError, match=r"trained on other images|is of another experiment"):
+        pretrain(config, say=_quiet)
+
+
 def test_another_seed_gives_another_curve(images: Path, whole: Path, tmp_path: Path) -> None:
     pretrain(tiny_config(images, tmp_path, seed=1, max_steps=3), say=_quiet)
     assert not np.allclose(losses(tmp_path / "run"), losses(whole)[:3], rtol=1e-3)
@@ -98,9 +135,7 @@ def test_switching_shuffle_bn_off_gives_another_curve(images: Path, whole: Path,
 def test_encoder_file_fits_torchvision_with_only_fc_missing(images: Path, tmp_path: Path) -> None:
     config = tiny_config(images, tmp_path, max_steps=1, dtype="float32")
     result = pretrain(replace(config, model=ModelConfig(arch="resnet18", dim=16)), say=_quiet)
-    from safetensors.torch import load_file
-
-    report = torchvision.models.resnet18().load_state_dict(load_file(result.encoder), strict=False)
+    report = torchvision.models.resnet18().load_state_dict(load(Path(result.encoder).read_bytes()), strict=False)
     assert set(report.missing_keys) == {"fc.weight", "fc.bias"} and not report.unexpected_keys
     encoder = moco_ray.load_encoder(result.folder)
     assert encoder(torch.zeros(2, 3, 32, 32)).shape == (2, 512)

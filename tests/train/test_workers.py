@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,3 +92,13 @@ def test_in_float32_workers_differ_no_more_than_noise_of_one_ulp(
     noise = np.abs(run("noisy", 0, tmp_path / "noisy.pt") - plain).max()
     assert noise > 0
     assert np.abs(run("two", 2, tmp_path / "weights.pt") - plain).max() <= 10 * noise
+
+
+@pytest.mark.slow
+def test_what_the_user_must_mend_is_said_and_not_tried_for_ever(images: Path, tmp_path: Path, shared_ray: None) -> None:
+    """One rank finds a checkpoint that it cannot read: the next group of workers says so and stops."""
+    config = _config(images, tmp_path, num_workers=0, max_steps=2)
+    marker = _train(config) / "checkpoint_000000002" / "COMMITTED"
+    marker.write_text(json.dumps({**json.loads(marker.read_text()), "format_version": 1000}))
+    with pytest.raises(ValueError, match="install a newer moco_ray"):
+        _train(replace(config, run=replace(config.run, num_workers=2, max_steps=4)))

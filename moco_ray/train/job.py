@@ -1,0 +1,48 @@
+"""What the workers of a run are told, and what they say at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from moco_ray.config import Config
+from moco_ray.data.blocks import StreamSpec
+from moco_ray.data.storage import StorageOptions
+from moco_ray.evaluate.monitor import EvalSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that the workers of a run need to know. Picklable; holds credentials, so it is never printed."""
+
+    config: Config
+    """The configuration, with every automatic value decided."""
+    spec: StreamSpec
+    """The stream."""
+    num_rows: int
+    """Images that training sees (n)."""
+    manifest_digest: str
+    """Digest of the manifest."""
+    last_step: int
+    """Steps of the run."""
+    run_uri: str
+    """The run's folder."""
+    run_options: StorageOptions
+    """Access to the run's folder."""
+    initial_weights: bytes | None
+    """State dict of the query encoder to start from, as torch.save writes it."""
+    eval_set: EvalSet
+    """Images to evaluate on."""
+    uses_gpu: bool
+    """Whether to train on a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a worker ended, when it ended in good order; infrastructure failures are raised instead."""
+
+    step: int
+    """Steps done in all."""
+    error: str | None = None
+    """What the user must mend; None if all went well."""
+    summary: dict[str, float] | None = None
+    """Last values of the metrics, from rank 0."""

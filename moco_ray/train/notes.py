@@ -1,0 +1,29 @@
+"""Short texts that outlive a group of workers: why it failed, how often one has started."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Texts by name in the cluster's key-value store, for one attempt at a run."""
+
+    attempt: str
+    """Unique name of the attempt."""
+
+    def write(self, name: str, text: str) -> None:
+        """Replace a text."""
+        from ray.experimental.internal_kv import _internal_kv_put
+
+        _internal_kv_put(self._key(name), text.encode(), overwrite=True)
+
+    def read(self, name: str) -> str | None:
+        """Read a text; None if there is none."""
+        from ray.experimental.internal_kv import _internal_kv_get
+
+        value = _internal_kv_get(self._key(name))
+        return value.decode() if value is not None else None
+
+    def _key(self, name: str) -> str:
+        return f"moco_ray/{self.attempt}/{name}"

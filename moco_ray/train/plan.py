@@ -1,0 +1,92 @@
+"""What a run will be: its images, and every automatic value decided from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from moco_ray.config import Config
+from moco_ray.data.blocks import Source
+from moco_ray.data.manifest import Manifest
+from moco_ray.data.order import Order
+from moco_ray.data.sources import build_manifest
+from moco_ray.data.storage import StorageOptions, resolve_storage_options
+from moco_ray.evaluate.monitor import holdout_mask
+
+_EVALUATIONS_A_RUN = 20
+
+Say = Callable[[str], None]
+
+
+def list_images(config: Config, options: StorageOptions, say: Say) -> Manifest:
+    """List the images and set some of the labelled ones aside for kNN.
+
+    Raises:
+        ValueError: There are none.
+    """
+    say(f"listing {config.data.uri}")
+    manifest = build_manifest(config.data, options, say)
+    manifest = manifest.with_holdout(holdout_mask(manifest.labels, config.eval, config.run.seed))
+    num_train = len(manifest.train_rows())
+    held_out = f", {len(manifest) - num_train:,} of them held out for kNN" if num_train < len(manifest) else ""
+    say(f"{len(manifest):,} images{held_out}; {len(manifest.classes) or 'no'} classes")
+    return manifest
+
+
+def make_source(config: Config, manifest: Manifest, options: StorageOptions) -> Source:
+    """The training images in their order.
+
+    Raises:
+        ValueError: They do not fill one batch.
+    """
+    rows = manifest.train_rows()
+    if len(rows) < config.optim.global_batch_size:
+        raise ValueError(
+            f"{config.data.uri} has {len(rows)} images to train on, fewer than one batch of "
+            f"{config.optim.global_batch_size}; use a smaller optim.global-batch-size"
+        )
+    order = Order(config.run.seed, len(rows), manifest.chunk_starts(), config.optim.global_batch_size)
+    return Source(manifest=manifest, train_rows=np.asarray(rows), order=order, options=options)
+
+
+def decide(config: Config, num_rows: int) -> Config:
+    """Replace what is automatic by what it comes to for this data."""
+    queue_size = config.method.queue_size
+    size = config.optim.global_batch_size
+    if queue_size is None:
+        queue_size = max(size, min(65536, num_rows // 2) // size * size)
+    every = config.eval.every_steps
+    if every is None:
+        steps = config.optim.num_steps(num_rows)
+        every = max(1, math.ceil(num_rows / size), math.ceil(steps / _EVALUATIONS_A_RUN))
+    return replace(
+        config,
+        method=replace(config.method, queue_size=queue_size),
+        eval=replace(config.eval, every_steps=every),
+    )
+
+
+def warn_of_queue(config: Config, num_rows: int, say: Say) -> None:
+    """Say so when the queue holds too much of the data set."""
+    queue_size = config.method.queue_size
+    assert queue_size is not None
+    if queue_size > num_rows / 2:
+        say(
+            f"warning: the queue of {queue_size:,} keys is larger than half of the {num_rows:,} images: old keys of an "
+            f"image become its own negatives; method.queue-size {max(config.optim.global_batch_size, num_rows // 2)} "
+            "or less is better"
+        )
+
+
+def last_step(config: Config, num_rows: int) -> int:
+    """Steps that the run does."""
+    steps = config.optim.num_steps(num_rows)
+    return steps if config.run.max_steps is None else min(steps, config.run.max_steps)
+
+
+def row_options(manifest: Manifest, config: Config) -> StorageOptions:
+    """Access to the images themselves, which need not be where the manifest was."""
+    return resolve_storage_options(str(manifest.table["uri"][0].as_py()), config.data.storage_options)

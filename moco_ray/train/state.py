@@ -1,0 +1,81 @@
+"""Everything that training changes: built, restored, and copied out."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import torch
+
+from moco_ray.config import to_json
+from moco_ray.core.encoders import build_encoder
+from moco_ray.core.group_batch_norm import keep_running_share, merged_running_statistics, use_group_batch_norm
+from moco_ray.core.moco import MoCo
+from moco_ray.core.optim import build_optimizer
+from moco_ray.core.step import Learner
+from moco_ray.train.checkpoint import State
+from moco_ray.train.job import Job
+
+
+def build_learner(job: Job, restored: State | None) -> Learner:
+    """Build encoders, queue and optimizer, fresh from the seed or from a checkpoint. All ranks must call."""
+    config = job.config
+    torch.manual_seed(config.run.seed)
+    encoder = build_encoder(config.model)
+    if job.initial_weights is not None:
+        encoder.load_state_dict(torch.load(io.BytesIO(job.initial_weights), weights_only=True))
+    use_group_batch_norm(encoder, config.optim.group_size)
+    moco = MoCo(encoder, config.method, torch.Generator().manual_seed(config.run.seed))
+    device = _device(job.uses_gpu)
+    moco.to(device=device, dtype=torch.float64 if config.run.dtype == "float64" else torch.float32)
+    if device.type == "cuda":
+        moco.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer(moco.query_encoder.parameters(), config.optim)
+    if restored is not None:
+        moco.load_state_dict(restored["moco"])
+        optimizer.load_state_dict(restored["optimizer"])
+    learner = Learner(
+        moco,
+        optimizer,
+        mean=config.views.mean,
+        std=config.views.std,
+        autocast=torch.bfloat16 if config.run.dtype == "bfloat16" else None,
+        micro_batch_groups=config.run.micro_batch_groups,
+    )
+    keep_running_share(moco)
+    moco.train()
+    return learner
+
+
+def learner_state(job: Job, learner: Learner, step: int, *, copy: bool) -> State | None:
+    """Copy everything that training changes to the CPU. All ranks must call; only those with `copy` get it."""
+    merged = merged_running_statistics(learner.moco)
+    if not copy:
+        return None
+    model = {**learner.moco.state_dict(), **merged}
+    return {
+        "moco": {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.items()},
+        "optimizer": _to_cpu(learner.optimizer.state_dict()),
+        "scaler": None,  # bfloat16 needs no loss scaling
+        "step": step,
+        "position": step * job.config.optim.global_batch_size,
+        "seed": job.config.run.seed,
+        "config": to_json(job.config),
+        "manifest_digest": job.manifest_digest,
+    }
+
+
+def _device(uses_gpu: bool) -> torch.device:
+    if not uses_gpu:
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _to_cpu(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {name: _to_cpu(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_to_cpu(item) for item in value]
+    return value
