@@ -21,9 +21,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from benchmarks.harness import Row, finish, interleave
 from torch import Tensor, nn
 
+from benchmarks.harness import Row, finish, interleave
 from moco_ray.core.batch import Batch, resident_batch
 from moco_ray.core.encoders import ModelConfig, build_backbone, build_encoder, momentum_update, normalize
 from moco_ray.core.group_batch_norm import use_group_batch_norm

@@ -120,6 +120,32 @@ def test_other_images_under_the_same_name_are_refused(images: Path, tmp_path: Pa
         pretrain(config, say=_quiet)
 
 
+def test_an_evaluation_that_fails_does_not_end_training(images: Path, tmp_path: Path) -> None:
+    import shutil
+
+    mine = tmp_path / "images"
+    shutil.copytree(images, mine)
+    config = tiny_config(mine, tmp_path, max_steps=1)
+    folder = Path(pretrain(config, say=_quiet).folder)
+    storage = Storage.open(str(folder), resolve_storage_options(str(folder), None))
+    manifest = Manifest.read(storage, storage.join("manifest.parquet"))
+    held_out = sorted(set(range(len(manifest))) - set(manifest.train_rows().tolist()))
+    Path(manifest.uri(held_out[0])).unlink()
+    said: list[str] = []
+    pretrain(replace(config, run=replace(config.run, max_steps=3)), say=said.append)
+    assert any("evaluation of step 3 failed" in line for line in said)
+    assert len(metrics(folder)) == 3 and any("done: 3 steps" in line for line in said)
+
+
+def test_bfloat16_trains_near_float32(images: Path, tmp_path: Path) -> None:
+    curves = []
+    for dtype in ("float32", "bfloat16"):
+        config = tiny_config(images, tmp_path, name=dtype, dtype=dtype, max_steps=3)
+        curves.append(losses(pretrain(config, say=_quiet).folder))
+    assert np.isfinite(curves[1]).all() and not np.array_equal(*curves)
+    np.testing.assert_allclose(curves[1], curves[0], rtol=0.1)
+
+
 def test_another_seed_gives_another_curve(images: Path, whole: Path, tmp_path: Path) -> None:
     pretrain(tiny_config(images, tmp_path, seed=1, max_steps=3), say=_quiet)
     assert not np.allclose(losses(tmp_path / "run"), losses(whole)[:3], rtol=1e-3)
