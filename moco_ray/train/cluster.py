@@ -37,9 +37,12 @@ def connect(num_workers: int, say: Say) -> dict[str, float]:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # otherwise workers' lines come twice
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     os.environ.setdefault("RAY_worker_niceness", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        # Read when Ray is imported. Without a mode Ray decides by whether a token file exists, and processes disagree.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
-    address = os.environ.get("RAY_ADDRESS")
     if not ray.is_initialized():
         if address:
             say(f"connecting to Ray at {address}")
@@ -49,8 +52,6 @@ def connect(num_workers: int, say: Say) -> dict[str, float]:
                 raise ValueError(f"no Ray cluster answers at RAY_ADDRESS {address!r}: {error}") from error
         else:
             say("starting Ray on this machine")
-            # Without a mode Ray decides by whether a token file exists, and processes may disagree.
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
             # Workers take logical CPUs of their own, so that every real one is free for data.
             cpus = (os.cpu_count() or 1) + num_workers
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
