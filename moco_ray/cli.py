@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.dry_run:
             dry_run(parsed.config, say=_say)
         else:
-            pretrain(parsed.config, say=_say, resume_command=_resume_command(arguments, parsed.config))
+            pretrain(parsed.config, say=_say, resume_command=_resume_command(arguments))
     except ValueError as error:
         return _fail(str(error), 2)
     except (RunFailed, OSError) as error:
@@ -121,7 +121,7 @@ def _take_preset(arguments: Sequence[str]) -> tuple[str, list[str]]:
     return name, rest
 
 
-def _resume_command(arguments: Sequence[str], config: Config) -> str:
+def _resume_command(arguments: Sequence[str]) -> str:
     """The same command with the run's name, and without what may hold credentials."""
     kept, skip = [], False
     for argument in arguments:
