@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from moco_ray.cli import parse
+from moco_ray.train.run_config import data_label
 from tests.cluster.deployed import REPOSITORY, Check, check_command, shipped
 from tests.cluster.deployed import check as check  # a fixture
 
@@ -151,6 +154,16 @@ def test_every_start_of_ray_asks_for_the_token_and_the_dashboard_stays_on_the_he
         assert starts[0].startswith("export RAY_AUTH_MODE=token;")
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][1]
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+
+
+def test_guide_submits_a_job_that_the_command_line_takes() -> None:
+    guide = (REPOSITORY / "docs/cloud.md").read_text().replace("\\\n", " ")
+    command = next(line for line in guide.splitlines() if line.startswith("ray job submit"))
+    run = parse(shlex.split(command.partition("jobs/pretrain.py")[2])).config.run
+    types = cluster()["available_node_types"]
+    assert run.max_workers == types["gpu"]["max_workers"]
+    assert data_label(run) == types["data"]["labels"]
+    assert types["gpu"]["idle_timeout_s"] > run.resize_every_s
 
 
 @pytest.mark.slow
