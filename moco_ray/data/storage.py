@@ -11,22 +11,28 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 
-from moco_ray.data import local_files
+from moco_ray.data import local_files, s3_files
+from moco_ray.data.range_reader import RangeReader, whole
 
-_TRIES = 5
-_FIRST_PAUSE_S = 0.2
-# Credential providers whose keys expire and which every node can ask by itself.
-_NODE_PROVIDERS = ("iam-role", "container-role", "assume-role-with-web-identity")
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+_PATIENCE_S = 120.0  # a training that runs outlives a storage that is away for this long
+_FIRST_PATIENCE_S = 10.0  # for what a run asks first: a mistyped endpoint should not take minutes to be noticed
+
+_S3 = ("s3", "s3a")
 
 T = TypeVar("T")
 
 
 class ReadError(OSError):
-    """Bytes could not be read, though they should be there, after all retries."""
+    """Bytes could not be read or written, though it should be possible, after all retries."""
+
+
+class NoSpaceError(OSError):
+    """The disk, or the user's share of it, is full."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,8 @@ def resolve_storage_options(uri: str, options: str | None) -> StorageOptions:
         ValueError: The options are no JSON object.
     """
     values = _parse_options(options)
-    if _protocol(uri) in ("s3", "s3a"):
-        values = _with_aws_defaults(values)
+    if _protocol(uri) in _S3:
+        values = s3_files.with_aws_defaults(values)
     elif _protocol(uri) == "file":
         values = {}
     return StorageOptions(values)
@@ -78,40 +84,6 @@ def _parse_options(options: str | None) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError("storage-options is JSON, but no object of option names and values")
     return values
-
-
-def _with_aws_defaults(values: dict[str, Any]) -> dict[str, Any]:
-    """Add what the AWS environment and profile of this process say and the options do not.
-
-    Raises:
-        ValueError: The profile does not exist, or its credentials cannot be had.
-    """
-    import botocore.exceptions
-    import botocore.session
-
-    resolved = dict(values)
-    session = botocore.session.Session(profile=resolved.pop("profile", None))  # nodes need not have the profile
-    client = dict(resolved.pop("client_kwargs", None) or {})
-    try:
-        endpoint = (
-            client.pop("endpoint_url", None)
-            or os.environ.get("AWS_ENDPOINT_URL_S3")
-            or os.environ.get("AWS_ENDPOINT_URL")
-            or session.get_scoped_config().get("endpoint_url")
-        )
-        region = os.environ.get("AWS_REGION") or session.get_config_variable("region")
-        if not resolved.get("key") and not resolved.get("anon"):
-            credentials = session.get_credentials()
-            if credentials is not None and credentials.method not in _NODE_PROVIDERS:
-                frozen = credentials.get_frozen_credentials()
-                resolved |= {"key": frozen.access_key, "secret": frozen.secret_key, "token": frozen.token}
-    except botocore.exceptions.BotoCoreError as error:
-        raise ValueError(f"the AWS profile cannot be used: {error}; check AWS_PROFILE and ~/.aws") from error
-    if region:
-        client.setdefault("region_name", region)
-    if endpoint:
-        resolved.setdefault("endpoint_url", endpoint)
-    return resolved | ({"client_kwargs": client} if client else {})
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -144,12 +116,8 @@ class Storage:
         """
         protocol, path = split_uri(uri)
         values = dict(options.values)
-        if protocol in ("s3", "s3a"):
-            # Answers must be fresh, and a broken connection must not be waited for longer than a retry takes.
-            config = {"connect_timeout": 10, "read_timeout": 60, **(values.pop("config_kwargs", None) or {})}
-            values |= {"use_listings_cache": False, "config_kwargs": config}
         try:
-            fs = fsspec.filesystem("file" if protocol == "file" else protocol, **values)
+            fs = s3_files.open_s3(values) if protocol in _S3 else fsspec.filesystem(protocol, **values)
         except (ValueError, ImportError) as error:
             raise ValueError(f"{protocol}:// cannot be opened: {error}") from error
         return Storage(fs, protocol, path.rstrip("/") or "/")
@@ -180,12 +148,25 @@ class Storage:
         """
         if self.protocol == "file":
             self._retry(path, lambda: local_files.write_file(path, data))
-        else:
-            self._retry(path, lambda: self.fs.pipe_file(path, data))
+            return
+        limit = {"timeout": s3_files.upload_limit_s(self.fs, len(data))} if self.protocol in _S3 else {}
+        self._retry(path, lambda: self.fs.pipe_file(path, data, **limit))
 
-    def open_file(self, path: str) -> Any:
-        """Open a file for reading at random; each read asks for its own bytes and no more."""
-        return self.fs.open(path, "rb", cache_type="none")
+    def open_file(self, path: str) -> BinaryIO:
+        """Open a file for reading at random; each read asks for its own bytes and no more, again if it fails.
+
+        Raises:
+            ValueError: It does not exist or may not be read.
+            ReadError: Asking for its size failed for other reasons, several times.
+        """
+        if self.protocol == "file":
+            return cast(BinaryIO, self._retry(path, lambda: open(path, "rb")))
+        num_bytes = int(self._retry(path, lambda: self.fs.info(path)["size"]))
+
+        def read(first: int, last: int) -> bytes:
+            return self._retry(path, lambda: whole(self.fs.cat_file(path, start=first, end=last), last - first))
+
+        return cast(BinaryIO, RangeReader(num_bytes, read))
 
     def exists(self, path: str) -> bool:
         """Whether a file or folder is there."""
@@ -193,7 +174,10 @@ class Storage:
 
     def is_file(self, path: str) -> bool:
         """Whether a file is there."""
-        return bool(self._retry(path, lambda: self.fs.isfile(path)))
+        try:  # isfile() of fsspec takes every failure for a no
+            return bool(self._retry(path, lambda: self.fs.info(path)["type"], is_first=True) == "file")
+        except _Missing:
+            return False
 
     def list(self, path: str) -> list[tuple[str, int, bool]]:
         """(name, bytes, is a folder) of what is directly in a folder; empty if there is none."""
@@ -228,11 +212,11 @@ class Storage:
             ValueError: There is none of this name.
             ReadError: The endpoint does not answer.
         """
-        if self.protocol not in ("s3", "s3a"):
+        if self.protocol not in _S3:
             return
         bucket = self.root.split("/", 1)[0]
         try:
-            self._retry(bucket, lambda: self.fs.call_s3("head_bucket", Bucket=bucket))
+            self._retry(bucket, lambda: self.fs.call_s3("head_bucket", Bucket=bucket), is_first=True)
         except _Missing as error:
             raise ValueError(f"{self.uri(bucket)}: there is no such bucket; check its name and the endpoint") from error
         except ValueError:
@@ -254,30 +238,34 @@ class Storage:
         except OSError as error:
             raise ValueError(f"{self.uri(self.root)} cannot be written to ({error}); use another folder") from error
 
-    def _retry(self, path: str, work: Callable[[], T]) -> T:
-        pause = _FIRST_PAUSE_S
-        for attempt in range(_TRIES):
+    def _retry(self, path: str, work: Callable[[], T], *, is_first: bool = False) -> T:
+        patience_s = _FIRST_PATIENCE_S if is_first else _PATIENCE_S
+        start, pause, tries = time.monotonic(), _FIRST_PAUSE_S, 0
+        while True:
             try:
                 return work()
             except Exception as error:
-                if (message := _user_error(error, self.uri(path))) is not None:
-                    raise message from error
-                if attempt == _TRIES - 1:
-                    kind = type(error).__name__
-                    raise ReadError(f"{self.uri(path)}: {kind}: {error} (tried {_TRIES} times)") from error
+                if (final := _final_error(error, self.uri(path))) is not None:
+                    raise final from error
+                tries += 1
+                elapsed = time.monotonic() - start
+                if elapsed + pause > patience_s:
+                    why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                    raise ReadError(f"{self.uri(path)}: {why} (tried {tries} times in {elapsed:.0f} s)") from error
                 time.sleep(pause)
-                pause *= 2
-        raise AssertionError
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
 class _Missing(ValueError):
     pass
 
 
-def _user_error(error: Exception, uri: str) -> ValueError | None:
-    """The error to show a user for one that trying again would not mend; None if it might."""
+def _final_error(error: Exception, uri: str) -> ValueError | NoSpaceError | None:
+    """The error to show a user for one that trying again now would not mend; None if it might."""
     if isinstance(error, ValueError | NotImplementedError) and not isinstance(error, OSError):
         return ValueError(f"{uri}: {error}")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpaceError(f"no space left for {uri}: free some, older checkpoints for example")
     name, text = type(error).__name__, str(error)
     if name == "NoCredentialsError" or "NoCredentials" in text:
         return ValueError(
@@ -289,9 +277,10 @@ def _user_error(error: Exception, uri: str) -> ValueError | None:
         return ValueError(f"{uri}: access is refused ({text or name}); check credentials and permissions")
     if "NoSuchBucket" in text or "bucket does not exist" in text:
         return _Missing(f"{uri}: there is no such bucket; check its name and the endpoint")
-    if isinstance(error, FileNotFoundError):
+    # An upload that the server completed, though its answer was lost, is unknown when it is completed again.
+    if isinstance(error, FileNotFoundError) and s3_files.error_code(error) != "NoSuchUpload":
         return _Missing(f"{uri}: there is no such file or folder")
-    hopeless = (errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+    hopeless = (errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EFBIG)
     if isinstance(error, OSError) and error.errno in hopeless:
         return ValueError(f"{uri}: {error.strerror}; use another path")
     return None

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from moco_ray.data import storage
 from moco_ray.data.storage import ReadError, Storage, StorageOptions, resolve_storage_options
 from tests.data.conftest import open_storage
+from tests.faults import Fault, FaultyProxy, Kind
 from tests.s3 import S3Server
 
 NAMES = [
@@ -295,9 +300,100 @@ def test_a_transient_failure_is_tried_again(flaky: tuple[Storage, list[str]], fa
     assert failures == []
 
 
-@pytest.mark.slow
-def test_an_endpoint_that_never_answers_is_a_read_error(flaky: tuple[Storage, list[str]]) -> None:
+@pytest.mark.parametrize("failure", ["503", "reset"])
+def test_a_failure_is_not_taken_for_a_file_that_is_not_there(flaky: tuple[Storage, list[str]], failure: str) -> None:
+    folder, failures = flaky
+    failures += [failure] * 2
+    assert folder.is_file(folder.join("a"))
+    assert failures == []
+
+
+def test_an_endpoint_that_never_answers_is_a_read_error(
+    flaky: tuple[Storage, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_PATIENCE_S", 1.0)
     folder, failures = flaky
     failures += ["503"] * 1000
-    with pytest.raises(ReadError, match=r"s3://b/x/a.*tried"):
+    with pytest.raises(ReadError, match=r"s3://b/x/a.*tried [0-9]+ times in"):
         folder.read_bytes(folder.join("a"))
+
+
+@pytest.fixture
+def broken(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Storage, FaultyProxy]]:
+    """A folder on the real server, and the faulty way to it, with timeouts of a second."""
+    proxy = FaultyProxy(s3.endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+    uri = f"s3://{s3.bucket}/broken"
+    yield Storage.open(uri, resolve_storage_options(uri, '{"config_kwargs": {"read_timeout": 1}}')), proxy
+    proxy.down()
+
+
+@pytest.mark.parametrize("kind", ["cut_body", "short_body", "slow_down"])
+def test_reads_at_random_give_the_right_bytes_through_faults(kind: Kind, broken: tuple[Storage, FaultyProxy]) -> None:
+    folder, proxy = broken
+    content = bytes(range(256)) * 40
+    folder.write_bytes(folder.join("file"), content)
+    proxy.faults = [Fault(kind=kind, method="GET", count=2), Fault(kind=kind, method="HEAD", count=1)]
+    with folder.open_file(folder.join("file")) as file:
+        assert file.seek(-1000, os.SEEK_END) == len(content) - 1000
+        assert file.read(10) == content[-1000:-990]
+        file.seek(5000)
+        assert file.read() == content[5000:] and file.read(1) == b""
+    assert proxy.broken[kind] == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind"),
+    [
+        ("PUT", "partNumber=2", "cut_upload"),
+        ("POST", "uploadId=", "lost_answer"),
+    ],
+)
+def test_uploads_in_parts_arrive_whole_through_faults(
+    method: str, path: str, kind: Kind, broken: tuple[Storage, FaultyProxy]
+) -> None:
+    folder, proxy = broken
+    content = np.random.default_rng(0).bytes(101 * 2**20)
+    proxy.faults = [Fault(kind=kind, method=method, path=path, count=1)]
+    folder.write_bytes(folder.join("large"), content)
+    assert proxy.broken[kind] == 1 and sum("partNumber" in line for line in proxy.seen) >= 3
+    assert folder.read_bytes(folder.join("large")) == content
+
+
+def test_an_upload_that_stays_cut_leaves_the_file_of_before(
+    broken: tuple[Storage, FaultyProxy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_PATIENCE_S", 1.0)
+    folder, proxy = broken
+    folder.write_bytes(folder.join("kept"), b"of before")
+    proxy.faults = [Fault(kind="cut_upload", method="PUT")]
+    with pytest.raises(ReadError, match=r"s3://.*/broken/kept"):
+        folder.write_bytes(folder.join("kept"), bytes(1_000_000))
+    assert folder.read_bytes(folder.join("kept")) == b"of before"
+
+
+def test_a_full_disk_is_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(OSError) as caught, open(tmp_path / "full", "wb", buffering=0) as file:
+        file.write(b"1")
+    error = storage._final_error(caught.value, "/data/run/state.pt")
+    assert isinstance(error, storage.NoSpaceError)
+    assert str(error) == "no space left for /data/run/state.pt: free some, older checkpoints for example"
+
+
+def test_a_file_beyond_the_largest_size_is_a_user_error(tmp_path: Path) -> None:
+    """Under a real limit of the file size, in a process of its own."""
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "from moco_ray.data.storage import Storage, StorageOptions\n"
+        "folder = Storage.open(sys.argv[1], StorageOptions({}))\n"
+        "folder.write_bytes(folder.join('small'), bytes(1000))\n"
+        "try:\n"
+        "    folder.write_bytes(folder.join('small'), bytes(1001))\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert "File too large" in done.stdout and "another path" in done.stdout
+    assert {path.name: path.stat().st_size for path in tmp_path.iterdir()} == {"small": 1000}
