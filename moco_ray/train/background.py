@@ -9,6 +9,10 @@ from collections.abc import Callable
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 
 
+class WriteError(OSError):
+    """Something could not be written, however often it was tried."""
+
+
 class BackgroundWriter:
     """A thread that writes, and tries again for as long as writing fails.
 
@@ -19,7 +23,7 @@ class BackgroundWriter:
         self._warn = warn
         self._thread: threading.Thread | None = None
         self._give_up_at = float("inf")
-        self._error: Exception | None = None
+        self._error: ValueError | WriteError | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -30,7 +34,7 @@ class BackgroundWriter:
         """Write in the background; the writer must not be busy.
 
         Raises:
-            Exception: What an earlier write failed with for good.
+            ValueError: What kept an earlier one from being written, for the user to mend.
         """
         assert not self.is_busy
         self._raise_error()
@@ -44,7 +48,8 @@ class BackgroundWriter:
             patience_s: Failing writes are not repeated after so many seconds.
 
         Raises:
-            Exception: What the write failed with for good.
+            WriteError: It was not written in that time.
+            ValueError: What the user must mend for it to be written.
         """
         self._give_up_at = time.monotonic() + patience_s
         if self._thread is not None:
@@ -53,7 +58,7 @@ class BackgroundWriter:
         self._raise_error()
 
     def _run(self, what: str, write: Callable[[], None]) -> None:
-        pause = _FIRST_PAUSE_S
+        start, pause = time.monotonic(), _FIRST_PAUSE_S
         while True:
             try:
                 return write()
@@ -61,10 +66,18 @@ class BackgroundWriter:
                 self._error = error
                 return None
             except Exception as error:
-                if time.monotonic() > self._give_up_at:
-                    self._error = error
+                why = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+                now = time.monotonic()
+                if now > self._give_up_at:
+                    self._error = WriteError(
+                        f"{what} could not be written for {now - start:.0f} s ({why}); earlier checkpoints stay, and the "
+                        "same command resumes the run once this is mended"
+                    )
+                    self._error.__cause__ = error
                     return None
-                self._warn(f"{what} could not be written ({type(error).__name__}: {error}); again in {pause:.0f} s")
+                ends = self._give_up_at < float("inf")
+                until = f"for {self._give_up_at - now:.0f} s more" if ends else "while training goes on"
+                self._warn(f"{what} could not be written ({why}); it is tried again in {pause:.0f} s, {until}")
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
