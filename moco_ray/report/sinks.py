@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
+
+_BETWEEN_FILES_S = 60.0  # each attempt at a new file may leave an empty one
 
 Metric = float | int | str | bool | None
 """What a metrics line may hold."""
@@ -39,13 +43,29 @@ class TensorBoardSink:
             first_step: The step that this run starts from. TensorBoard hides what an earlier, interrupted run
                 wrote from this step on.
         """
-        self._writer = SummaryWriter(str(folder), purge_step=first_step, flush_secs=10)
+        self._folder = str(folder)
+        self._writer: SummaryWriter | None = None
+        self._next_file_s = -math.inf
+        with contextlib.suppress(OSError):
+            self._writer = SummaryWriter(self._folder, purge_step=first_step, flush_secs=10)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add the scalars of one step."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, global_step=step)
+        """Add the scalars of one step; on a full disk some are lost, and what comes later goes to a new file.
+
+        The metrics files are the record of a run; a copy that cannot be written is no reason to stop it.
+        """
+        try:
+            if self._writer is None and time.monotonic() >= self._next_file_s:
+                self._next_file_s = time.monotonic() + _BETWEEN_FILES_S
+                self._writer = SummaryWriter(self._folder, flush_secs=10)
+            if self._writer is not None:
+                for name, value in values.items():
+                    self._writer.add_scalar(name, value, global_step=step)
+        except OSError:  # a writer that failed once fails for good
+            self._writer = None
 
     def close(self) -> None:
         """Flush and close; nothing may be written afterwards."""
-        self._writer.close()
+        with contextlib.suppress(OSError):
+            if self._writer is not None:
+                self._writer.close()
