@@ -78,6 +78,7 @@ def _on_small_disk(images: Path, disk: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_no_checkpoint_and_no_step(images: Path, tmp_path: Path) -> None:
     undisturbed = Path(pretrain(tiny_config(images, tmp_path / "runs", max_steps=9), say=lambda line: None).folder)
     found = _on_small_disk(images, tmp_path / "disk")

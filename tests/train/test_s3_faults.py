@@ -109,6 +109,7 @@ def _newest(folder: Storage) -> int | None:
     return newest
 
 
+@pytest.mark.slow
 def test_no_kind_of_fault_changes_a_run(proxy: FaultyProxy, server: S3Server, undisturbed: Path) -> None:
     """Every kind at every place: listing, reading images, looking for files, writing checkpoints."""
     places = [("GET", "list-type=2"), ("GET", r"\.png"), ("HEAD", ""), ("PUT", "checkpoint_.*(state|COMMITTED)")]
@@ -130,6 +131,7 @@ def test_faults_of_all_kinds_at_random_change_nothing(proxy: FaultyProxy, server
     _assert_undisturbed(result, undisturbed)
 
 
+@pytest.mark.slow
 def test_cut_and_corrupt_checkpoints_are_never_resumed_from(
     proxy: FaultyProxy, server: S3Server, undisturbed: Path, impatient: None
 ) -> None:
