@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import FrameType
 from typing import Annotated
 
 import tyro
@@ -18,10 +21,11 @@ from rich.text import Text
 from moco_ray.config import Config
 from moco_ray.presets import PRESETS, load_preset
 from moco_ray.train.dry_run import dry_run
-from moco_ray.train.launch import RunFailed
+from moco_ray.train.job import RunFailed
 from moco_ray.train.pretrain import pretrain
 
 _DEFAULT_PRESET = "moco-v2"
+_STOPPED = "stopped; the command in the first line resumes this run from its last checkpoint"
 _SECRET_FLAGS = ("--data.storage-options", "--run.storage-options")
 
 
@@ -41,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one, and exit code 1. Whatever ends a run, the same command resumes it.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)
     try:
         parsed = parse(arguments)
         if parsed.dry_run:
@@ -52,8 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RunFailed, OSError) as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
-        return _fail("stopped; the command in the first line resumes this run from its last checkpoint", 130)
+        return _fail(_STOPPED, 130)
+    except _Stopped:
+        return _fail(_STOPPED, 143)
     return 0
+
+
+class _Stopped(BaseException):
+    """Somebody has asked this process to end."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _Stopped
 
 
 def _fail(message: str, code: int) -> int:

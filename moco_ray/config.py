@@ -15,7 +15,7 @@ from moco_ray.core.optim import OptimConfig
 from moco_ray.data.sources import DataConfig
 from moco_ray.data.views import ViewsConfig
 from moco_ray.evaluate.monitor import EvalConfig
-from moco_ray.train.run_config import RunConfig
+from moco_ray.train.run_config import RunConfig, data_label, worker_resources
 
 # Fields that may change when a run is resumed: they decide where and how it runs, not what it learns.
 _FREE_FIELDS = frozenset(
@@ -54,7 +54,30 @@ class Config:
             ValueError: Fields contradict each other.
         """
         _check_batch(self)
+        _check_workers(self)
         _check_ranges(self)
+
+
+def _check_workers(config: Config) -> None:
+    run, groups = config.run, config.optim.bn_groups
+    numbers = {"num-workers": run.num_workers, "min-workers": run.min_workers, "max-workers": run.max_workers}
+    for name, number in numbers.items():
+        if number is not None and number > groups:
+            raise ValueError(
+                f"run.{name} {number} is more than the {groups} BatchNorm groups of the batch (optim.bn-groups); "
+                f"use {groups} workers or fewer"
+            )
+        if number is not None and number < (name != "num-workers"):
+            raise ValueError(f"run.{name} is {number}; use {'0 (no Ray)' if name == 'num-workers' else '1'} or more")
+    if run.num_workers is not None and (run.min_workers is not None or run.max_workers is not None):
+        raise ValueError(
+            f"run.num-workers {run.num_workers} is a fixed number and goes with neither run.min-workers nor "
+            "run.max-workers; drop one or the others"
+        )
+    if run.min_workers is not None and run.max_workers is not None and run.min_workers > run.max_workers:
+        raise ValueError(
+            f"run.min-workers {run.min_workers} is more than run.max-workers {run.max_workers}; swap them, or use one number"
+        )
 
 
 def _check_batch(config: Config) -> None:
@@ -69,11 +92,6 @@ def _check_batch(config: Config) -> None:
         raise ValueError(
             f"optim.bn-groups {optim.bn_groups} leaves {optim.group_size} image in each BatchNorm group of a batch of "
             f"{optim.global_batch_size}; use {optim.global_batch_size // 2} groups or fewer"
-        )
-    if config.run.num_workers is not None and config.run.num_workers > optim.bn_groups:
-        raise ValueError(
-            f"run.num-workers {config.run.num_workers} is more than the {optim.bn_groups} BatchNorm groups of the "
-            f"batch (optim.bn-groups); use {optim.bn_groups} workers or fewer"
         )
     if method.queue_size is not None and method.queue_size < optim.global_batch_size:
         raise ValueError(
@@ -91,6 +109,7 @@ def _check_ranges(config: Config) -> None:
         "run.log-every-steps": config.run.log_every_steps,
         "run.keep-last": config.run.keep_last,
         "run.checkpoint-every-s": config.run.checkpoint_every_s,
+        "run.resize-every-s": config.run.resize_every_s,
     }
     optional = {
         "run.max-steps": config.run.max_steps,
@@ -110,8 +129,10 @@ def _check_ranges(config: Config) -> None:
             f"eval.resize-px {config.eval.resize_px} is smaller than the crop of {config.views.crop_px}; "
             "use views.crop-px or more"
         )
-    if config.run.num_workers is not None and config.run.num_workers < 0:
-        raise ValueError(f"run.num-workers is {config.run.num_workers}; use 0 (no Ray) or more")
+    if config.run.retries < 0:
+        raise ValueError(f"run.retries is {config.run.retries}; use 0 or more")
+    worker_resources(config.run)
+    data_label(config.run)
 
 
 def to_json(config: Config) -> str:

@@ -33,6 +33,21 @@ def groups_per_rank(first_block: int, num_groups: int, num_ranks: int) -> list[l
     return ranks
 
 
+def useful_rank_counts(num_groups: int, fewest: int, most: int) -> list[int]:
+    """Numbers of ranks worth having: a step takes the time of ceil(G / W) groups, so some numbers buy nothing.
+
+    Args:
+        num_groups: Groups in a global batch (G).
+        fewest: Fewest ranks, from 1.
+        most: Most ranks.
+
+    Returns:
+        Of all numbers in fewest..most that take the same time the smallest, ascending; G = 8: 1, 2, 3, 4, 8.
+    """
+    counts = range(fewest, min(most, num_groups) + 1)
+    return [w for w in counts if w == fewest or -(-num_groups // w) < -(-num_groups // (w - 1))]
+
+
 def key_permutation(seed: int, step: int, batch_size: int) -> NDArray[np.int64]:
     """Shuffle-BN's permutation: slot i of the key batch holds the key view of row permutation[i].
 

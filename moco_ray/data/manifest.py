@@ -144,7 +144,8 @@ def read_rows(manifest: Manifest, rows: IntArray, options: StorageOptions) -> li
     """Read the encoded images of some rows, in that order.
 
     Raises:
-        ReadError: An image could not be read whole, or has changed since the manifest was made.
+        ReadError: An image could not be read whole.
+        ValueError: An image is gone, or has changed, since the manifest was made.
     """
     taken = manifest.table.take(pa.array(rows))
     uris: list[str] = taken["uri"].to_pylist()
@@ -168,7 +169,7 @@ def read_rows(manifest: Manifest, rows: IntArray, options: StorageOptions) -> li
     for uri, group, row in places:
         cells = by_group[uri, group]
         if row >= len(cells):
-            raise ReadError(f"row group {group} of {uri} has {len(cells)} rows now: it was changed since")
+            raise ValueError(f"row group {group} of {uri} has {len(cells)} rows now: it was changed since")
         images.append(_image_bytes(cells[row]))
     return images
 
@@ -190,10 +191,13 @@ def _read_file(storage: Storage, uri: str, num_bytes: int) -> bytes:
         try:
             content = storage.read_bytes(path)
         except ValueError as error:
-            raise ReadError(f"{error}; it was there when the manifest was made") from error
+            raise ValueError(f"{error}; it was there when the manifest was made") from error
         if num_bytes < 0 or len(content) == num_bytes:
             return content
-    raise ReadError(f"{uri} has {len(content)} bytes, {num_bytes} when the manifest was made: it was changed since")
+    now = int(storage.fs.info(path)["size"])
+    if now == num_bytes:
+        raise ReadError(f"{uri} was cut off after {len(content)} of {num_bytes} bytes, {_READ_TRIES} times")
+    raise ValueError(f"{uri} has {now} bytes, {num_bytes} when the manifest was made: it was changed since")
 
 
 def _read_row_group(storage: Storage, uri: str, group: int, column: str) -> pa.ChunkedArray:

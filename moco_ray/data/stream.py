@@ -29,10 +29,15 @@ if TYPE_CHECKING:
 
 _SEGMENT_TASKS = 2000  # tasks that one Ray data set plans ahead: bounds the memory of planning a long run
 _READ_AHEAD_STEPS = 3
+LONGEST_STALL_S = 600.0  # longest wait for a batch; collectives must have more patience than that
 
 
 class StreamError(Exception):
-    """Images could not be read or decoded; every rank meets it at the same step."""
+    """Images do not exist or do not decode, which the user must mend; every rank meets it at the same step."""
+
+
+class DataUnavailable(OSError):
+    """Images that should be there cannot be read now; every rank meets it at the same step."""
 
 
 class BadRow(NamedTuple):
@@ -110,7 +115,13 @@ class Stream:
 
     def _next(self, ready: queue.Queue[Loaded | BaseException | None], step: int) -> Loaded:
         start = time.monotonic()
-        loaded = ready.get()
+        try:
+            loaded = ready.get(timeout=LONGEST_STALL_S)
+        except queue.Empty:
+            raise DataUnavailable(
+                f"no images for step {step} came within {LONGEST_STALL_S:.0f} s: the storage does not answer, or no node "
+                "has a free CPU for reading"
+            ) from None
         self.wait_s += time.monotonic() - start
         if isinstance(loaded, BaseException):
             raise loaded
@@ -167,7 +178,7 @@ class Stream:
         if found != (step, group):
             raise RuntimeError(f"rank {self.rank} expected block (step, group) {(step, group)}, got {found}: misdealt")
         if str(block["error"]):
-            raise StreamError(str(block["error"]))
+            raise (DataUnavailable if bool(block["may_pass"]) else StreamError)(str(block["error"]))
         return block
 
     def _batch(self, held: list[Block], t: int, step: int, groups: list[list[int]]) -> Batch:
@@ -207,12 +218,26 @@ def local_segment(spec: StreamSpec, source: Source, first_step: int, last_step: 
 
 
 def ray_segment(
-    spec: StreamSpec, source: ObjectRef[Source], first_step: int, last_step: int, num_ranks: int
+    spec: StreamSpec,
+    source: ObjectRef[Source],
+    first_step: int,
+    last_step: int,
+    num_ranks: int,
+    *,
+    label: dict[str, str] | None = None,
 ) -> list[DataIterator]:
     """Plan a segment as a Ray data set and split it: one iterator for each rank. One rank calls.
 
     One task makes one or a few global batches and yields a block, of one row, for each BatchNorm group. With
     the order preserved and one row a block, `streaming_split` deals blocks exactly round-robin.
+
+    Args:
+        spec: What is streamed.
+        source: From where.
+        first_step: First step of the segment.
+        last_step: One past its last step.
+        num_ranks: Ranks that share it.
+        label: Ray node label of the nodes whose CPUs make the batches; None: any.
     """
     import ray
 
@@ -230,6 +255,7 @@ def ray_segment(
     dataset = ray.data.range(len(starts), override_num_blocks=len(starts))
     dataset.context.target_max_block_size = 1  # every row becomes a block of its own
     dataset.context.execution_options.preserve_order = True
+    dataset.context.execution_options.label_selector = label
     dataset.context.enable_progress_bars = False
     return dataset.map_batches(task, batch_size=None).streaming_split(num_ranks, equal=False)
 
@@ -244,7 +270,8 @@ def _numbered_blocks(spec: StreamSpec, source: Source, start: int, count: int) -
     """Blocks with the number of their first step; an error travels as blocks, so all ranks see it at one step."""
     try:
         for block in make_blocks(spec, source, start, count):
-            yield {**block, "first_step": np.array(start), "error": np.array("")}
+            yield {**block, "first_step": np.array(start), "error": np.array(""), "may_pass": np.array(False)}
     except (ValueError, ReadError) as error:
+        about = {"error": np.array(str(error)), "may_pass": np.array(isinstance(error, ReadError))}
         for group in range(spec.num_groups):
-            yield {"group": np.array(group), "first_step": np.array(start), "error": np.array(str(error))}
+            yield {"group": np.array(group), "first_step": np.array(start), **about}

@@ -5,31 +5,95 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 OUR_MARK = "moco_ray| "
-_NOISE = (
-    "PlacementGroupCleaner",
-    "SplitCoordinator",
-)
+# What these have to say is said in our own lines; their files under Ray's session folder hold the rest.
+_NOISE = ("PlacementGroupCleaner", "SplitCoordinator", "TrainController", "RayTrainWorker", "PreemptionWatcher")
+# A data task that is stopped with its group of workers.
 _NOISY_LINES = (
-    "constructor arguments in the object store",
-    "exceeds the maximum broadcast size",
-    "Setting up process group",
-    "Requesting resources",
-    "Attempting to start training worker group",
-    "Started training worker group",
-    "world_rank=",
+    "Exception ignored in",
+    "Traceback",
+    "_weakrefset",
+    "_remove",
+    "sigterm_handler",
+    "sys_exit",
+    "SystemExit",
 )
+
+_CONNECT_TIMEOUT_S = 10.0
+_VERDICT_TIMEOUT_S = 30.0
 
 Say = Callable[[str], None]
 
 
-def connect(num_workers: int, say: Say) -> dict[str, float]:
-    """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine; returns its resources.
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A node that lives."""
+
+    name: str
+    """Its address."""
+    resources: dict[str, float]
+    """Its Ray resources in all, used or not."""
+
+    def describe(self) -> str:
+        """A line for the user."""
+        hidden = ("node:", "object_store_memory", "memory")
+        shown = {name: value for name, value in self.resources.items() if not name.startswith(hidden) and value}
+        listed = ", ".join(f"{value:g} {name}" for name, value in shown.items())
+        return f"{self.name}: {listed or 'no CPU or GPU'}"
+
+
+def living_nodes() -> list[Node]:
+    """The nodes of the cluster."""
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return [Node(name=node["NodeManagerAddress"], resources=dict(node["Resources"])) for node in alive]
+
+
+def has_autoscaler() -> bool:
+    """Whether something starts nodes where they are missing."""
+    return int(_cluster_status().autoscaling_state.autoscaler_state_version) > 0
+
+
+def can_start(bundles: list[dict[str, float]]) -> bool:
+    """Ask the autoscaler for nodes with room for all bundles at once, and whether it could ever have them."""
+    from ray.autoscaler.sdk import request_resources
+
+    request_resources(bundles=bundles)
+    seen = _cluster_status().autoscaling_state.autoscaler_state_version
+    deadline = time.monotonic() + _VERDICT_TIMEOUT_S
+    while time.monotonic() < deadline:
+        state = _cluster_status().autoscaling_state
+        if state.autoscaler_state_version > seen + 1:  # the first newer one may have been on its way already
+            possible = not state.infeasible_cluster_resource_constraints
+            if not possible:
+                request_resources(bundles=[])
+            return possible
+        time.sleep(0.5)
+    return True  # no verdict: wait for the nodes, which says what it waits for
+
+
+def _cluster_status() -> Any:
+    """What the head knows from nodes and autoscaler. Semi-public: Ray's own status command reads the same."""
+    import ray
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply  # type: ignore[attr-defined]
+
+    reply = GetClusterStatusReply()
+    reply.ParseFromString(GcsClient(ray.get_runtime_context().gcs_address).get_cluster_status(timeout_s=10))
+    return reply
+
+
+def connect(num_workers: int, say: Say) -> None:
+    """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine.
 
     Raises:
         ValueError: RAY_ADDRESS names no cluster that answers.
@@ -46,6 +110,7 @@ def connect(num_workers: int, say: Say) -> dict[str, float]:
     if not ray.is_initialized():
         if address:
             say(f"connecting to Ray at {address}")
+            _check_reachable(address)
             try:
                 ray.init(address=address, logging_level=logging.WARNING)
             except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
@@ -55,8 +120,32 @@ def connect(num_workers: int, say: Say) -> dict[str, float]:
             # Workers take logical CPUs of their own, so that every real one is free for data.
             cpus = (os.cpu_count() or 1) + num_workers
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources
+
+
+def disconnect() -> None:
+    """Leave the cluster, so that the next attempt connects anew."""
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Knock at the head's door, where Ray itself would wait for minutes.
+
+    Raises:
+        ValueError: Nobody opens.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or "://" in address:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ValueError(
+            f"no Ray cluster answers at RAY_ADDRESS {address!r} ({error}); check the address and that its head runs, or "
+            "unset RAY_ADDRESS to train on this machine"
+        ) from error
 
 
 @contextmanager

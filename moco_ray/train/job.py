@@ -10,6 +10,10 @@ from moco_ray.data.storage import StorageOptions
 from moco_ray.evaluate.monitor import EvalSet
 
 
+class RunFailed(RuntimeError):
+    """The cluster or the storage failed again and again, for no reason that a user's input explains."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """All that the workers of a run need to know. Picklable; holds credentials, so it is never printed."""
@@ -34,6 +38,8 @@ class Job:
     """Images to evaluate on."""
     uses_gpu: bool
     """Whether to train on a GPU."""
+    lease_owner: str
+    """Who must hold the run's lease for a checkpoint to be committed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,5 +50,7 @@ class Outcome:
     """Steps done in all."""
     error: str | None = None
     """What the user must mend; None if all went well."""
+    failure: str | None = None
+    """What went wrong though the user did nothing wrong, again and again; None if all went well."""
     summary: dict[str, float] | None = None
     """Last values of the metrics, from rank 0."""

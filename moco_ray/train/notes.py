@@ -1,4 +1,4 @@
-"""Short texts that outlive a group of workers: why it failed, how often one has started."""
+"""Short texts that outlive a group of workers: why it failed, how far it came, what it is asked for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Notes:
-    """Texts by name in the cluster's key-value store, for one attempt at a run."""
+    """Texts by name in the cluster's key-value store, for one attempt at a run.
+
+    Names: user_error (what the user must mend), starts (how often groups have started in a row from one step),
+    cause (why the last group ended), step (the newest step done), save (the controller asks for a checkpoint: any
+    new text), saved (the request that has been met).
+    """
 
     attempt: str
     """Unique name of the attempt."""
@@ -24,6 +29,12 @@ class Notes:
 
         value = _internal_kv_get(self._key(name))
         return value.decode() if value is not None else None
+
+    def delete(self, name: str) -> None:
+        """Delete a text, if there is one."""
+        from ray.experimental.internal_kv import _internal_kv_del
+
+        _internal_kv_del(self._key(name))
 
     def _key(self, name: str) -> str:
         return f"moco_ray/{self.attempt}/{name}"

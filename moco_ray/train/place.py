@@ -2,18 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from moco_ray.data.blocks import Block, Source, StreamSpec
 from moco_ray.data.stream import local_segment, rank_blocks, ray_segment
+from moco_ray.train.lease import StepDone
 from moco_ray.train.notes import Notes
 
 if TYPE_CHECKING:
     from ray import ObjectRef
 
+_NOTE_EVERY_S = 0.5
+KILLED = "the process before was stopped"
+
 T = TypeVar("T")
+
+
+@dataclass
+class Pulse:
+    """The newest step that is done."""
+
+    newest: StepDone | None = None
+    """Steps done, and when the last of them was."""
+
+
+def read_step(notes: Notes) -> StepDone | None:
+    """The newest step that rank 0 has noted."""
+    step, _, at_s = (notes.read("step") or "").partition(" ")
+    return (int(step), float(at_s)) if step else None
+
+
+def write_step(notes: Notes, step: StepDone | None) -> None:
+    """Note a step."""
+    if step is not None:
+        notes.write("step", f"{step[0]} {step[1]}")
+
+
+@contextmanager
+def follow(notes: Notes, pulse: Pulse) -> Iterator[None]:
+    """Inside, keep up with the newest step that rank 0 notes: the driver's view of its workers."""
+    ended = threading.Event()
+
+    def keep_up() -> None:
+        while not ended.wait(2 * _NOTE_EVERY_S):
+            with suppress(Exception):  # it would only make a report less exact
+                pulse.newest = read_step(notes) or pulse.newest
+
+    thread = threading.Thread(target=keep_up, name="follow", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class Place(Protocol):
@@ -40,6 +86,26 @@ class Place(Protocol):
         """How often groups have now started in a row from a checkpoint of this step. Rank 0 calls, once."""
         ...
 
+    def group_before(self) -> tuple[str, StepDone | None] | None:
+        """Why the group of workers before this one ended, and its newest step; None for the first of a run."""
+        ...
+
+    def done(self, step: int) -> None:
+        """Remember that so many steps are done, for the group after this one. Rank 0 calls after every step."""
+        ...
+
+    def is_losing_a_node(self) -> bool:
+        """Whether one of the workers' nodes is about to be taken away. All ranks must call."""
+        ...
+
+    def is_asked_to_save(self) -> bool:
+        """Whether the group is to save before it is stopped. Rank 0 calls."""
+        ...
+
+    def has_saved(self) -> None:
+        """Say that everything up to now is saved. Rank 0 calls."""
+        ...
+
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Callable[[], Any | None] | None:
         """Start work where a slot is free, and return a poll: None while it runs, then its result.
 
@@ -56,6 +122,10 @@ class ThisProcess:
     """What is streamed."""
     source: Source
     """From where."""
+    pulse: Pulse
+    """Where the newest step is noted."""
+    before: StepDone | None
+    """The newest step of a process that was killed."""
     rank: int = 0
     num_ranks: int = 1
 
@@ -75,6 +145,25 @@ class ThisProcess:
         """One: nothing restarts by itself."""
         return 1
 
+    def group_before(self) -> tuple[str, StepDone | None] | None:
+        """The process before this one, if it was killed."""
+        return (KILLED, self.before) if self.before else None
+
+    def done(self, step: int) -> None:
+        """Note the step."""
+        self.pulse.newest = (step, time.time())
+
+    def is_losing_a_node(self) -> bool:
+        """Nobody would say so."""
+        return False
+
+    def is_asked_to_save(self) -> bool:
+        """Nobody asks."""
+        return False
+
+    def has_saved(self) -> None:
+        """Nobody waits for it."""
+
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Callable[[], Any | None] | None:
         """Nothing is free beside the one worker."""
         return None
@@ -92,8 +181,15 @@ class RayTrainWorker:
     """Whether the workers train on GPUs."""
     notes: Notes
     """What one group of workers leaves for the next."""
+    data_label: dict[str, str] | None
+    """Label of the nodes for data."""
+    before: StepDone | None
+    """The newest step of a driver that was killed."""
     rank: int
     num_ranks: int
+    _pulse: Pulse = field(default_factory=Pulse, init=False)
+    _is_noting: bool = field(default=False, init=False)
+    _request: str | None = field(default=None, init=False)
 
     def from_rank_zero(self, value: T) -> T:
         """Rank 0's value, through the controller of the group: for small values. All ranks must call."""
@@ -106,7 +202,7 @@ class RayTrainWorker:
         """Let rank 0 plan the segment and read this rank's part of it. All ranks must call."""
         parts = None
         if self.rank == 0:
-            parts = ray_segment(self.spec, self.source, first_step, last_step, self.num_ranks)
+            parts = ray_segment(self.spec, self.source, first_step, last_step, self.num_ranks, label=self.data_label)
         return rank_blocks(self.from_rank_zero(parts)[self.rank])  # type: ignore[index]
 
     def user_error(self) -> str | None:
@@ -119,6 +215,46 @@ class RayTrainWorker:
         starts = int(count) + 1 if int(last_step) == step else 1
         self.notes.write("starts", f"{step} {starts}")
         return starts
+
+    def group_before(self) -> tuple[str, StepDone | None] | None:
+        """What the controller and rank 0 of the last group noted, or else the lease of a driver that was killed."""
+        cause, step = self.notes.read("cause"), read_step(self.notes)
+        self.notes.delete("cause")
+        if cause is None and step is None:
+            return (KILLED, self.before) if self.before else None
+        return cause or "the workers were restarted", step or self.before
+
+    def done(self, step: int) -> None:
+        """Note the step, from a thread: the loop does not wait for the cluster's store."""
+        self._pulse.newest = (step, time.time())
+        if not self._is_noting:
+            self._is_noting = True
+            threading.Thread(target=self._keep_noting, name="pulse", daemon=True).start()
+
+    def is_losing_a_node(self) -> bool:
+        """What Ray Train has heard of nodes that are drained or reclaimed; agreed among all ranks."""
+        from ray.train import get_preemption_info
+
+        return get_preemption_info() is not None
+
+    def is_asked_to_save(self) -> bool:
+        """Whether the controller has asked since the last save."""
+        self._request = self.notes.read("save")
+        return self._request is not None and self._request != self.notes.read("saved")
+
+    def has_saved(self) -> None:
+        """Answer the controller."""
+        if self._request is not None:
+            self.notes.write("saved", self._request)
+
+    def _keep_noting(self) -> None:
+        noted = None
+        while True:
+            if self._pulse.newest != noted:
+                with suppress(Exception):  # it would only make a report less exact
+                    noted = self._pulse.newest
+                    write_step(self.notes, noted)
+            time.sleep(_NOTE_EVERY_S)
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Callable[[], Any | None] | None:
         """Run work as a Ray task where the cluster has a free GPU (CPU, if workers train on CPUs)."""

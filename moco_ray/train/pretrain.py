@@ -16,15 +16,21 @@ from moco_ray.core.group_batch_norm import check_batch_norms, has_batch_norm, us
 from moco_ray.data.blocks import StreamSpec
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.sources import build_manifest
-from moco_ray.data.storage import Storage, resolve_storage_options
+from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.evaluate.encoder_file import load_encoder, load_initial_weights
 from moco_ray.evaluate.monitor import choose_eval_set
+from moco_ray.train.cluster import disconnect
 from moco_ray.train.illustrate import illustrate
-from moco_ray.train.job import Job, Outcome
-from moco_ray.train.launch import choose_workers, run_in_this_process, run_on_ray
+from moco_ray.train.job import Job, Outcome, RunFailed
+from moco_ray.train.launch import run_in_this_process, run_on_ray
+from moco_ray.train.lease import Lease, hold_run
+from moco_ray.train.place import Pulse
 from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn_of_queue
+from moco_ray.train.shared_paths import check_paths, check_visible
+from moco_ray.train.workers import choose_workers
 
 _MANIFEST, _EVAL_MANIFEST, _CONFIG = "manifest.parquet", "eval_manifest.parquet", "config.json"
+_FIRST_RETRY_PAUSE_S, _LONGEST_RETRY_PAUSE_S = 10.0, 300.0
 
 Say = Callable[[str], None]
 
@@ -53,20 +59,45 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
 
     Raises:
         ValueError: Something that the user must mend; nothing was lost.
+        RunFailed: The cluster failed again and again; the same call goes on.
+        OSError: The storage did, likewise.
     """
     config = _with_name(config)
     name = config.run.name
     command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=name)
     say(f"run {name}; to resume it: {command}")
+    check_paths(config)
+    for attempt in range(config.run.retries + 1):
+        try:
+            return _attempt(config, say)
+        except (RunFailed, OSError) as error:
+            if attempt == config.run.retries:
+                raise
+            pause_s = min(_FIRST_RETRY_PAUSE_S * 2**attempt, _LONGEST_RETRY_PAUSE_S)
+            say(f"{error}")
+            say(f"trying again in {pause_s:.0f} s (retry {attempt + 1} of run.retries {config.run.retries})")
+            time.sleep(pause_s)
+            disconnect()
+    raise AssertionError
+
+
+def _attempt(config: Config, say: Say) -> RunResult:
+    """Go on with the run from where its folder stands, to its end."""
     run_options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
     root = Storage.open(config.run.storage_path, run_options)
-    folder = (
-        f"{config.run.storage_path.rstrip('/')}/{name}" if "://" in config.run.storage_path else root.join(str(name))
-    )
+    is_uri = "://" in config.run.storage_path
+    folder = f"{config.run.storage_path.rstrip('/')}/{config.run.name}" if is_uri else root.join(str(config.run.name))
     run = Storage.open(folder, run_options)
     run.check_writable()
     say(f"results go to {folder}")
+    pulse = Pulse()
+    with hold_run(run, say, lambda: pulse.newest) as lease:
+        return _train(config, folder, run, run_options, lease, pulse, say)
 
+
+def _train(
+    config: Config, folder: str, run: Storage, run_options: StorageOptions, lease: Lease, pulse: Pulse, say: Say
+) -> RunResult:
     old = _stored_config(run)
     if old is not None:
         say("this run exists: going on with it")
@@ -77,12 +108,12 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
     config = decide(config, len(source.train_rows))
     if old is not None and (differences := experiment_differences(old, config)):
         raise ValueError(
-            f"run {name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to resume it, "
-            "or another --run.name"
+            f"run {config.run.name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to "
+            "resume it, or another --run.name"
         )
     eval_manifest = _eval_manifest(config, run, old is not None, say)
     warn_of_queue(config, len(source.train_rows), say)
-    workers, uses_gpu = choose_workers(config, say)
+    workers = choose_workers(config, say)
     job = Job(
         config=config,
         spec=_stream_spec(config),
@@ -101,7 +132,8 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
             row_options(eval_manifest, config) if eval_manifest else data_options,
             config.data.max_pixels,
         ),
-        uses_gpu=uses_gpu,
+        uses_gpu=workers.uses_gpu,
+        lease_owner=lease.owner,
     )
     if old is None:  # config.json comes last: without it a folder holds no run
         manifest.write(run, run.join(_MANIFEST))
@@ -109,7 +141,11 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
             eval_manifest.write(run, run.join(_EVAL_MANIFEST))
         run.write_bytes(run.join(_CONFIG), to_json(config).encode())
     start = time.monotonic()
-    outcome = run_in_this_process(job, source, say) if workers == 0 else run_on_ray(job, source, workers, say)
+    if workers.most == 0:
+        outcome = run_in_this_process(job, source, pulse, lease.before, say)
+    else:
+        check_visible(run.join(_CONFIG) if run.protocol == "file" else None, config, manifest)
+        outcome = run_on_ray(job, source, workers, pulse, lease.before, say)
     return _conclude(outcome, job, run, time.monotonic() - start, config.run.storage_options, say)
 
 
@@ -118,6 +154,8 @@ def _conclude(
 ) -> RunResult:
     if outcome.error is not None:
         raise ValueError(outcome.error)
+    if outcome.failure is not None:
+        raise RunFailed(outcome.failure)
     encoder = f"{job.run_uri}/encoder.safetensors"
     try:
         pictures = illustrate(job.config, run, load_encoder(encoder, storage_options), job.eval_set)

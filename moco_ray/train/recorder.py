@@ -17,7 +17,9 @@ from moco_ray.train.background import BackgroundWriter
 from moco_ray.train.checkpoint import CheckpointStore, State, checkpoint_name
 from moco_ray.train.curves import Curves
 from moco_ray.train.evaluations import Evaluations, encoder_of
+from moco_ray.train.interruptions import Interruptions
 from moco_ray.train.job import Job
+from moco_ray.train.lease import check_lease
 from moco_ray.train.metrics import Line, StepLines, delete_provisional_parts, join_parts
 from moco_ray.train.place import Place
 from moco_ray.train.progress import Progress
@@ -50,18 +52,25 @@ class Recorder:
         self._committed = step if restored else None
         self._due = False
         self._next_checkpoint_s = math.inf
+        # Soon after a start, so that even a cluster that changes all the time makes progress.
+        self._checkpoint_pause_s = job.config.run.checkpoint_every_s / 4
+        self._interruptions = Interruptions(store.storage, say)
+        if (before := place.group_before()) is not None:
+            self._interruptions.begin(*before, step, place.num_ranks)
         delete_provisional_parts(store.storage, step)
         store.delete_after(step if restored else -1)
 
     def begin(self) -> None:
-        """Start the clocks."""
-        self._next_checkpoint_s = time.monotonic() + self._job.config.run.checkpoint_every_s
+        """Say what comes."""
         self._progress.begin()
 
     def add_steps(
         self, first: int, values: list[dict[str, float | int]], wait_fraction: float, elapsed_s: float, learner: Learner
     ) -> None:
         """Add the lines of steps from `first` on; the last one carries the metrics of the interval."""
+        if math.isinf(self._next_checkpoint_s):  # the first steps: before them there is nothing to save
+            self._next_checkpoint_s = time.monotonic() + self._checkpoint_pause_s
+        self._interruptions.end()
         config, n = self._job.config, self._job.num_rows
         size = config.optim.global_batch_size
         lines: list[Line] = []
@@ -129,18 +138,31 @@ class Recorder:
         """Write a checkpoint in the background, with the lines since the last one."""
         assert state is not None
         self._writer.finish(_FINISH_PATIENCE_S)
-        self._due, self._next_checkpoint_s = False, time.monotonic() + self._job.config.run.checkpoint_every_s
+        self._checkpoint_pause_s = min(2 * self._checkpoint_pause_s, self._job.config.run.checkpoint_every_s)
+        self._due, self._next_checkpoint_s = False, time.monotonic() + self._checkpoint_pause_s
         state = {**state, "recorder": {"evaluations": self._evaluations.lines, "bad_images": dict(self._bad)}}
         files = {**self._lines.take_part(), **self._side_files(), **self._curves.files()}
         info = {"position": state["position"], "versions": {"torch": torch.__version__}}
         best = self._evaluations.best_step()
 
         def write() -> None:
+            check_lease(self._store.storage, self._job.lease_owner)
             self._store.write(step, state, files, info)
             self._committed = step
             self._store.prune(keep={best} if best is not None else set())
 
         self._writer.start(checkpoint_name(step), write)
+
+    def wait_until_saved(self, patience_s: float) -> None:
+        """Wait for the checkpoint that is being written.
+
+        Args:
+            patience_s: Give up on storage that keeps failing after so many seconds.
+        """
+        try:
+            self._writer.finish(patience_s)
+        except OSError as error:
+            self._say(f"warning: the last checkpoint could not be written ({error}): its steps will be done again")
 
     def evaluate(self, step: int, state: State | None) -> None:
         """Measure the encoder of this step, beside training where there is room."""
@@ -172,6 +194,7 @@ class Recorder:
         for name, content in self._curves.files().items():
             storage.write_bytes(storage.join(*name.split("/")), content)
         storage.write_bytes(storage.join("metrics.jsonl"), join_parts(storage))
+        self._interruptions.sum_up()
 
     def summary(self) -> dict[str, float]:
         """Last values of all metrics."""

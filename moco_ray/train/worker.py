@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import torch
 import torch.distributed as dist
@@ -24,10 +26,19 @@ from moco_ray.train.recorder import Recorder
 from moco_ray.train.state import build_learner, learner_state
 
 _MAX_STARTS_WITHOUT_PROGRESS = 3
+_LOOK_EVERY_S = 5.0  # longest time in which a group does not hear that it must save
+_SAVE_PATIENCE_S = 90.0
+_WAIT_TO_BE_STOPPED_S = 30.0
+
+_LOG = logging.getLogger(__name__)
 
 
 class _UserError(Exception):
     """Something that every rank saw and that trying again would not mend."""
+
+
+class NodeLeaving(Exception):
+    """A node of the group is being taken away: everything is saved, and the next group starts without it."""
 
 
 def train(job: Job, place: Place, say: Callable[[str], None]) -> Outcome:
@@ -40,19 +51,24 @@ def train(job: Job, place: Place, say: Callable[[str], None]) -> Outcome:
     """
     if place.rank > 0:
         say = _say_nothing
+    storage = Storage.open(job.run_uri, job.run_options)
+    _check_visible(storage)
     store = CheckpointStore(
-        storage=Storage.open(job.run_uri, job.run_options),
+        storage=storage,
         keep_last=job.config.run.keep_last,
         keep_every_steps=job.config.run.keep_every_steps,
     )
-    newest, reason = place.from_rank_zero(_choose_start(store, place, say) if place.rank == 0 else (None, None))
+    newest, refusal = place.from_rank_zero(_choose_start(store, place, say) if place.rank == 0 else (None, None))
+    if refusal:
+        return refusal
     start = newest or 0
-    restored = store.read(newest) if newest is not None and not reason else None
-    if reason := reason or _mismatch(job, restored):
-        return Outcome(step=start, error=reason)
+    restored = store.read(newest) if newest is not None else None
+    if mismatch := _mismatch(job, restored):
+        return Outcome(step=start, error=mismatch)
     learner = build_learner(job, restored)
     recorder = Recorder(job, store, restored, start, place, say) if place.rank == 0 else None
     del restored
+    _say_devices(learner.device, say)
     loop = _Loop(job=job, place=place, learner=learner, step=start, recorder=recorder, say=say)
     try:
         loop.run()
@@ -61,20 +77,36 @@ def train(job: Job, place: Place, say: Callable[[str], None]) -> Outcome:
     return Outcome(step=loop.step, summary=recorder.summary() if recorder else None)
 
 
-def _choose_start(store: CheckpointStore, place: Place, say: Callable[[str], None]) -> tuple[int | None, str | None]:
-    """Rank 0 chooses the checkpoint to start from, or says why this group of workers must not train."""
-    if (error := place.user_error()) is not None:
-        return None, error
+def _check_visible(storage: Storage) -> None:
+    """Make sure that this node sees the run's folder.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if not storage.exists(storage.join("config.json")):
+        raise ValueError(
+            f"{storage.uri(storage.root)} cannot be seen from the node {socket.gethostname()}, where a worker runs; "
+            "use a run.storage-path that all nodes share, such as s3://bucket/runs"
+        )
+
+
+def _choose_start(
+    store: CheckpointStore, place: Place, say: Callable[[str], None]
+) -> tuple[int | None, Outcome | None]:
+    """Rank 0 chooses the checkpoint to start from, or how this group of workers ends at once."""
+    if (message := place.user_error()) is not None:
+        return None, Outcome(step=0, error=message)
     newest, failure = None, None
     try:
         newest = store.newest(say)
     except OSError as error:  # counted as a start, so that storage that stays away ends the run at some time
         failure = error
     if place.starts_without_progress(newest or 0) > _MAX_STARTS_WITHOUT_PROGRESS:
-        return newest, (
+        reason = (
             f"the workers failed {_MAX_STARTS_WITHOUT_PROGRESS} times in a row without committing a step after "
             f"{newest or 0}; the lines above and Ray's logs say why. The same command resumes the run"
         )
+        return newest, Outcome(step=newest or 0, failure=reason)
     if failure is not None:
         raise failure
     return newest, None
@@ -101,6 +133,8 @@ class _Loop:
     step: int
     recorder: Recorder | None
     say: Callable[[str], None]
+    _next_look: int = field(default=0, init=False)
+    _polled_s: float = field(default_factory=time.monotonic, init=False)
 
     def run(self) -> None:
         if self.step < self.job.last_step:
@@ -134,6 +168,9 @@ class _Loop:
             bad += loaded.bad
             fresh = False
             self.step += 1
+            _LOG.info("step %d", self.step)
+            if self.recorder:
+                self.place.done(self.step)
             self._bound_run_ahead(in_flight)
             if self._looks_up():
                 elapsed = max(time.monotonic() - since, 1e-9)
@@ -166,7 +203,8 @@ class _Loop:
         run = self.job.config.run
         every = run.checkpoint_every_steps
         return (
-            self.step % run.log_every_steps == 0
+            self.step >= self._next_look
+            or self.step % run.log_every_steps == 0
             or self.step == self.job.last_step
             or (every is not None and self.step % every == 0)
             or self._is_eval_step()
@@ -184,23 +222,49 @@ class _Loop:
         for offset, value in enumerate(values):
             if not math.isfinite(value["train/loss"]):
                 self._stop_on_nan(first + offset, value["train/loss"])
-        wants_checkpoint = float(self.recorder is not None and self.recorder.wants_checkpoint(self.step))
-        own = torch.tensor([wants_checkpoint, float(len(bad)), wait_fraction], dtype=torch.float64)
-        checkpoint_now, num_bad, waits = collectives.all_reduce_sum(own.to(self.learner.device)).tolist()
-        if num_bad:
+        own = _Wishes(num_bad=float(len(bad)), wait_fraction=wait_fraction)
+        if self.recorder:
+            own.checkpoint = float(self.recorder.wants_checkpoint(self.step))
+            own.steps_to_next_look = max(1, int(_LOOK_EVERY_S * len(values) / elapsed_s))
+            own.poll = float(time.monotonic() - self._polled_s > _LOOK_EVERY_S)
+            own.save = float(own.poll and self.place.is_asked_to_save())
+        wishes = own.summed_over_ranks(self.learner.device)
+        self._next_look = self.step + int(wishes.steps_to_next_look)
+        if wishes.num_bad:
             bad = _gather_bad(bad)
         if self.recorder:
             self.recorder.add_bad(bad)
-            self.recorder.add_steps(first, values, waits / self.place.num_ranks, elapsed_s, self.learner)
-        if checkpoint_now:
-            self._check_agreement()
-            state = learner_state(self.job, self.learner, self.step, copy=self.recorder is not None)
-            if self.recorder:
-                self.recorder.checkpoint(self.step, state)
-        if num_bad:
+            wait_fraction = wishes.wait_fraction / self.place.num_ranks
+            self.recorder.add_steps(first, values, wait_fraction, elapsed_s, self.learner)
+        if wishes.poll:
+            self._polled_s = time.monotonic()
+        loses_node = bool(wishes.poll) and self.place.is_losing_a_node()
+        if wishes.checkpoint or wishes.save or loses_node:
+            self._checkpoint()
+        if wishes.save or loses_node:
+            self._wait_until_saved(loses_node)
+        if wishes.num_bad:
             self._stop_if_too_many_are_bad()
         if self._is_eval_step():
             self._evaluate()
+
+    def _checkpoint(self) -> None:
+        self._check_agreement()
+        state = learner_state(self.job, self.learner, self.step, copy=self.recorder is not None)
+        if self.recorder:
+            self.recorder.checkpoint(self.step, state)
+
+    def _wait_until_saved(self, loses_node: bool) -> None:
+        """Have the checkpoint committed before this group ends: it is asked to, or it loses a node."""
+        if self.recorder:
+            self.recorder.wait_until_saved(_SAVE_PATIENCE_S)
+            self.say(f"saved step {self.step:,} before the workers {'move' if loses_node else 'are restarted'}")
+        self.place.from_rank_zero(None)  # nobody leaves before rank 0 has saved
+        if loses_node:
+            raise NodeLeaving("a node of the group is being taken away; everything is saved")
+        if self.recorder:
+            self.place.has_saved()
+            time.sleep(_WAIT_TO_BE_STOPPED_S)  # steps done now would be done again
 
     def _evaluate(self) -> None:
         state = learner_state(self.job, self.learner, self.step, copy=self.recorder is not None)
@@ -238,11 +302,43 @@ def _gather_bad(bad: list[BadRow]) -> list[BadRow]:
     return [item for part in parts for item in part]
 
 
+@dataclass(kw_only=True)
+class _Wishes:
+    """What ranks tell each other at a look; all but the last two are rank 0's alone."""
+
+    checkpoint: float = 0.0
+    save: float = 0.0
+    poll: float = 0.0
+    steps_to_next_look: float = 0.0
+    num_bad: float = 0.0
+    wait_fraction: float = 0.0
+
+    def summed_over_ranks(self, device: torch.device) -> _Wishes:
+        own = torch.tensor([getattr(self, item.name) for item in fields(self)], dtype=torch.float64)
+        sums = collectives.all_reduce_sum(own.to(device)).tolist()
+        return _Wishes(**{item.name: value for item, value in zip(fields(self), sums, strict=True)})
+
+
+def _say_devices(device: torch.device, say: Callable[[str], None]) -> None:
+    """Say so where workers have different GPUs. All ranks must call."""
+    models = _device_models(device)
+    if len(set(models)) > 1:
+        counts = ", ".join(f"{models.count(model)} x {model}" for model in sorted(set(models)))
+        say(f"the workers have different GPUs ({counts}): all wait for the slowest at every step")
+
+
 def _same_devices(device: torch.device) -> bool:
+    return len(set(_device_models(device))) == 1
+
+
+def _device_models(device: torch.device) -> list[str]:
+    """The model of every rank's device. All ranks must call."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    if collectives.world_size() == 1:
+        return [name]
     names: list[str] = ["" for _ in range(collectives.world_size())]
     dist.all_gather_object(names, name)
-    return len(set(names)) == 1
+    return names
 
 
 def _say_nothing(line: str) -> None:

@@ -1,0 +1,165 @@
+"""How a group of workers grows, shrinks and is restarted: what runs inside Ray Train's controller.
+
+Ray Train's scaling policy and controller callbacks are semi-public, so everything that touches them is in this file.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import ray
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    NoopDecision,
+    ResizeDecision,
+    ScalingDecision,
+)
+from ray.train.v2.api.config import ScalingConfig
+from ray.train.v2.torch.torch_trainer import TorchTrainer
+
+from moco_ray.core.layout import useful_rank_counts
+from moco_ray.train.notes import Notes
+
+_SAVE_PATIENCE_S = 120.0
+_KNOCK_TIMEOUT_S = 2.0
+_KNOCKS_AT_ONCE = 16
+_SAY_WAITING_EVERY_S = 30.0
+
+Say = Callable[[str], None]
+
+
+class ElasticTrainer(TorchTrainer):
+    """A TorchTrainer that grows to useful sizes only, saves before it grows, and shrinks at once."""
+
+    def __init__(self, worker: Any, *, num_groups: int, notes: Notes, say: Say, **arguments: Any) -> None:
+        super().__init__(worker, **arguments)
+        self._policy = (num_groups, notes, say)
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        arguments["scaling_policy"] = UsefulSizes(self.scaling_config, *self._policy)  # type: ignore[arg-type]
+        arguments["callbacks"].append(Causes(self._policy[1]))
+        return super()._initialize_and_run_controller(**arguments)
+
+
+class UsefulSizes(ElasticScalingPolicy):
+    """Ray Train's elastic policy, with three differences.
+
+    A group never has a size that is no faster than a smaller one. Nodes that are dead or being drained do not count,
+    so a lost node makes the group smaller at once. Before a group grows it is asked to save, so growing redoes no step.
+    """
+
+    def __init__(self, scaling_config: ScalingConfig, num_groups: int, notes: Notes, say: Say) -> None:
+        super().__init__(scaling_config)
+        self._sizes = useful_rank_counts(num_groups, scaling_config.min_workers, scaling_config.max_workers)
+        self._notes, self._say = notes, say
+        self._asked: tuple[int, float] | None = None  # size to grow to, and when the workers were asked to save
+        self._said_waiting_s = float("-inf")
+
+    def _count_possible_workers(self, reserved_resources: Any) -> int:
+        """The largest useful size that fits on the nodes that stay, with a CPU left for data; 0 if none does."""
+        nodes = staying_nodes()
+        usable = {name: resources for name, resources in reserved_resources.items() if name in nodes}
+        possible = super()._count_possible_workers(usable)
+        cpus = self.scaling_config._resources_per_worker_not_none.get("CPU", 0.0)
+        if cpus > 0:
+            total = sum(resources.get("CPU", 0.0) for resources in nodes.values())
+            possible = min(possible, int(max(0.0, total - 1.0 + 1e-6) // cpus))
+        return max((size for size in self._sizes if size <= possible), default=0)
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        """Start with as many workers as are useful and possible; wait for the fewest."""
+        self._asked = None
+        decision = super().make_decision_for_non_running_worker_group()
+        if isinstance(decision, ResizeDecision):
+            self._said_waiting_s = float("-inf")
+            self._say(f"starting {decision.num_workers} worker{'s' if decision.num_workers > 1 else ''}")
+        elif time.monotonic() - self._said_waiting_s > _SAY_WAITING_EVERY_S:
+            self._said_waiting_s = time.monotonic()
+            self._say(
+                f"waiting for nodes with room for {self._sizes[0]} worker{'s' if self._sizes[0] > 1 else ''} "
+                f"({_amounts(self.scaling_config._resources_per_worker_not_none)} each)"
+            )
+        return decision
+
+    def make_decision_for_running_worker_group(
+        self, worker_group_state: Any, worker_group_status: Any
+    ) -> ScalingDecision:
+        """Grow when it makes a step faster, after the workers have saved; a loss of nodes shows as a failure."""
+        if self._asked is None:
+            decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+            if not isinstance(decision, ResizeDecision) or decision.num_workers <= worker_group_state.num_workers:
+                return NoopDecision()
+            self._asked = decision.num_workers, time.monotonic()
+            self._notes.write(
+                "cause", f"growing from {worker_group_state.num_workers} to {decision.num_workers} workers"
+            )
+            self._notes.write("save", str(time.time()))
+            return NoopDecision()
+        size, since_s = self._asked
+        saved = self._notes.read("saved") == self._notes.read("save")
+        if not saved and time.monotonic() - since_s < _SAVE_PATIENCE_S:
+            return NoopDecision()
+        self._notes.delete("save")
+        self._asked = None
+        return self._get_resize_decision(size)
+
+
+def staying_nodes() -> dict[str, dict[str, float]]:
+    """Resources of the nodes that live, answer and are not being drained, by node id.
+
+    The cluster's head takes many seconds to declare a node dead; a closed port says it at once.
+    """
+    leaving = ray._private.state.state.get_draining_nodes()
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]  # type: ignore[no-untyped-call]
+    with ThreadPoolExecutor(_KNOCKS_AT_ONCE) as pool:
+        answers = pool.map(_answers, [(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in nodes])
+        return {node["NodeID"]: node["Resources"] for node, up in zip(nodes, answers, strict=True) if up}
+
+
+def _answers(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, timeout=_KNOCK_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+class Causes(ControllerCallback):
+    """Notes why a group of workers ended, for the next one to say."""
+
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        """Note the error of a state that restarts the workers."""
+        error = getattr(current_state, "training_failed_error", None)
+        if error is not None and self._notes.read("cause") is None:  # the first one is the reason of what follows
+            self._notes.write("cause", describe(error))
+
+
+def describe(error: Exception) -> str:
+    """One line for what ended a group of workers."""
+    if type(error).__name__ == "PreemptionError":
+        return "a node is being taken away"
+    failures = getattr(error, "worker_failures", None)
+    if not failures:
+        return f"{type(error).__name__}: {_first_line(error)}"
+    lost = sorted(rank for rank, failure in failures.items() if isinstance(failure, ray.exceptions.RayActorError))
+    if lost:  # the others fail in collectives, because of it
+        return f"worker{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))} lost: the process or its node died"
+    rank, failure = min(failures.items())
+    return f"worker {rank} failed: {_first_line(failure)}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]
+
+
+def _amounts(resources: dict[str, float]) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())

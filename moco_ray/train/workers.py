@@ -1,0 +1,130 @@
+"""How many workers a run has, with what each, and whether the cluster can ever hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from moco_ray.config import Config
+from moco_ray.core.layout import useful_rank_counts
+from moco_ray.train.cluster import Node, can_start, connect, has_autoscaler, living_nodes
+from moco_ray.train.run_config import worker_resources
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """The workers of a run; none at all trains in the calling process."""
+
+    fewest: int
+    """Fewest workers to train with."""
+    most: int
+    """Most workers to train with; 0 for none."""
+    uses_gpu: bool
+    """Whether each trains on a GPU."""
+    resources: dict[str, float]
+    """Ray resources of each."""
+
+
+def choose_workers(config: Config, say: Say) -> Workers:
+    """Decide on the workers; connects to Ray if there are to be any.
+
+    Raises:
+        ValueError: The cluster neither has what was asked for nor can start it.
+    """
+    run = config.run
+    if run.num_workers == 0:
+        uses_gpu = run.device == "cuda" or (run.device == "auto" and torch.cuda.is_available())
+        if uses_gpu and not torch.cuda.is_available():
+            raise ValueError("run.device is cuda, but torch finds no GPU here; use --run.device cpu")
+        return Workers(fewest=0, most=0, uses_gpu=uses_gpu, resources={})
+    connect(run.num_workers or run.max_workers or 1, say)
+    nodes, grows = living_nodes(), has_autoscaler()
+    uses_gpu = run.device == "cuda" or (run.device == "auto" and _has_gpus(nodes, grows))
+    fewest, most = _bounds(config, nodes, uses_gpu, grows)
+    resources = {"CPU": _cpus_per_worker(config, fewest, nodes, grows), **({"GPU": 1.0} if uses_gpu else {})}
+    workers = Workers(fewest=fewest, most=most, uses_gpu=uses_gpu, resources=resources | worker_resources(run))
+    _check_possible(workers, nodes, grows)
+    _say_sizes(config.optim.bn_groups, workers, say)
+    return workers
+
+
+def _has_gpus(nodes: list[Node], grows: bool) -> bool:
+    """Whether there are GPUs, or may be."""
+    return any(node.resources.get("GPU", 0.0) >= 1 for node in nodes) or (grows and can_start([{"GPU": 1.0}]))
+
+
+def _bounds(config: Config, nodes: list[Node], uses_gpu: bool, grows: bool) -> tuple[int, int]:
+    """Fewest and most workers."""
+    run, groups = config.run, config.optim.bn_groups
+    if run.num_workers is not None:
+        return run.num_workers, run.num_workers
+    fewest = run.min_workers or 1
+    if run.min_workers is None and run.max_workers is None and not (uses_gpu and grows):
+        gpus = int(sum(node.resources.get("GPU", 0.0) for node in nodes))
+        return 1, max(1, min(gpus, groups)) if uses_gpu else 1
+    return fewest, max(fewest, run.max_workers or groups)
+
+
+def _cpus_per_worker(config: Config, fewest: int, nodes: list[Node], grows: bool) -> float:
+    """Logical CPUs of each worker: one, or what leaves a CPU for data where there are few.
+
+    Raises:
+        ValueError: Nothing would be left for data.
+    """
+    asked = config.run.cpus_per_worker
+    if grows:
+        return asked or 1.0
+    total = sum(node.resources.get("CPU", 0.0) for node in nodes)
+    each = asked if asked is not None else min(1.0, max(0.0, (total - 1) / fewest))
+    if each <= 0 or fewest * each > total - 1 + 1e-6:
+        raise ValueError(
+            f"{fewest} worker{'s' if fewest > 1 else ''} with {each:g} CPUs each leave no CPU for reading images on a "
+            f"cluster of {total:g} CPUs; lower run.cpus-per-worker or the number of workers, or add a node with CPUs"
+        )
+    return each
+
+
+def _check_possible(workers: Workers, nodes: list[Node], grows: bool) -> None:
+    """Refuse what no node has, running or to be started.
+
+    Raises:
+        ValueError: The fewest workers would wait for ever.
+    """
+    room = sum(_fitting(workers.resources, node) for node in nodes)
+    if room >= workers.fewest or (grows and can_start([workers.resources] * workers.fewest)):
+        return
+    asked = ", ".join(f"{amount:g} {name}" for name, amount in workers.resources.items())
+    short = [
+        name for name, amount in workers.resources.items() if all(n.resources.get(name, 0) < amount for n in nodes)
+    ]
+    missing = f"no node has so much {' or '.join(short)}" if short else f"there is room for {room:g}"
+    verdict = (
+        "the cluster's autoscaler cannot start such nodes either" if grows else "there is no autoscaler to start more"
+    )
+    listed = "\n".join(f"  {node.describe()}" for node in nodes)
+    raise ValueError(
+        f"{workers.fewest} worker{'s' if workers.fewest > 1 else ''} with {asked} each can never start: {missing}, and "
+        f"{verdict}; use fewer workers{' or --run.device cpu' if 'GPU' in short else ''}, or add nodes. There are\n{listed}"
+    )
+
+
+def _fitting(each: dict[str, float], node: Node) -> float:
+    """Workers that one node holds."""
+    return min((node.resources.get(name, 0.0) + 1e-6) // amount for name, amount in each.items() if amount > 0)
+
+
+def _say_sizes(num_groups: int, workers: Workers, say: Say) -> None:
+    """Say which numbers of workers are worth having."""
+    where = "GPUs" if workers.uses_gpu else "CPUs"
+    if workers.fewest == workers.most:
+        say(f"training with {workers.most} worker{'s' if workers.most > 1 else ''} on {where}")
+        return
+    sizes = useful_rank_counts(num_groups, workers.fewest, workers.most)
+    say(
+        f"training with {workers.fewest} to {workers.most} workers on {where}; {num_groups} BatchNorm groups make "
+        f"{', '.join(map(str, sizes))} useful (a step takes the time of ceil({num_groups} / workers) groups)"
+    )
