@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
+
+_OWN_FIELDS = {
+    "CPU": "use run.cpus-per-worker for CPUs",
+    "GPU": "a worker has one GPU or none; run.device says which",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +65,17 @@ def worker_resources(config: RunConfig) -> dict[str, float]:
     """The further resources of each worker.
 
     Raises:
-        ValueError: They are not written as NAME=AMOUNT, or an amount is no number above 0.
+        ValueError: They are not written as NAME=AMOUNT, an amount is no number above 0, or a name has its own field.
     """
     resources = {}
     for name, amount in _pairs("run.worker-resources", config.worker_resources).items():
+        if name in _OWN_FIELDS:
+            raise ValueError(f"run.worker-resources {name}={amount}: {_OWN_FIELDS[name]}")
         try:
             resources[name] = float(amount)
         except ValueError:
             resources[name] = 0.0
-        if not resources[name] > 0:
+        if not 0 < resources[name] < math.inf:
             raise ValueError(f"run.worker-resources {name}={amount}: the amount must be a number above 0")
     return resources
 

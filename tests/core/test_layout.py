@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from moco_ray.core.batch import resident_batch
-from moco_ray.core.layout import gather_groups, groups_per_rank, key_permutation
+from moco_ray.core.layout import gather_groups, groups_per_rank, key_permutation, useful_rank_counts
 from tests.core.tiny import BATCH_SIZE, GROUP_SIZE, tiny_batch, views
 
 
@@ -17,6 +17,33 @@ def test_blocks_go_round_the_ranks_from_batch_to_batch(num_ranks: int) -> None:
             assert held == sorted(held) and 8 // num_ranks <= len(held) <= -(-8 // num_ranks)
             dealt.update({step * 8 + group: rank for group in held})
     assert dealt == {block: block % num_ranks for block in range(48)}
+
+
+@pytest.mark.parametrize(
+    ("num_groups", "fewest", "most", "useful"),
+    [
+        (8, 1, 8, [1, 2, 3, 4, 8]),
+        (8, 1, 7, [1, 2, 3, 4]),
+        (8, 3, 8, [3, 4, 8]),
+        (8, 5, 7, [5]),  # the fewest that are asked for, though four were as fast
+        (8, 5, 8, [5, 8]),
+        (6, 1, 100, [1, 2, 3, 6]),
+        (1, 1, 1, [1]),
+    ],
+)
+def test_useful_numbers_of_ranks(num_groups: int, fewest: int, most: int, useful: list[int]) -> None:
+    assert useful_rank_counts(num_groups, fewest, most) == useful
+
+
+@pytest.mark.parametrize("num_groups", [1, 7, 8, 12, 64])
+def test_each_useful_number_of_ranks_makes_the_longest_share_shorter_and_none_is_left_out(num_groups: int) -> None:
+    def longest_share(num_ranks: int) -> int:
+        return max(len(held) for held in groups_per_rank(0, num_groups, num_ranks))
+
+    useful = useful_rank_counts(num_groups, 1, num_groups)
+    shares = [longest_share(ranks) for ranks in useful]
+    assert shares == sorted(set(shares), reverse=True)
+    assert set(shares) == {longest_share(ranks) for ranks in range(1, num_groups + 1)}
 
 
 def test_the_key_shuffle_is_a_permutation_that_seed_and_step_determine() -> None:
