@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import threading
 import time
@@ -18,8 +19,10 @@ from moco_ray.data.storage import Storage
 
 RENEW_EVERY_S = 10.0
 _WATCH_S = 2.5 * RENEW_EVERY_S
-_STALE_S = 6 * RENEW_EVERY_S
+_STALE_S = 3600.0  # more than clocks differ, and than storage is away while a run waits for it
+_LOOK_EVERY_S = 1.0
 _FILE = "lease.json"
+_CLAIM = "lease-claim-"
 
 Say = Callable[[str], None]
 # A step that is done, and when (seconds since 1970).
@@ -33,7 +36,7 @@ class Lease:
     owner: str
     """Unique name of the holder."""
     before: StepDone | None
-    """The newest step that the holder before is known to have done, if that one did not end in good order."""
+    """The newest step known to be done before, if the holder before did not end in good order."""
 
 
 class LeaseLost(ValueError):
@@ -52,23 +55,19 @@ def hold_run(run: Storage, say: Say, last_step: Callable[[], StepDone | None]) -
     Raises:
         ValueError: Another process holds the run and lives.
     """
-    _wait_until_free(run, say)
-    step = _read(run).get("last_step")
-    lease = Lease(owner=uuid.uuid4().hex, before=(int(step[0]), float(step[1])) if step else None)
-    _write(run, lease, last_step())
-    if (now := _read(run)).get("owner") != lease.owner:
-        raise ValueError(_in_use(run, now))
+    lease = _take(run, say, last_step)
     ended = threading.Event()
     thread = threading.Thread(target=_renew, args=(run, lease, last_step, ended), name="lease", daemon=True)
     thread.start()
+    is_done = False
     try:
         yield lease
+        is_done = True
     finally:
         ended.set()
         thread.join()
         with suppress(OSError, ValueError):  # a lease that stays behind is seen to be dead
-            if _read(run).get("owner") == lease.owner:
-                run.delete(run.join(_FILE))
+            _release(run, lease, None if is_done else last_step() or lease.before)
 
 
 def check_lease(run: Storage, owner: str) -> None:
@@ -84,24 +83,60 @@ def check_lease(run: Storage, owner: str) -> None:
         )
 
 
-def _wait_until_free(run: Storage, say: Say) -> None:
-    """Return when nobody holds the run, as far as its lease or the lack of its renewals tell.
+def _take(run: Storage, say: Say, last_step: Callable[[], StepDone | None]) -> Lease:
+    """Take a lease that nobody holds; of several who try at once, one gets it.
+
+    Storage that is shared has no locks to rely on. So whoever starts leaves a file that says so, and takes the lease
+    only if there is no other such file then: of two, the second to write its own sees that of the first.
+    """
+    since_s: dict[str, float] = {}
+    while True:
+        seen = _wait_until_free(run, say)
+        claim = _CLAIM + uuid.uuid4().hex
+        run.write_bytes(run.join(claim), b"")
+        try:
+            if not _has_rivals(run, claim, since_s) and _read(run) == seen:
+                step = last_step() or seen.get("last_step")
+                lease = Lease(owner=uuid.uuid4().hex, before=(int(step[0]), float(step[1])) if step else None)
+                _write(run, lease.owner, lease.before)
+                return lease
+        finally:
+            run.delete(run.join(claim))
+        time.sleep(random.uniform(0.1, 1.0) * _LOOK_EVERY_S)
+
+
+def _has_rivals(run: Storage, own_claim: str, since_s: dict[str, float]) -> bool:
+    """Whether others try to take the lease; a claim that stays is one of a process that died over it."""
+    now, rivals = time.monotonic(), 0
+    for name, _, _ in run.list(run.join()):
+        if not name.startswith(_CLAIM) or name == own_claim:
+            continue
+        if now - since_s.setdefault(name, now) > _WATCH_S:
+            run.delete(run.join(name))
+        else:
+            rivals += 1
+    return rivals > 0
+
+
+def _wait_until_free(run: Storage, say: Say) -> dict[str, Any]:
+    """The lease that is there when nobody holds the run, as far as that or the lack of renewals tells.
 
     Clocks of two machines may differ, so a lease that looks alive is watched for as long as renewals take.
     """
     lease = _read(run)
-    if not lease or _is_dead(lease) or time.time() - float(lease["renewed_at"]) > _STALE_S:
-        return
+    if not lease.get("owner") or _is_dead(lease) or time.time() - float(lease["renewed_at"]) > _STALE_S:
+        return lease
     say(f"{run.uri(run.root)} is held by {_holder(lease)}: watching for {_WATCH_S:.0f} s whether that is alive")
     deadline = time.monotonic() + _WATCH_S
     while time.monotonic() < deadline:
-        time.sleep(1.0)
+        time.sleep(_LOOK_EVERY_S)
         now = _read(run)
-        if not now:
-            return
+        if not now.get("owner"):
+            return now
         if now != lease:
             raise ValueError(_in_use(run, now))
     say("it is not: taking the run over")
+    return lease
 
 
 def _renew(run: Storage, lease: Lease, last_step: Callable[[], StepDone | None], ended: threading.Event) -> None:
@@ -109,18 +144,28 @@ def _renew(run: Storage, lease: Lease, last_step: Callable[[], StepDone | None],
         with suppress(OSError, ValueError):  # the next renewal may succeed; rank 0 checks before it commits
             if _read(run).get("owner") not in (lease.owner, None):
                 return
-            _write(run, lease, last_step())
+            _write(run, lease.owner, last_step() or lease.before)
 
 
-def _write(run: Storage, lease: Lease, last_step: StepDone | None) -> None:
+def _release(run: Storage, lease: Lease, last_step: StepDone | None) -> None:
+    """Give the lease back; steps that may be lost stay noted in one without an owner."""
+    if _read(run).get("owner") != lease.owner:
+        return
+    if last_step is None:
+        run.delete(run.join(_FILE))
+    else:
+        _write(run, "", last_step)
+
+
+def _write(run: Storage, owner: str, last_step: StepDone | None) -> None:
     content = {
-        "owner": lease.owner,
+        "owner": owner,
         "renewed_at": time.time(),
         "host": socket.gethostname(),
         "boot": _boot(),
         "pid": os.getpid(),
         "pid_started": _started(os.getpid()),
-        "last_step": last_step or lease.before,
+        "last_step": last_step,
     }
     run.write_bytes(run.join(_FILE), json.dumps(content).encode())
 
@@ -142,8 +187,9 @@ def _is_dead(lease: dict[str, Any]) -> bool:
 
 
 def _boot() -> str:
+    """Where and since when process ids count: the kernel's boot and the container's namespace; empty if unknown."""
     with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     return ""
 
 
