@@ -38,16 +38,15 @@ class Interruptions:
         last_step, self._last_done_s = last or (step, time.time())
         redone = max(0, last_step - step)
         self._open = {"cause": cause, "resumed_at_step": step, "steps_redone": redone, "num_workers": num_workers}
-        self._say(
-            f"interrupted: {cause}; going on from step {step:,} with {num_workers} workers, {redone} steps are redone"
-        )
+        workers = f"{num_workers} worker{'s' if num_workers > 1 else ''}"
+        self._say(f"interrupted: {cause}; going on from step {step:,} with {workers}, {redone} steps are redone")
 
     def end(self) -> None:
         """The group has done its first step; called once, and again to no effect."""
         if self._open is None:
             return
         line, self._open = self._open, None
-        line["seconds"] = round(time.time() - self._last_done_s, 1)
+        line["seconds"] = max(0.0, round(time.time() - self._last_done_s, 1))  # clocks of two machines may differ
         line["at_s"] = round(time.time(), 1)
         self._lines.append(line)
         self._say(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ray import ObjectRef
 
 _NOTE_EVERY_S = 0.5
-KILLED = "the process before was stopped"
+STOPPED = "the run was stopped"
 
 T = TypeVar("T")
 
@@ -125,7 +125,7 @@ class ThisProcess:
     pulse: Pulse
     """Where the newest step is noted."""
     before: StepDone | None
-    """The newest step of a process that was killed."""
+    """The newest step of an attempt that was stopped."""
     rank: int = 0
     num_ranks: int = 1
 
@@ -146,8 +146,8 @@ class ThisProcess:
         return 1
 
     def group_before(self) -> tuple[str, StepDone | None] | None:
-        """The process before this one, if it was killed."""
-        return (KILLED, self.before) if self.before else None
+        """The attempt before this one, if it was stopped."""
+        return (STOPPED, self.before) if self.before else None
 
     def done(self, step: int) -> None:
         """Note the step."""
@@ -184,7 +184,7 @@ class RayTrainWorker:
     data_label: dict[str, str] | None
     """Label of the nodes for data."""
     before: StepDone | None
-    """The newest step of a driver that was killed."""
+    """The newest step of a driver that was stopped."""
     rank: int
     num_ranks: int
     _pulse: Pulse = field(default_factory=Pulse, init=False)
@@ -217,11 +217,11 @@ class RayTrainWorker:
         return starts
 
     def group_before(self) -> tuple[str, StepDone | None] | None:
-        """What the controller and rank 0 of the last group noted, or else the lease of a driver that was killed."""
+        """What the controller and rank 0 of the last group noted, or else the lease of a driver that was stopped."""
         cause, step = self.notes.read("cause"), read_step(self.notes)
         self.notes.delete("cause")
         if cause is None and step is None:
-            return (KILLED, self.before) if self.before else None
+            return (STOPPED, self.before) if self.before else None
         return cause or "the workers were restarted", step or self.before
 
     def done(self, step: int) -> None:
