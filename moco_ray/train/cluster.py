@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,11 +70,12 @@ def can_start(bundles: list[dict[str, float]]) -> bool:
     from ray.autoscaler.sdk import request_resources
 
     request_resources(bundles=bundles)
-    seen = _cluster_status().autoscaling_state.autoscaler_state_version
+    # Each view of the cluster that the head hands out has a higher number; only later ones hold the request.
+    asked = _cluster_status().cluster_resource_state.cluster_resource_state_version
     deadline = time.monotonic() + _VERDICT_TIMEOUT_S
     while time.monotonic() < deadline:
         state = _cluster_status().autoscaling_state
-        if state.autoscaler_state_version > seen + 1:  # the first newer one may have been on its way already
+        if state.last_seen_cluster_resource_state_version > asked:
             possible = not state.infeasible_cluster_resource_constraints
             if not possible:
                 request_resources(bundles=[])
@@ -112,14 +115,25 @@ def connect(num_workers: int, say: Say) -> None:
             say(f"connecting to Ray at {address}")
             _check_reachable(address)
             try:
-                ray.init(address=address, logging_level=logging.WARNING)
+                with _keep_sigterm_handler():
+                    ray.init(address=address, logging_level=logging.WARNING)
             except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 raise ValueError(f"no Ray cluster answers at RAY_ADDRESS {address!r}: {error}") from error
         else:
             say("starting Ray on this machine")
             # Workers take logical CPUs of their own, so that every real one is free for data.
             cpus = (os.cpu_count() or 1) + num_workers
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
+            with _keep_sigterm_handler():
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
+
+
+@contextmanager
+def _keep_sigterm_handler() -> Iterator[None]:
+    """Put the handler back that Ray replaces when it starts: Ray's own ends the process without a word."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def disconnect() -> None:

@@ -5,6 +5,7 @@ Ray Train's scaling policy and controller callbacks are semi-public, so everythi
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ray
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
@@ -19,15 +21,18 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ResizeDecision,
     ScalingDecision,
 )
+from ray.train.v2._internal.logging.logging import SessionFileHandler
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from moco_ray.core.layout import useful_rank_counts
 from moco_ray.train.notes import Notes
+from moco_ray.train.worker import LEAVING
 
 _SAVE_PATIENCE_S = 120.0
 _KNOCK_TIMEOUT_S = 2.0
 _KNOCKS_AT_ONCE = 16
+_LOST = ("actor is dead", "actor died", "is unavailable", "ActorDied", "ActorUnavailable", "NodeDied")
 _SAY_WAITING_EVERY_S = 30.0
 
 Say = Callable[[str], None]
@@ -36,9 +41,11 @@ Say = Callable[[str], None]
 class ElasticTrainer(TorchTrainer):
     """A TorchTrainer that grows to useful sizes only, saves before it grows, and shrinks at once."""
 
-    def __init__(self, worker: Any, *, num_groups: int, notes: Notes, say: Say, **arguments: Any) -> None:
+    def __init__(
+        self, worker: Any, *, num_groups: int, notes: Notes, run_notes: Notes, say: Say, **arguments: Any
+    ) -> None:
         super().__init__(worker, **arguments)
-        self._policy = (num_groups, notes, say)
+        self._policy = (num_groups, notes, run_notes, say)
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         arguments["scaling_policy"] = UsefulSizes(self.scaling_config, *self._policy)  # type: ignore[arg-type]
@@ -53,12 +60,27 @@ class UsefulSizes(ElasticScalingPolicy):
     so a lost node makes the group smaller at once. Before a group grows it is asked to save, so growing redoes no step.
     """
 
-    def __init__(self, scaling_config: ScalingConfig, num_groups: int, notes: Notes, say: Say) -> None:
+    def __init__(
+        self, scaling_config: ScalingConfig, num_groups: int, notes: Notes, run_notes: Notes, say: Say
+    ) -> None:
         super().__init__(scaling_config)
+        self._run_notes = run_notes
         self._sizes = useful_rank_counts(num_groups, scaling_config.min_workers, scaling_config.max_workers)
         self._notes, self._say = notes, say
         self._asked: tuple[int, float] | None = None  # size to grow to, and when the workers were asked to save
         self._said_waiting_s = float("-inf")
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Ask for nodes, after withdrawing what a controller of this run has asked for that was killed.
+
+        Nobody else would: its claim would hold the nodes for three minutes.
+        """
+        if (before := self._run_notes.read("requester")) is not None:
+            coordinator = get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
+            coordinator.cancel_request.remote(before)
+        super().after_controller_start(train_run_context)
+        assert self._requester_id is not None
+        self._run_notes.write("requester", self._requester_id)
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
         """The largest useful size that fits on the nodes that stay, with a CPU left for data; 0 if none does."""
@@ -142,14 +164,25 @@ class Causes(ControllerCallback):
             self._notes.write("cause", describe(error))
 
 
+def log_to_files_only() -> None:
+    """In a worker: let our logger write into Ray Train's log files, but not to the console, which goes to the driver."""
+    logger = logging.getLogger("moco_ray")
+    logger.handlers = [handler for handler in logging.root.handlers if isinstance(handler, SessionFileHandler)]
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+
+
 def describe(error: Exception) -> str:
     """One line for what ended a group of workers."""
     if type(error).__name__ == "PreemptionError":
-        return "a node is being taken away"
+        return LEAVING
     failures = getattr(error, "worker_failures", None)
     if not failures:
         return f"{type(error).__name__}: {_first_line(error)}"
-    lost = sorted(rank for rank, failure in failures.items() if isinstance(failure, ray.exceptions.RayActorError))
+    texts = {rank: f"{type(failure).__name__} {failure}" for rank, failure in failures.items()}
+    if any(LEAVING in text for text in texts.values()):
+        return LEAVING
+    lost = sorted(rank for rank, text in texts.items() if any(sign in text for sign in _LOST))
     if lost:  # the others fail in collectives, because of it
         return f"worker{'s' if len(lost) > 1 else ''} {', '.join(map(str, lost))} lost: the process or its node died"
     rank, failure = min(failures.items())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import hashlib
 import os
+import sys
 import tempfile
 import uuid
 import warnings
@@ -20,6 +21,7 @@ from moco_ray.train.lease import StepDone
 from moco_ray.train.notes import Notes
 from moco_ray.train.place import Pulse, RayTrainWorker, ThisProcess, follow
 from moco_ray.train.run_config import data_label
+from moco_ray.train.spilling import watch_spilling
 from moco_ray.train.worker import train
 from moco_ray.train.workers import Workers
 
@@ -47,14 +49,14 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
     from ray.train.v2.api.config import ScalingConfig
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    from moco_ray.train.elastic import ElasticTrainer, describe
+    from moco_ray.train.elastic import ElasticTrainer, describe, log_to_files_only
 
     # Both hold credentials or much data: they travel through the object store, which nothing prints.
     job_reference, source_reference = ray.put(job), ray.put(source)
     label, notes = data_label(job.config.run), Notes(uuid.uuid4().hex)
 
     def worker() -> Outcome:
-        _log_to_files_only()
+        log_to_files_only()
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # its successor would sync our BN shares
         context = ray.train.get_context()
         own_job: Job = ray.get(job_reference)
@@ -69,6 +71,8 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
             rank=context.get_world_rank(),
             num_ranks=context.get_world_size(),
         )
+        if place.rank == 0:
+            watch_spilling(_say_from_worker)
         try:
             return train(own_job, place, _say_from_worker)
         except ValueError as error:  # other ranks may wait for this one: fail, and let the next group say why
@@ -81,6 +85,7 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
             worker,
             num_groups=job.config.optim.bn_groups,
             notes=notes,
+            run_notes=Notes(hashlib.sha256(job.run_uri.encode()).hexdigest()),
             say=_say_from_worker,
             torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
             scaling_config=ScalingConfig(
@@ -117,13 +122,6 @@ def _compute_threads(workers_here: int) -> int:
     return max(1, ((os.cpu_count() or 1) - 1) // workers_here)
 
 
-def _log_to_files_only() -> None:
-    """Let our logger write into the worker's log files of Ray Train, but not to its console, which all goes to the driver."""
-    logger = logging.getLogger("moco_ray")
-    logger.handlers = [handler for handler in logging.root.handlers if isinstance(handler, logging.FileHandler)]
-    logger.propagate = False
-    logger.setLevel(logging.INFO)
-
-
 def _say_from_worker(line: str) -> None:
-    print(f"{OUR_MARK}{line}", flush=True)
+    sys.stdout.write(f"{OUR_MARK}{line}\n")  # print would come twice: Ray Train logs what is printed, too
+    sys.stdout.flush()

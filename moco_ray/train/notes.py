@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Notes:
-    """Texts by name in the cluster's key-value store, for one attempt at a run.
+    """Texts by name in the cluster's key-value store.
 
-    Names: user_error (what the user must mend), starts (how often groups have started in a row from one step),
+    For one attempt at a run: user_error (what the user must mend), starts (how often groups have started in a row from one step),
     cause (why the last group ended), step (the newest step done), save (the controller asks for a checkpoint: any
-    new text), saved (the request that has been met).
+    new text), saved (the request that has been met). For all attempts at a run on this cluster: requester (who holds
+    its claim on nodes).
     """
 
-    attempt: str
-    """Unique name of the attempt."""
+    owner: str
+    """Unique name of the attempt, or of the run."""
 
     def write(self, name: str, text: str) -> None:
         """Replace a text."""
@@ -37,4 +38,4 @@ class Notes:
         _internal_kv_del(self._key(name))
 
     def _key(self, name: str) -> str:
-        return f"moco_ray/{self.attempt}/{name}"
+        return f"moco_ray/{self.owner}/{name}"

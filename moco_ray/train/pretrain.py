@@ -67,9 +67,10 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
     command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=name)
     say(f"run {name}; to resume it: {command}")
     check_paths(config)
+    pulse = Pulse()
     for attempt in range(config.run.retries + 1):
         try:
-            return _attempt(config, say)
+            return _attempt(config, pulse, say, is_first=attempt == 0)
         except (RunFailed, OSError) as error:
             if attempt == config.run.retries:
                 raise
@@ -81,16 +82,16 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
     raise AssertionError
 
 
-def _attempt(config: Config, say: Say) -> RunResult:
+def _attempt(config: Config, pulse: Pulse, say: Say, *, is_first: bool) -> RunResult:
     """Go on with the run from where its folder stands, to its end."""
     run_options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
     root = Storage.open(config.run.storage_path, run_options)
     is_uri = "://" in config.run.storage_path
     folder = f"{config.run.storage_path.rstrip('/')}/{config.run.name}" if is_uri else root.join(str(config.run.name))
     run = Storage.open(folder, run_options)
-    run.check_writable()
+    if is_first:  # later on, a folder that cannot be written to has failed: it is no mistake of the user
+        run.check_writable()
     say(f"results go to {folder}")
-    pulse = Pulse()
     with hold_run(run, say, lambda: pulse.newest) as lease:
         return _train(config, folder, run, run_options, lease, pulse, say)
 

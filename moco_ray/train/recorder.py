@@ -19,7 +19,7 @@ from moco_ray.train.curves import Curves
 from moco_ray.train.evaluations import Evaluations, encoder_of
 from moco_ray.train.interruptions import Interruptions
 from moco_ray.train.job import Job
-from moco_ray.train.lease import check_lease
+from moco_ray.train.lease import StepDone, check_lease
 from moco_ray.train.metrics import Line, StepLines, delete_provisional_parts, join_parts
 from moco_ray.train.place import Place
 from moco_ray.train.progress import Progress
@@ -38,6 +38,7 @@ class Recorder:
         restored: State | None,
         step: int,
         place: Place,
+        before: tuple[str, StepDone | None] | None,
         say: Callable[[str], None],
     ) -> None:
         kept = restored["recorder"] if restored else {"evaluations": [], "bad_images": {}}
@@ -55,7 +56,7 @@ class Recorder:
         # Soon after a start, so that even a cluster that changes all the time makes progress.
         self._checkpoint_pause_s = job.config.run.checkpoint_every_s / 4
         self._interruptions = Interruptions(store.storage, say)
-        if (before := place.group_before()) is not None:
+        if before is not None:
             self._interruptions.begin(*before, step, place.num_ranks)
         delete_provisional_parts(store.storage, step)
         store.delete_after(step if restored else -1)

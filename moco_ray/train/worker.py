@@ -30,6 +30,8 @@ _LOOK_EVERY_S = 5.0  # longest time in which a group does not hear that it must 
 _SAVE_PATIENCE_S = 90.0
 _WAIT_TO_BE_STOPPED_S = 30.0
 
+LEAVING = "a node of the group is being taken away"
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -58,7 +60,9 @@ def train(job: Job, place: Place, say: Callable[[str], None]) -> Outcome:
         keep_last=job.config.run.keep_last,
         keep_every_steps=job.config.run.keep_every_steps,
     )
-    newest, refusal = place.from_rank_zero(_choose_start(store, place, say) if place.rank == 0 else (None, None))
+    before = place.group_before() if place.rank == 0 else None
+    cause = before[0] if before else None
+    newest, refusal = place.from_rank_zero(_choose_start(store, place, cause, say) if place.rank == 0 else (None, None))
     if refusal:
         return refusal
     start = newest or 0
@@ -66,7 +70,7 @@ def train(job: Job, place: Place, say: Callable[[str], None]) -> Outcome:
     if mismatch := _mismatch(job, restored):
         return Outcome(step=start, error=mismatch)
     learner = build_learner(job, restored)
-    recorder = Recorder(job, store, restored, start, place, say) if place.rank == 0 else None
+    recorder = Recorder(job, store, restored, start, place, before, say) if place.rank == 0 else None
     del restored
     _say_devices(learner.device, say)
     loop = _Loop(job=job, place=place, learner=learner, step=start, recorder=recorder, say=say)
@@ -91,7 +95,7 @@ def _check_visible(storage: Storage) -> None:
 
 
 def _choose_start(
-    store: CheckpointStore, place: Place, say: Callable[[str], None]
+    store: CheckpointStore, place: Place, cause: str | None, say: Callable[[str], None]
 ) -> tuple[int | None, Outcome | None]:
     """Rank 0 chooses the checkpoint to start from, or how this group of workers ends at once."""
     if (message := place.user_error()) is not None:
@@ -104,7 +108,8 @@ def _choose_start(
     if place.starts_without_progress(newest or 0) > _MAX_STARTS_WITHOUT_PROGRESS:
         reason = (
             f"the workers failed {_MAX_STARTS_WITHOUT_PROGRESS} times in a row without committing a step after "
-            f"{newest or 0}; the lines above and Ray's logs say why. The same command resumes the run"
+            f"{newest or 0}, the last time because of this: {cause}. Ray's logs hold the whole error; the same command "
+            "resumes the run"
         )
         return newest, Outcome(step=newest or 0, failure=reason)
     if failure is not None:
@@ -261,7 +266,7 @@ class _Loop:
             self.say(f"saved step {self.step:,} before the workers {'move' if loses_node else 'are restarted'}")
         self.place.from_rank_zero(None)  # nobody leaves before rank 0 has saved
         if loses_node:
-            raise NodeLeaving("a node of the group is being taken away; everything is saved")
+            raise NodeLeaving(LEAVING)
         if self.recorder:
             self.place.has_saved()
             time.sleep(_WAIT_TO_BE_STOPPED_S)  # steps done now would be done again

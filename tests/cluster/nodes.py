@@ -32,9 +32,7 @@ def cluster(**head: Any) -> Iterator[Any]:
 
 def add_node(to: Any, **node: Any) -> Any:
     """Add a node and wait until it has joined."""
-    added = to.add_node(**_node(node))
-    to.wait_for_nodes()
-    return added
+    return to.add_node(**_node(node))
 
 
 def _node(node: dict[str, Any]) -> dict[str, Any]:
@@ -49,6 +47,27 @@ def kill_node(node: Any) -> None:
     for process in family:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGKILL)
+
+
+def drain_node(node: Any, address: str, seconds: float) -> None:
+    """Tell the cluster that a node will be taken away, as a cloud's notice for a spot node does."""
+    from ray._raylet import GcsClient
+    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline_ms = int((time.time() + seconds) * 1000)
+    accepted, why = GcsClient(address).drain_node(node.node_id, reason, "reclaimed", deadline_ms)
+    assert accepted, why
+
+
+def processes_of(name: str) -> list[psutil.Process]:
+    """Running actors and tasks of this name, of clusters that this process started; Ray writes it into their titles."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if " ".join(process.cmdline()).startswith(f"ray::{name}"):
+                found.append(process)
+    return found
 
 
 class Driver:
