@@ -45,8 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     one, and exit code 1. Whatever ends a run, the same command resumes it.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    terminated = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        terminated.set()
+        raise KeyboardInterrupt  # any other exception is lost where Ray waits, but for SystemExit, which it replaces
+
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _stop)
+        signal.signal(signal.SIGTERM, stop)
     try:
         parsed = parse(arguments)
         if parsed.dry_run:
@@ -58,18 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (RunFailed, OSError) as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
-        return _fail(_STOPPED, 130)
-    except _Stopped:
-        return _fail(_STOPPED, 143)
+        return _fail(_STOPPED, 143 if terminated.is_set() else 130)
     return 0
-
-
-class _Stopped(BaseException):
-    """Somebody has asked this process to end."""
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise _Stopped
 
 
 def _fail(message: str, code: int) -> int:
