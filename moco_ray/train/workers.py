@@ -47,7 +47,7 @@ def choose_workers(config: Config, say: Say) -> Workers:
     fewest, most = _bounds(config, nodes, uses_gpu, grows)
     resources = {"CPU": _cpus_per_worker(config, fewest, nodes, grows), **({"GPU": 1.0} if uses_gpu else {})}
     workers = Workers(fewest=fewest, most=most, uses_gpu=uses_gpu, resources=resources | worker_resources(run))
-    _check_possible(workers, nodes, grows)
+    _check_possible(workers, nodes, grows, say)
     _say_sizes(config.optim.bn_groups, workers, say)
     return workers
 
@@ -82,33 +82,42 @@ def _cpus_per_worker(config: Config, fewest: int, nodes: list[Node], grows: bool
     each = asked if asked is not None else min(1.0, max(0.0, (total - 1) / fewest))
     if each <= 0 or fewest * each > total - 1 + 1e-6:
         raise ValueError(
-            f"{fewest} worker{'s' if fewest > 1 else ''} with {each:g} CPUs each leave no CPU for reading images on a "
+            f"{_workers(fewest)} with {each:g} CPUs each leave no CPU for reading images on a "
             f"cluster of {total:g} CPUs; lower run.cpus-per-worker or the number of workers, or add a node with CPUs"
         )
     return each
 
 
-def _check_possible(workers: Workers, nodes: list[Node], grows: bool) -> None:
+def _check_possible(workers: Workers, nodes: list[Node], grows: bool, say: Say) -> None:
     """Refuse what no node has, running or to be started.
 
     Raises:
         ValueError: The fewest workers would wait for ever.
     """
     room = sum(_fitting(workers.resources, node) for node in nodes)
-    if room >= workers.fewest or (grows and can_start([workers.resources] * workers.fewest)):
+    if room >= workers.fewest:
+        return
+    if grows and can_start([workers.resources] * workers.fewest):
+        say(
+            f"there is room for {room:g} of at least {_workers(workers.fewest)} now: asked the autoscaler for more nodes"
+        )
         return
     asked = ", ".join(f"{amount:g} {name}" for name, amount in workers.resources.items())
     short = [
         name for name, amount in workers.resources.items() if all(n.resources.get(name, 0) < amount for n in nodes)
     ]
-    missing = f"no node has so much {' or '.join(short)}" if short else f"there is room for {room:g}"
-    verdict = (
-        "the cluster's autoscaler cannot start such nodes either" if grows else "there is no autoscaler to start more"
-    )
+    if grows:
+        why = (
+            f"the nodes that run have room for {room:g} of them, and the cluster's autoscaler cannot start nodes for the "
+            "others: it has no type of node with so much, or its max_workers is too low"
+        )
+    else:
+        missing = f"no node has so much {' or '.join(short)}" if short else f"there is room for {room:g}"
+        why = f"{missing}, and there is no autoscaler to start more"
     listed = "\n".join(f"  {node.describe()}" for node in nodes)
     raise ValueError(
-        f"{workers.fewest} worker{'s' if workers.fewest > 1 else ''} with {asked} each can never start: {missing}, and "
-        f"{verdict}; use fewer workers{' or --run.device cpu' if 'GPU' in short else ''}, or add nodes. There are\n{listed}"
+        f"{_workers(workers.fewest)} with {asked} each can never start: {why}; use fewer "
+        f"workers{' or --run.device cpu' if 'GPU' in short else ''}, or add nodes. There are\n{listed}"
     )
 
 
@@ -121,10 +130,14 @@ def _say_sizes(num_groups: int, workers: Workers, say: Say) -> None:
     """Say which numbers of workers are worth having."""
     where = "GPUs" if workers.uses_gpu else "CPUs"
     if workers.fewest == workers.most:
-        say(f"training with {workers.most} worker{'s' if workers.most > 1 else ''} on {where}")
+        say(f"training with {_workers(workers.most)} on {where}")
         return
     sizes = useful_rank_counts(num_groups, workers.fewest, workers.most)
     say(
         f"training with {workers.fewest} to {workers.most} workers on {where}; {num_groups} BatchNorm groups make "
         f"{', '.join(map(str, sizes))} useful (a step takes the time of ceil({num_groups} / workers) groups)"
     )
+
+
+def _workers(number: int) -> str:
+    return f"{number} worker{'s' if number > 1 else ''}"
