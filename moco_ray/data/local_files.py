@@ -24,6 +24,15 @@ def list_folder(path: str) -> list[tuple[str, int, bool]]:
         return []
 
 
+def exists(path: str) -> bool:
+    """Whether there is something; a disk that does not answer is an OSError, not a no."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def _size(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat().st_size

@@ -170,7 +170,8 @@ class Storage:
 
     def exists(self, path: str) -> bool:
         """Whether a file or folder is there."""
-        return bool(self._retry(path, lambda: self.fs.exists(path)))
+        look = local_files.exists if self.protocol == "file" else self.fs.exists
+        return bool(self._retry(path, lambda: look(path)))
 
     def is_file(self, path: str) -> bool:
         """Whether a file is there."""

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import queue
+import re
 import threading
 import time
 from collections import deque
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 _SEGMENT_TASKS = 2000  # tasks that one Ray data set plans ahead: bounds the memory of planning a long run
 _READ_AHEAD_STEPS = 3
+_STORE_FRACTION = 0.4  # of the memory for objects: the rest holds what ranks have asked for, and all else
+_RESERVED_CPUS = re.compile("CPU_group_[0-9a-f]+")  # of a placement group, on a node
 LONGEST_STALL_S = 600.0  # longest wait for a batch; collectives must have more patience than that
 
 
@@ -240,6 +243,7 @@ def ray_segment(
         label: Ray node label of the nodes whose CPUs make the batches; None: any.
     """
     import ray
+    from ray.data import ExecutionResources
 
     starts = np.arange(first_step, last_step, spec.steps_per_task)
 
@@ -256,8 +260,26 @@ def ray_segment(
     dataset.context.target_max_block_size = 1  # every row becomes a block of its own
     dataset.context.execution_options.preserve_order = True
     dataset.context.execution_options.label_selector = label
+    if store_bytes := _store_bytes_of_data_nodes(label):
+        # Ray Data's own limit counts the memory of nodes that make no blocks, too: enough to overfill those that do.
+        limits = ExecutionResources.for_limits(object_store_memory=_STORE_FRACTION * store_bytes)
+        dataset.context.execution_options.resource_limits = limits
     dataset.context.enable_progress_bars = False
     return dataset.map_batches(task, batch_size=None).streaming_split(num_ranks, equal=False)
+
+
+def _store_bytes_of_data_nodes(label: dict[str, str] | None) -> float:
+    """Memory for objects of the nodes that make blocks: those with the label and a CPU that no worker has reserved."""
+    import ray
+
+    total = 0.0
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        resources = node["Resources"]
+        reserved = sum(amount for name, amount in resources.items() if _RESERVED_CPUS.fullmatch(name))
+        fits = (label or {}).items() <= node["Labels"].items()
+        if node["Alive"] and fits and resources.get("CPU", 0.0) - reserved >= 1:
+            total += resources.get("object_store_memory", 0.0)
+    return total
 
 
 def rank_blocks(iterator: DataIterator) -> Iterator[Block]:

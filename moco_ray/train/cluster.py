@@ -136,6 +136,13 @@ def _keep_sigterm_handler() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
+def is_connected() -> bool:
+    """Whether this process is connected to a cluster."""
+    import ray
+
+    return bool(ray.is_initialized())
+
+
 def disconnect() -> None:
     """Leave the cluster, so that the next attempt connects anew."""
     import ray

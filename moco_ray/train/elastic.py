@@ -32,6 +32,7 @@ from moco_ray.train.worker import LEAVING
 _SAVE_PATIENCE_S = 120.0
 _KNOCK_TIMEOUT_S = 2.0
 _KNOCKS_AT_ONCE = 16
+GROWING = "growing"
 _LOST = ("actor is dead", "actor died", "is unavailable", "ActorDied", "ActorUnavailable", "NodeDied")
 _SAY_WAITING_EVERY_S = 30.0
 
@@ -96,6 +97,7 @@ class UsefulSizes(ElasticScalingPolicy):
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """Start with as many workers as are useful and possible; wait for the fewest."""
         self._asked = None
+        self._notes.delete("save")
         decision = super().make_decision_for_non_running_worker_group()
         if isinstance(decision, ResizeDecision):
             self._said_waiting_s = float("-inf")
@@ -118,7 +120,7 @@ class UsefulSizes(ElasticScalingPolicy):
                 return NoopDecision()
             self._asked = decision.num_workers, time.monotonic()
             self._notes.write(
-                "cause", f"growing from {worker_group_state.num_workers} to {decision.num_workers} workers"
+                "cause", f"{GROWING} from {worker_group_state.num_workers} to {decision.num_workers} workers"
             )
             self._notes.write("save", str(time.time()))
             return NoopDecision()
@@ -160,7 +162,10 @@ class Causes(ControllerCallback):
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
         """Note the error of a state that restarts the workers."""
         error = getattr(current_state, "training_failed_error", None)
-        if error is not None and self._notes.read("cause") is None:  # the first one is the reason of what follows
+        cause = self._notes.read("cause")
+        if error is not None and (
+            cause is None or cause.startswith(GROWING)
+        ):  # the first is the reason of what follows
             self._notes.write("cause", describe(error))
 
 

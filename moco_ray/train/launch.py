@@ -109,11 +109,13 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
                 return outcome
             except TrainingFailedError as error:
                 raise RunFailed(f"the workers failed: {describe(error)}") from error
-            except ray.exceptions.ActorDiedError as error:
+            except ray.exceptions.RayActorError as error:
                 if deaths == _CONTROLLER_DEATHS:
                     raise RunFailed(f"Ray Train's controller died {deaths + 1} times: {error}") from error
                 say("Ray Train's controller died: starting it again")
                 notes.write("cause", "Ray Train's controller died")
+            except ray.exceptions.RayError as error:
+                raise RunFailed(f"the Ray cluster failed: {type(error).__name__}: {error}") from error
     raise AssertionError
 
 

@@ -19,7 +19,7 @@ from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.evaluate.encoder_file import load_encoder, load_initial_weights
 from moco_ray.evaluate.monitor import choose_eval_set
-from moco_ray.train.cluster import disconnect
+from moco_ray.train.cluster import disconnect, is_connected
 from moco_ray.train.illustrate import illustrate
 from moco_ray.train.job import Job, Outcome, RunFailed
 from moco_ray.train.launch import run_in_this_process, run_on_ray
@@ -68,6 +68,7 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
     say(f"run {name}; to resume it: {command}")
     check_paths(config)
     pulse = Pulse()
+    is_ours = config.run.num_workers != 0 and not is_connected()  # a connection of the caller's stays
     for attempt in range(config.run.retries + 1):
         try:
             return _attempt(config, pulse, say, is_first=attempt == 0)
@@ -78,7 +79,8 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
             say(f"{error}")
             say(f"trying again in {pause_s:.0f} s (retry {attempt + 1} of run.retries {config.run.retries})")
             time.sleep(pause_s)
-            disconnect()
+            if is_ours:
+                disconnect()
     raise AssertionError
 
 

@@ -58,6 +58,7 @@ class Recorder:
         self._interruptions = Interruptions(store.storage, say)
         if before is not None:
             self._interruptions.begin(*before, step, place.num_ranks)
+        check_lease(store.storage, job.lease_owner)  # before anything of a later step is deleted
         delete_provisional_parts(store.storage, step)
         store.delete_after(step if restored else -1)
 
