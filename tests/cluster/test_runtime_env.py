@@ -84,4 +84,4 @@ def test_nodes_with_only_ray_and_torch_run_a_job(images: Path, tmp_path: Path) -
             "plain", "--preset", str(preset), "--run.name", "run", options=("--runtime-env", FILE)
         )
     assert submitted.returncode == 0 and "done: 2 steps" in submitted.stdout, submitted.stdout
-    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2]
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [0, 1]

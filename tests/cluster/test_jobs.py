@@ -1,0 +1,96 @@
+"""Submitted jobs: real `ray job` commands, with a token, against a real head."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moco_ray import pretrain
+from moco_ray.config import to_json
+from tests.cluster.deployed import REPOSITORY
+from tests.cluster.heads import Head, head, wait_until
+from tests.runs import digests, losses, metrics, tiny_config
+
+pytestmark = pytest.mark.slow
+
+NUM_STEPS = 120  # takes some 15 seconds: fewer would be over before the job can be stopped
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    with head(tmp_path_factory.mktemp("head")) as started:
+        yield started
+
+
+def test_stopped_job_goes_on_when_submitted_again(cluster: Head, images: Path, tmp_path: Path) -> None:
+    config = tiny_config(images, tmp_path, num_workers=1, max_steps=NUM_STEPS, checkpoint_every_steps=10)
+    config = replace(config, optim=replace(config.optim, epochs=15, lr=0.01))
+    preset, run = tmp_path / "config.json", tmp_path / "run"
+    preset.write_text(to_json(config))
+    command = ("--preset", str(preset), "--run.name", "run")
+
+    submitted = cluster.submit("first", *command, options=("--no-wait",))
+    assert submitted.returncode == 0, submitted.stdout
+    wait_until(lambda: any(run.glob("checkpoint_*/COMMITTED")), lambda: cluster.log("first"), timeout_s=300)
+    cluster.ray("job", "stop", "first")
+
+    log = cluster.log("first")
+    assert cluster.status("first") == "STOPPED", log
+    assert "stopped; the command in the first line resumes this run" in log, log
+    assert not json.loads((run / "lease.json").read_text())["owner"] and not (run / "metrics.jsonl").exists()
+    assert any(run.glob("checkpoint_*/COMMITTED"))
+
+    again = cluster.submit("second", *command)
+    assert again.returncode == 0, again.stdout
+    for line in ("this run exists: going on with it", f"done: {NUM_STEPS} steps", "succeeded"):
+        assert line in again.stdout, again.stdout
+    assert re.search(rf"training from step [1-9]\d* of {NUM_STEPS}", again.stdout), again.stdout
+
+    alone = tiny_config(images, tmp_path, num_workers=0, max_steps=NUM_STEPS, name="alone")
+    pretrain(replace(alone, optim=config.optim), say=lambda line: None)
+    assert [line["step"] for line in metrics(run)] == list(range(NUM_STEPS))
+    assert digests(run) == digests(tmp_path / "alone")
+        line["rows_digest"] for line in metrics(tmp_path / "alone")
+    ]
+    np.testing.assert_allclose(losses(run), losses(tmp_path / "alone"), rtol=0, atol=1e-9)
+
+
+def test_only_code_is_uploaded_and_results_must_outlive_it(cluster: Head, images: Path, tmp_path: Path) -> None:
+    ignored = REPOSITORY / "runs" / f"result-{uuid.uuid4().hex}"
+    ignored.parent.mkdir(exist_ok=True)
+    ignored.write_bytes(bytes(1000))
+    try:
+        relative = cluster.submit("relative-runs", "--preset", "smoke", "--data.uri", str(images))
+    finally:
+        ignored.unlink()
+    assert relative.returncode == 1 and cluster.status("relative-runs") == "FAILED"
+    text = " ".join(relative.stdout.replace("│", " ").split())
+    assert "run.storage-path 'runs' is relative, and a submitted job runs in a temporary copy" in text
+    assert "--run.storage-path s3://bucket/runs" in text and "Traceback" not in text
+
+    (unpacked,) = cluster.temp.glob("session_2*/runtime_resources/working_dir_files/_ray_pkg_*/")
+    assert (unpacked / "jobs" / "pretrain.py").is_file() and not (unpacked / ".venv").exists()
+    assert not any(unpacked.rglob(ignored.name))
+    assert sum(path.stat().st_size for path in unpacked.rglob("*")) < 10e6
+
+
+def test_relative_images_are_refused(cluster: Head, tmp_path: Path) -> None:
+    submitted = cluster.submit("relative-data", "--data.uri", "tests", "--run.storage-path", str(tmp_path))
+    assert submitted.returncode == 1 and cluster.status("relative-data") == "FAILED"
+    text = " ".join(submitted.stdout.replace("│", " ").split())
+    assert "data.uri 'tests' is relative" in text and "--data.uri s3://bucket/images" in text
+
+
+def test_without_the_token_nothing_is_accepted(cluster: Head, tmp_path: Path) -> None:
+    wrong = tmp_path / "token"
+    wrong.write_text("0" * 64)
+    for mode, reason in (("disabled", "Missing authentication token"), ("token", "Invalid authentication token")):
+        refused = cluster.ray("job", "list", RAY_AUTH_MODE=mode, RAY_AUTH_TOKEN_PATH=str(wrong))
+        assert refused.returncode == 1 and reason in refused.stdout, refused.stdout
