@@ -44,6 +44,7 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
         RunFailed: The workers failed again and again.
     """
     import ray
+    from ray.data._internal.stats import get_or_create_stats_actor
     from ray.train import FailureConfig, RunConfig
     from ray.train.torch import TorchConfig
     from ray.train.v2.api.config import ScalingConfig
@@ -51,6 +52,9 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
 
     from moco_ray.train.elastic import ElasticTrainer, describe, log_to_files_only
 
+    # Ray Data's actor for statistics stays for good where it is first asked for: on a worker's node, that node would
+    # never be idle and its cloud would bill it for ever.
+    get_or_create_stats_actor()
     # Both hold credentials or much data: they travel through the object store, which nothing prints.
     job_reference, source_reference = ray.put(job), ray.put(source)
     label, notes = data_label(job.config.run), Notes(uuid.uuid4().hex)
