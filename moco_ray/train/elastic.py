@@ -48,6 +48,9 @@ class ElasticTrainer(TorchTrainer):
         super().__init__(worker, **arguments)
         self._policy = (num_groups, notes, run_notes, say)
 
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leave Ctrl-C to the command line: Ray Train's handler would end the process with exit code 0."""
+
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         arguments["scaling_policy"] = UsefulSizes(self.scaling_config, *self._policy)  # type: ignore[arg-type]
         arguments["callbacks"].append(Causes(self._policy[1]))

@@ -18,24 +18,32 @@ def check_paths(config: Config) -> None:
     """Refuse what a submitted job would write into, or read from, the temporary copy of its working directory.
 
     Raises:
-        ValueError: A path is relative under a submitted job, or a placeholder was left in it.
+        ValueError: A path is relative, or storage options are written out, under a submitted job; or a placeholder was
+            left in a path.
     """
+    options = {"run.storage-options": config.run.storage_options, "data.storage-options": config.data.storage_options}
+    for name, text in options.items():
+        if _is_submitted() and text and text.lstrip().startswith("{"):
+            raise ValueError(
+                f"{name} holds options in the command line, and Ray writes the command of a submitted job into its log; "
+                f"put them into a file on the head and name it: --{name} /path/options.json. Replace keys that were in it"
+            )
     paths = {"run.storage-path": config.run.storage_path, "data.uri": config.data.uri, "eval.uri": config.eval.uri}
     for name, path in paths.items():
         if path and "<" in path and ">" in path:
             raise ValueError(
                 f"{name} {path} still has a placeholder in it; write your own value, such as {_EXAMPLES[name]}"
             )
-        if (
-            path
-            and _UNPACKED_JOBS in Path.cwd().parts
-            and "://" not in path
-            and not os.path.isabs(os.path.expanduser(path))
-        ):
+        if path and _is_submitted() and "://" not in path and not os.path.isabs(os.path.expanduser(path)):
             raise ValueError(
                 f"{name} {path!r} is relative, and a submitted job runs in a temporary copy of its folder that is deleted "
                 f"afterwards; use storage that outlives it: --{name} {_EXAMPLES[name]}"
             )
+
+
+def _is_submitted() -> bool:
+    """Whether this process runs in the unpacked copy of a job's folder."""
+    return _UNPACKED_JOBS in Path.cwd().parts
 
 
 def check_visible(run_file: str | None, config: Config, manifest: Manifest) -> None:
