@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
-from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
     NoopDecision,
@@ -24,6 +24,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
 from ray.train.v2._internal.logging.logging import SessionFileHandler
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from moco_ray.core.layout import useful_rank_counts
 from moco_ray.train.notes import Notes
@@ -32,7 +33,6 @@ from moco_ray.train.worker import LEAVING
 _SAVE_PATIENCE_S = 120.0
 _KNOCK_TIMEOUT_S = 2.0
 _KNOCKS_AT_ONCE = 16
-GROWING = "growing"
 _LOST = ("actor is dead", "actor died", "is unavailable", "ActorDied", "ActorUnavailable", "NodeDied")
 _SAY_WAITING_EVERY_S = 30.0
 
@@ -53,7 +53,8 @@ class ElasticTrainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         arguments["scaling_policy"] = UsefulSizes(self.scaling_config, *self._policy)  # type: ignore[arg-type]
-        arguments["callbacks"].append(Causes(self._policy[1]))
+        _, notes, run_notes, _ = self._policy
+        arguments["callbacks"].append(Chronicle(notes, run_notes))
         return super()._initialize_and_run_controller(**arguments)
 
 
@@ -71,17 +72,16 @@ class UsefulSizes(ElasticScalingPolicy):
         self._run_notes = run_notes
         self._sizes = useful_rank_counts(num_groups, scaling_config.min_workers, scaling_config.max_workers)
         self._notes, self._say = notes, say
-        self._asked: tuple[int, float] | None = None  # size to grow to, and when the workers were asked to save
+        self._asked_s: float | None = None  # when the workers were asked to save
         self._said_waiting_s = float("-inf")
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Ask for nodes, after withdrawing what a controller of this run has asked for that was killed.
-
-        Nobody else would: its claim would hold the nodes for three minutes.
-        """
+        """Ask for nodes, after giving back what a controller of this run held when it was killed."""
         if (before := self._run_notes.read("requester")) is not None:
             coordinator = get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
-            coordinator.cancel_request.remote(before)
+            coordinator.cancel_request.remote(before)  # by itself it would end after three minutes
+        if (group := self._run_notes.read("placement_group")) is not None:  # Ray needs a dashboard to find this out
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
         super().after_controller_start(train_run_context)
         assert self._requester_id is not None
         self._run_notes.write("requester", self._requester_id)
@@ -99,7 +99,7 @@ class UsefulSizes(ElasticScalingPolicy):
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """Start with as many workers as are useful and possible; wait for the fewest."""
-        self._asked = None
+        self._asked_s = None
         self._notes.delete("save")
         decision = super().make_decision_for_non_running_worker_group()
         if isinstance(decision, ResizeDecision):
@@ -117,22 +117,25 @@ class UsefulSizes(ElasticScalingPolicy):
         self, worker_group_state: Any, worker_group_status: Any
     ) -> ScalingDecision:
         """Grow when it makes a step faster, after the workers have saved; a loss of nodes shows as a failure."""
-        if self._asked is None:
+        if self._asked_s is None:
             decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
             if not isinstance(decision, ResizeDecision) or decision.num_workers <= worker_group_state.num_workers:
                 return NoopDecision()
-            self._asked = decision.num_workers, time.monotonic()
-            self._notes.write(
-                "cause", f"{GROWING} from {worker_group_state.num_workers} to {decision.num_workers} workers"
-            )
+            self._asked_s = time.monotonic()
             self._notes.write("save", str(time.time()))
             return NoopDecision()
-        size, since_s = self._asked
         saved = self._notes.read("saved") == self._notes.read("save")
-        if not saved and time.monotonic() - since_s < _SAVE_PATIENCE_S:
+        if not saved and time.monotonic() - self._asked_s < _SAVE_PATIENCE_S:
             return NoopDecision()
         self._notes.delete("save")
-        self._asked = None
+        self._asked_s = None
+        size, before = (
+            self._count_possible_workers(self._get_reserved_resources() or {}),
+            worker_group_state.num_workers,
+        )
+        if size <= before:  # the new nodes have gone again
+            return NoopDecision()
+        self._notes.write("cause", f"growing from {before} to {size} workers")
         return self._get_resize_decision(size)
 
 
@@ -156,19 +159,21 @@ def _answers(address: tuple[str, int]) -> bool:
     return True
 
 
-class Causes(ControllerCallback):
-    """Notes why a group of workers ended, for the next one to say."""
+class Chronicle(ControllerCallback, WorkerGroupCallback):
+    """Notes what the next group of workers, or the next controller, must know of this one."""
 
-    def __init__(self, notes: Notes) -> None:
-        self._notes = notes
+    def __init__(self, notes: Notes, run_notes: Notes) -> None:
+        self._notes, self._run_notes = notes, run_notes
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """Note the placement group, which outlives a controller that is killed."""
+        group = worker_group.get_worker_group_state().placement_group_handle.placement_group
+        self._run_notes.write("placement_group", group.id.hex())
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
         """Note the error of a state that restarts the workers."""
         error = getattr(current_state, "training_failed_error", None)
-        cause = self._notes.read("cause")
-        if error is not None and (
-            cause is None or cause.startswith(GROWING)
-        ):  # the first is the reason of what follows
+        if error is not None and self._notes.read("cause") is None:  # the first one is the reason of what follows
             self._notes.write("cause", describe(error))
 
 

@@ -12,7 +12,7 @@ class Notes:
     For one attempt at a run: user_error (what the user must mend), starts (how often groups have started in a row from one step),
     cause (why the last group ended), step (the newest step done), save (the controller asks for a checkpoint: any
     new text), saved (the request that has been met). For all attempts at a run on this cluster: requester (who holds
-    its claim on nodes).
+    its claim on nodes) and placement_group (of its workers).
     """
 
     owner: str
