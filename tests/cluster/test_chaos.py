@@ -88,7 +88,7 @@ class Chaos:
     """A run on a cluster, what is done to it, and what that costs."""
 
     def __init__(self, nodes: Any, server: S3Server, folder: Path) -> None:
-        self.nodes, self.folder = nodes, folder
+        self.nodes, self.server, self.folder = nodes, server, folder
         self.proxy = FaultyProxy(server.endpoint)  # checkpoints go through it
         self.arguments = ["--preset", str(folder / "config.json"), "--run.name", "chaos"]
         self.arguments += ["--data.storage-options", _options(server, server.endpoint)]
@@ -114,6 +114,7 @@ class Chaos:
         joined: list[Any] = []
         self.happen("two nodes join: 1 -> 3 workers", lambda: joined.extend(self._join() for _ in range(2)), size=3)
         assert self.rows[-1][2] == 0, "growing redid steps"
+        self._wait_for_commit()  # of steps that three workers did
         self.happen("kill -9 a data node, blocks in flight", lambda: kill_node(spare))
         self.happen("kill -9 a node: 3 -> 2 workers", lambda: kill_node(joined[0]), size=2)
         self.happen("drain a node, 60 s notice: 2 -> 1", lambda: drain_node(joined[1], self.nodes.address, 60), size=1)
@@ -166,6 +167,11 @@ class Chaos:
         """Kill what is left."""
         self.driver.stop()
         self.proxy.down()
+
+    def _wait_for_commit(self) -> None:
+        fs = _s3(self.server)
+        before = len(fs.glob("moco/runs/chaos/metrics/*.jsonl"))
+        self.driver.wait_for(lambda: len(fs.glob("moco/runs/chaos/metrics/*.jsonl")) > before)
 
     def _join(self) -> Any:
         return add_node(self.nodes, **_TRAINER)
