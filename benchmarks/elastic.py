@@ -25,7 +25,7 @@ from pathlib import Path
 from benchmarks.harness import Row, finish
 from moco_ray.config import Config, to_json
 from moco_ray.core.encoders import ModelConfig
-from moco_ray.core.moco import MoCoConfig
+from moco_ray.core.methods.moco import MoCoConfig
 from moco_ray.core.optim import OptimConfig
 from moco_ray.data.sample import write_digits
 from moco_ray.data.sources import DataConfig

@@ -27,7 +27,7 @@ from benchmarks.harness import Row, finish, interleave
 from moco_ray.core.batch import Batch, resident_batch
 from moco_ray.core.encoders import ModelConfig, build_backbone, build_encoder, momentum_update, normalize
 from moco_ray.core.group_batch_norm import use_group_batch_norm
-from moco_ray.core.moco import MoCo, MoCoConfig
+from moco_ray.core.methods.moco import MoCo, MoCoConfig
 from moco_ray.core.optim import OptimConfig, build_optimizer
 from moco_ray.core.step import Learner
 
@@ -91,7 +91,7 @@ def moco_step(s: Setting) -> Callable[[], object]:
     moco.to(s.device)
     if s.device.type == "cuda":
         moco.to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(moco.query_encoder.parameters(), OptimConfig())
+    optimizer = build_optimizer(moco.trained(), OptimConfig())
     learner = Learner(moco, optimizer, mean=MEAN, std=STD, autocast=s.autocast)
     rows = np.arange(s.batch_size)
     query = images(s)
@@ -124,12 +124,12 @@ def reference_momentum_update(key_encoder: nn.Module, query_encoder: nn.Module, 
 
 
 def step_row(s: Setting, repeats: int) -> Row:
-    bare = forward_backward(s, build_backbone(s.model.arch, s.model.stem), keys=True)
+    bare = forward_backward(s, build_backbone(s.model), keys=True)
     return ratio_row("step", "bare backbones", 1.15, moco_step(s), bare, s, repeats)
 
 
 def group_batch_norm_row(s: Setting, repeats: int) -> Row:
-    plain = build_backbone(s.model.arch, s.model.stem)
+    plain = build_backbone(s.model)
     grouped = copy.deepcopy(plain)
     use_group_batch_norm(grouped, s.batch_size // NUM_GROUPS)
     ours, bare = (forward_backward(s, backbone, keys=False) for backbone in (grouped, plain))
@@ -137,7 +137,7 @@ def group_batch_norm_row(s: Setting, repeats: int) -> Row:
 
 
 def momentum_update_row(s: Setting, repeats: int) -> Row:
-    query = build_backbone("resnet50").to(s.device)
+    query = build_backbone(ModelConfig(arch="resnet50")).to(s.device)
     key = copy.deepcopy(query)
     return ratio_row(
         "momentum_update resnet50",

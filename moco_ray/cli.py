@@ -19,6 +19,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from moco_ray.config import Config
+from moco_ray.core.methods import method_class, method_names
 from moco_ray.presets import PRESETS, load_preset
 from moco_ray.train.dry_run import dry_run
 from moco_ray.train.job import RunFailed
@@ -79,14 +80,21 @@ def parse(arguments: Sequence[str]) -> _Arguments:
     Raises:
         ValueError: The preset is unknown, or fields contradict each other.
     """
-    name, rest = _take_preset(arguments)
-    default = load_preset(name)
+    name, rest = _take(arguments, "--preset", [*PRESETS, "the path of a run's config.json"])
+    method, rest = _take(rest, "--method", method_names())
+    default = load_preset(name or _DEFAULT_PRESET)
+    if method is not None and method != default.method.name:
+        default = replace(default, method=method_class(method)())
     _check_flags(rest, default)
     parsed = tyro.cli(
         _Arguments,
         args=rest,
         default=_Arguments(config=default),
-        description=f"{_Arguments.__doc__} Presets (--preset NAME or a run's config.json): {', '.join(PRESETS)}.",
+        config=(tyro.conf.AvoidSubcommands,),  # the preset has chosen the method
+        description=(
+            f"{_Arguments.__doc__} Presets (--preset NAME or a run's config.json): {', '.join(PRESETS)}. Other methods for "
+            f"a preset (--method NAME): {', '.join(method_names())}."
+        ),
     )
     return replace(parsed, config=replace(parsed.config, preset=default.preset))
 
@@ -97,7 +105,7 @@ def _check_flags(arguments: Sequence[str], default: Config) -> None:
     Raises:
         ValueError: A flag is unknown.
     """
-    known = ["--preset", "--dry-run", "--help"]
+    known = ["--preset", "--method", "--dry-run", "--help"]
     for group in dataclasses.fields(default):
         if dataclasses.is_dataclass(value := getattr(default, group.name)):
             known += [f"--{group.name}.{item.name}".replace("_", "-") for item in dataclasses.fields(value)]
@@ -105,6 +113,11 @@ def _check_flags(arguments: Sequence[str], default: Config) -> None:
         flag = _flag(argument)
         if not flag.startswith("--") or flag.replace(".no-", ".") in known:
             continue
+        if others := _methods_with(flag):
+            raise ValueError(
+                f"the flag {flag} is not for the method {default.method.name}, but for {' and '.join(others)}; drop it, or "
+                f"choose the method with --method {others[0]}"
+            )
         close = difflib.get_close_matches(flag, known, n=2, cutoff=0.6)
         same_group = [name for name in known if "." in flag and name.startswith(flag.split(".")[0] + ".")]
         hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(same_group or known[:3])};"
@@ -116,20 +129,30 @@ def _flag(argument: str) -> str:
     return argument.split("=", 1)[0].replace("_", "-")
 
 
-def _take_preset(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """Split --preset NAME from the other arguments: it decides what the others' defaults are."""
-    name, rest, waiting = _DEFAULT_PRESET, [], False
+def _methods_with(flag: str) -> list[str]:
+    """Methods that have a flag's field."""
+    field = flag.removeprefix("--method.").replace("no-", "").replace("-", "_")
+    return (
+        [name for name in method_names() if field in [item.name for item in dataclasses.fields(method_class(name))]]
+        if flag.startswith("--method.")
+        else []
+    )
+
+
+def _take(arguments: Sequence[str], flag: str, known: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Split `flag NAME` from the other arguments: it decides what the others' defaults are."""
+    name, rest, waiting = None, [], False
     for argument in arguments:
         if waiting:
             name, waiting = argument, False
-        elif argument == "--preset":
+        elif argument == flag:
             waiting = True
-        elif argument.startswith("--preset="):
-            name = argument.removeprefix("--preset=")
+        elif argument.startswith(f"{flag}="):
+            name = argument.removeprefix(f"{flag}=")
         else:
             rest.append(argument)
     if waiting:
-        raise ValueError(f"--preset needs a name: {', '.join(PRESETS)}, or the path of a run's config.json")
+        raise ValueError(f"{flag} needs a name: {', '.join(known)}")
     return name, rest
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moco_ray.core.encoders import ModelConfig
-from moco_ray.core.moco import MoCoConfig
+from moco_ray.core.methods import AnyMethod, method_class
+from moco_ray.core.methods.moco import MoCoConfig
 from moco_ray.core.optim import OptimConfig
+from moco_ray.core.vit import VITS
 from moco_ray.data.sources import DataConfig
 from moco_ray.data.views import ViewsConfig
 from moco_ray.evaluate.monitor import EvalConfig
@@ -38,8 +40,8 @@ class Config:
     """Augmentation."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Backbone and projector."""
-    method: MoCoConfig = field(default_factory=MoCoConfig)
-    """The contrastive method."""
+    method: AnyMethod = field(default_factory=MoCoConfig)
+    """The contrastive method; --method NAME chooses another than the preset's."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Batch, length and optimizer."""
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -88,22 +90,24 @@ def _check_batch(config: Config) -> None:
             f"optim.global-batch-size {optim.global_batch_size} is not a multiple of optim.bn-groups "
             f"{optim.bn_groups}; use a batch of {near}, or a number of groups that divides the batch"
         )
-    if optim.group_size < 2:
+    if optim.group_size < 2 and method.batch_norm == "group":
         raise ValueError(
             f"optim.bn-groups {optim.bn_groups} leaves {optim.group_size} image in each BatchNorm group of a batch of "
             f"{optim.global_batch_size}; use {optim.global_batch_size // 2} groups or fewer"
         )
-    if method.queue_size is not None and method.queue_size < optim.global_batch_size:
+    method.check(optim.global_batch_size)
+    if config.model.arch in VITS and config.views.crop_px % config.model.patch_px:
         raise ValueError(
-            f"method.queue-size {method.queue_size} is smaller than one batch of {optim.global_batch_size} keys; "
-            f"use at least {optim.global_batch_size}"
+            f"views.crop-px {config.views.crop_px} is not a multiple of model.patch-px {config.model.patch_px}; use "
+            f"crops of {max(1, config.views.crop_px // config.model.patch_px) * config.model.patch_px} or other patches"
         )
 
 
 def _check_ranges(config: Config) -> None:
     positive = {
-        "method.temperature": config.method.temperature,
         "model.dim": config.model.dim,
+        "model.patch-px": config.model.patch_px,
+        "model.projector-layers": config.model.projector_layers,
         "optim.epochs": config.optim.epochs,
         "optim.lr": config.optim.lr,
         "run.log-every-steps": config.run.log_every_steps,
@@ -112,6 +116,7 @@ def _check_ranges(config: Config) -> None:
         "run.resize-every-s": config.run.resize_every_s,
     }
     optional = {
+        "model.hidden-dim": config.model.hidden_dim,
         "run.max-steps": config.run.max_steps,
         "run.checkpoint-every-steps": config.run.checkpoint_every_steps,
         "run.keep-every-steps": config.run.keep_every_steps,
@@ -122,8 +127,6 @@ def _check_ranges(config: Config) -> None:
     for name, value in positive.items():
         if not value > 0:
             raise ValueError(f"{name} is {value}; use a number above 0")
-    if not 0 <= config.method.encoder_momentum <= 1:
-        raise ValueError(f"method.encoder-momentum is {config.method.encoder_momentum}; use a number in [0, 1]")
     if config.eval.resize_px is not None and config.eval.resize_px < config.views.crop_px:
         raise ValueError(
             f"eval.resize-px {config.eval.resize_px} is smaller than the crop of {config.views.crop_px}; "
@@ -138,6 +141,7 @@ def _check_ranges(config: Config) -> None:
 def to_json(config: Config) -> str:
     """Serialise a configuration, without the values of fields that may hold credentials."""
     values = dataclasses.asdict(config)
+    values["method"] = {"name": config.method.name, **values["method"]}
     for path in _SECRET_FIELDS:
         group, name = path.split(".")
         values[group][name] = None
@@ -165,6 +169,8 @@ def from_json(text: str) -> Config:
 
 def experiment_differences(old: Config, new: Config) -> list[str]:
     """Sentences that name the fields in which two configurations describe different experiments."""
+    if old.method.name != new.method.name:
+        return [f"the method was {old.method.name}, now {new.method.name}"]
     differences = []
     for group in ("data", "views", "model", "method", "optim", "eval", "run"):
         for item in dataclasses.fields(getattr(old, group)):
@@ -176,7 +182,7 @@ def experiment_differences(old: Config, new: Config) -> list[str]:
 
 
 def _build(cls: type[Any], values: dict[str, Any], prefix: str) -> Any:
-    hints = typing.get_type_hints(cls)
+    hints = {name: hint for name, hint in typing.get_type_hints(cls).items() if not _is_class_variable(hint)}
     unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ValueError(f"the configuration has unknown fields: {', '.join(prefix + name for name in unknown)}")
@@ -184,11 +190,18 @@ def _build(cls: type[Any], values: dict[str, Any], prefix: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, prefix: str) -> Any:
+    if hint == AnyMethod:
+        fields = dict(value)
+        return _build(method_class(fields.pop("name", MoCoConfig.name)), fields, prefix)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _build(hint, value, prefix)
     if isinstance(value, list) and _is_tuple(hint):
         return tuple(value)
     return value
+
+
+def _is_class_variable(hint: Any) -> bool:
+    return typing.get_origin(hint) is typing.ClassVar
 
 
 def _is_tuple(hint: Any) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moco_ray.config import Config
 from moco_ray.core.encoders import ModelConfig
-from moco_ray.core.moco import MoCoConfig
+from moco_ray.core.methods.moco import MoCoConfig
 from moco_ray.core.optim import OptimConfig
 from moco_ray.data.sample import write_digits
 from moco_ray.data.sources import DataConfig

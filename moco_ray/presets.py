@@ -8,9 +8,13 @@ from pathlib import Path
 
 from moco_ray.config import Config, from_json
 from moco_ray.core.encoders import ModelConfig
-from moco_ray.core.moco import MoCoConfig
+from moco_ray.core.methods.end_to_end import EndToEndConfig
+from moco_ray.core.methods.memory_bank import MemoryBankConfig
+from moco_ray.core.methods.moco import MoCoConfig
+from moco_ray.core.methods.moco_v3 import MoCoV3Config
+from moco_ray.core.methods.simclr import SimCLRConfig
 from moco_ray.core.optim import OptimConfig
-from moco_ray.data.views import cifar_views, v1_views, v2_views
+from moco_ray.data.views import cifar_views, simclr_views, v1_views, v2_views, v3_views
 from moco_ray.evaluate.monitor import EvalConfig
 from moco_ray.train.run_config import RunConfig
 
@@ -38,6 +42,120 @@ def moco_v1() -> Config:
         model=replace(base.model, projector="linear"),
         method=replace(base.method, temperature=0.07),
         optim=replace(base.optim, schedule="milestones"),
+    )
+
+
+def moco_v3_resnet50() -> Config:
+    """MoCo v3 with a ResNet-50 on ImageNet (arXiv:2104.02057), 100 epochs; the rate for 300 and 1000 epochs is 0.3.
+
+    Command: python jobs/pretrain.py --preset moco-v3-resnet50 --data.uri s3://BUCKET/imagenet/train
+    Hardware: 16 GPUs of 32 GB. Expected: 68.9 % linear top-1. Not yet run.
+    """
+    return Config(
+        preset="moco-v3-resnet50",
+        views=v3_views(),
+        model=ModelConfig(zero_init_residual=True, projector="mlp-bn", projector_layers=2, hidden_dim=4096, dim=256),
+        method=MoCoV3Config(temperature=1.0, predictor_last_bn=False),
+        optim=OptimConfig(
+            global_batch_size=4096,
+            bn_groups=16,
+            epochs=100,
+            optimizer="lars",
+            lr=0.6,
+            weight_decay=1e-6,
+            schedule_per="step",
+            warmup_epochs=10,
+        ),
+    )
+
+
+def moco_v3_vit_small() -> Config:
+    """MoCo v3 with a ViT-S/16 on ImageNet (arXiv:2104.02057), 300 epochs.
+
+    Command: python jobs/pretrain.py --preset moco-v3-vit-small --data.uri s3://BUCKET/imagenet/train --run.dtype bfloat16
+    Hardware: 8 GPUs of 32 GB; on fewer or smaller ones the same batch in micro-batches. Expected: 73.2 % linear top-1.
+    Not yet run.
+    """
+    base = moco_v3_resnet50()
+    return replace(
+        base,
+        preset="moco-v3-vit-small",
+        views=v3_views(crop_min=0.08),
+        model=ModelConfig(arch="vit_small", projector="mlp-bn", projector_layers=3, hidden_dim=4096, dim=256),
+        method=MoCoV3Config(temperature=0.2, predictor_last_bn=True),
+        optim=replace(base.optim, epochs=300, optimizer="adamw", lr=1.5e-4, weight_decay=0.1, warmup_epochs=40),
+    )
+
+
+def moco_v3_vit_base() -> Config:
+    """MoCo v3 with a ViT-B/16 on ImageNet (arXiv:2104.02057), 300 epochs.
+
+    Command: python jobs/pretrain.py --preset moco-v3-vit-base --data.uri s3://BUCKET/imagenet/train --run.dtype bfloat16
+    Hardware: 16 GPUs of 32 GB. Expected: 76.7 % linear top-1. Not yet run.
+    """
+    base = moco_v3_vit_small()
+    return replace(base, preset="moco-v3-vit-base", model=replace(base.model, arch="vit_base"))
+
+
+def moco_v3_vit_mini() -> Config:
+    """MoCo v3 with a small ViT on images of 32 to 64 px, of which there are tens of thousands.
+
+    Command: python jobs/pretrain.py --preset moco-v3-vit-mini --data.uri cifar10/train --eval.uri cifar10/test
+    Hardware: one GPU of 8 GB. Expected: depends on the images; watch eval/knn_top1. Not yet run to its end.
+    """
+    base = moco_v3_vit_small()
+    return replace(
+        base,
+        preset="moco-v3-vit-mini",
+        views=v3_views(crop_px=32, crop_min=0.08),
+        model=replace(base.model, arch="vit_mini", patch_px=4, hidden_dim=1024),
+        optim=replace(base.optim, global_batch_size=512, bn_groups=8, lr=5e-4),
+    )
+
+
+def end_to_end() -> Config:
+    """The end-to-end dictionary of the v1 paper on ImageNet (arXiv:1911.05722, Sec. 3.2 and Fig. 3), 200 epochs.
+
+    Command: python jobs/pretrain.py --preset end-to-end --data.uri s3://BUCKET/imagenet/train
+    Hardware: 8 GPUs of 32 GB: a dictionary of 1024 keys is a batch of 1024 images. Expected: what MoCo reaches with
+    a queue of as many keys (Fig. 3). Not yet run.
+    """
+    base = moco_v1()
+    return replace(
+        base, preset="end-to-end", method=EndToEndConfig(), optim=replace(base.optim, global_batch_size=1024)
+    )
+
+
+def memory_bank() -> Config:
+    """The memory bank of the v1 paper on ImageNet (arXiv:1911.05722, Sec. 3.2 and Fig. 3), 200 epochs.
+
+    Command: python jobs/pretrain.py --preset memory-bank --data.uri s3://BUCKET/imagenet/train
+    Hardware: 8 GPUs of 16 GB. Expected: 58.0 % linear top-1 (2.6 points below MoCo v1, Sec. 4.1). Not yet run.
+    """
+    return replace(moco_v1(), preset="memory-bank", method=MemoryBankConfig(num_negatives=65536))
+
+
+def simclr() -> Config:
+    """SimCLR on ImageNet (arXiv:2002.05709), 100 epochs.
+
+    Command: python jobs/pretrain.py --preset simclr --data.uri s3://BUCKET/imagenet/train
+    Hardware: 32 GPUs of 32 GB. Expected: between the 61.9 % of a batch of 256 and the 66.6 % of 8192 after 200 epochs
+    (arXiv:2003.04297, Table 2). Not yet run.
+    """
+    return Config(
+        preset="simclr",
+        views=simclr_views(),
+        method=SimCLRConfig(),
+        optim=OptimConfig(
+            global_batch_size=4096,
+            bn_groups=16,
+            epochs=100,
+            optimizer="lars",
+            lr=0.3,
+            weight_decay=1e-6,
+            schedule_per="step",
+            warmup_epochs=10,
+        ),
     )
 
 
@@ -92,6 +210,13 @@ def smoke() -> Config:
 PRESETS = {
     "moco-v1": moco_v1,
     "moco-v2": moco_v2,
+    "moco-v3-resnet50": moco_v3_resnet50,
+    "moco-v3-vit-small": moco_v3_vit_small,
+    "moco-v3-vit-base": moco_v3_vit_base,
+    "moco-v3-vit-mini": moco_v3_vit_mini,
+    "end-to-end": end_to_end,
+    "memory-bank": memory_bank,
+    "simclr": simclr,
     "cifar10": cifar10,
     "small": small,
     "smoke": smoke,

@@ -13,7 +13,7 @@ from PIL import Image
 from moco_ray.config import Config
 from moco_ray.core.encoders import ModelConfig
 from moco_ray.core.hashing import rows_digest
-from moco_ray.core.moco import MoCoConfig
+from moco_ray.core.methods.moco import MoCoConfig
 from moco_ray.core.optim import OptimConfig
 from moco_ray.data.sample import write_digits
 from moco_ray.data.sources import DataConfig

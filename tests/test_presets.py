@@ -17,7 +17,7 @@ def test_moco_v2_is_the_papers_recipe() -> None:
         128,
     )
     method = config.method
-    assert (method.queue_size, method.temperature, method.encoder_momentum, method.shuffle_bn) == (
+    assert (method.queue_size, method.temperature, method.encoder_momentum, method.shuffles_keys) == (
         65536,
         0.2,
         0.999,
@@ -65,5 +65,8 @@ def test_cifar10_is_the_reference_demo() -> None:
 def test_small_sizes_its_queue_from_the_data() -> None:
     from moco_ray.train.plan import decide
 
-    sizes = {n: decide(load_preset("small"), n).method.queue_size for n in (200, 1813, 10_000, 1_000_000)}
+    sizes = {
+        n: decide(load_preset("small"), n, has_batch_norm=True).method.queue_size
+        for n in (200, 1813, 10_000, 1_000_000)
+    }
     assert sizes == {200: 128, 1813: 896, 10_000: 4992, 1_000_000: 65536}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moco_ray.core import collectives
-from moco_ray.core.layout import groups_per_rank, key_permutation
+from moco_ray.core.layout import gather_groups, groups_per_rank, key_permutation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,19 @@ class Batch:
         """Indices in the global batch of the rows of this rank's groups, (n,) int64."""
         held = torch.tensor(self.groups[collectives.rank()]).unsqueeze(1)
         return (held * self.group_size + torch.arange(self.group_size)).flatten()
+
+    def gather(self, own: Tensor) -> Tensor:
+        """Gather (n, ...) of every rank's rows, or slots, in the order of the batch, (B, ...). All ranks must call."""
+        return gather_groups(own, self.groups, self.group_size)
+
+    def gather_keys(self, own: Tensor) -> Tensor:
+        """Gather (n, ...) of every rank's slots and undo the shuffle: (B, ...), rows in order. All ranks must call."""
+        slots = self.gather(own)
+        return slots[torch.from_numpy(np.argsort(self.key_rows_of_slots)).to(slots.device, non_blocking=True)]
+
+    def own_slot_rows(self) -> Tensor:
+        """Indices in the global batch of the rows whose key views this rank's slots hold, (n,) int64."""
+        return torch.from_numpy(self.key_rows_of_slots)[self.own_rows()]
 
     def to(self, device: torch.device) -> Batch:
         """Move the images to a device."""

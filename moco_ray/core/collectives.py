@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -27,9 +29,11 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return total
 
 
-@torch.no_grad()
 def all_gather_rows(rows: Tensor, rows_per_rank: list[int]) -> list[Tensor]:
     """Gather tensors that differ in their first dimension. All ranks must call.
+
+    Gradients flow back: those of all ranks' copies are summed where the rows came from, and if one rank goes
+    through a backward pass, all must.
 
     Args:
         rows: (rows_per_rank[rank], ...) of this rank.
@@ -41,8 +45,20 @@ def all_gather_rows(rows: Tensor, rows_per_rank: list[int]) -> list[Tensor]:
     if world_size() == 1:
         return [rows]
     longest = max(rows_per_rank)  # gloo gathers only equal shapes, so shorter ones are padded
-    padded = rows.new_zeros((longest, *rows.shape[1:]))
-    padded[: len(rows)] = rows
-    gathered = rows.new_empty((world_size() * longest, *rows.shape[1:]))
-    dist.all_gather_single(gathered, padded)
+    padded = torch.cat([rows, rows.new_zeros((longest - len(rows), *rows.shape[1:]))])
+    gathered: Tensor = _AllGather.apply(padded)  # type: ignore[no-untyped-call]
     return [part[:n] for part, n in zip(gathered.split(longest), rows_per_rank, strict=True)]
+
+
+class _AllGather(torch.autograd.Function):
+    """(n, ...) of every rank -> (W * n, ...)."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        gathered = rows.new_empty((world_size() * len(rows), *rows.shape[1:]))
+        dist.all_gather_single(gathered, rows)
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return all_reduce_sum(gradient).chunk(world_size())[rank()]

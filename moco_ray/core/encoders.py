@@ -10,17 +10,32 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from moco_ray.core.heads import bn_mlp
+from moco_ray.core.vit import VITS, build_vit
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What is trained. Defaults are MoCo v2's (He et al. 2020, arXiv:2003.04297)."""
+    """What is trained. Defaults are MoCo v2's (Chen et al. 2020, arXiv:2003.04297)."""
 
     arch: str = "resnet50"
-    """Backbone: a torchvision ResNet by name, or any timm model as timm:NAME."""
+    """Backbone: a torchvision ResNet by name, MoCo v3's vit_small, vit_base or a vit_mini, or any timm model as
+    timm:NAME."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """First layers of a ResNet: "imagenet" (7x7 stride 2, max-pool) or "cifar" (3x3 stride 1, none)."""
-    projector: Literal["linear", "mlp"] = "mlp"
-    """Head on the features: "linear" (v1) or "mlp" (v2: one hidden layer as wide as the features, ReLU)."""
+    patch_px: int = 16
+    """Side of the patches of a vit_mini, vit_small or vit_base, in pixels; views.crop_px is a multiple of it."""
+    train_patches: bool = False
+    """Whether such a ViT's patch projection learns; frozen in v3, for stable training (arXiv:2104.02057, Sec. 4.3)."""
+    zero_init_residual: bool = False
+    """Whether each residual branch of a torchvision ResNet starts at zero (v3)."""
+    projector: Literal["linear", "mlp", "mlp-bn"] = "mlp"
+    """Head on the features: "linear" (v1), "mlp" (v2: one hidden layer, ReLU) or "mlp-bn" (v3: no biases, BatchNorm
+    after every layer)."""
+    projector_layers: int = 2
+    """Linear layers of an "mlp-bn" projector (v3: 2 for a ResNet-50, 3 for a ViT)."""
+    hidden_dim: int | None = None
+    """Width of the hidden layers of the heads (v3: 4096). None: that of the features (v2)."""
     dim: int = 128
     """Width of the embedding."""
     init: str | None = None
@@ -47,42 +62,58 @@ class Encoder(nn.Module):
         return cast(Tensor, self.projector(self.backbone(images)))
 
 
-def build_encoder(config: ModelConfig) -> Encoder:
+def build_encoder(config: ModelConfig, image_px: int = 224) -> Encoder:
     """Build an encoder with fresh weights, drawn from torch's global generator; plain BatchNorm inside.
 
+    Args:
+        config: What to build.
+        image_px: Side of the images (views.crop_px); only a ViT depends on it.
+
     Raises:
-        ValueError: The architecture is unknown.
+        ValueError: The architecture is unknown, or the images do not fit it.
     """
-    backbone = build_backbone(config.arch, config.stem)
-    projector = build_projector(config.projector, feature_dim(backbone), config.dim)
-    return Encoder(backbone, projector, config.dim)
+    backbone = build_backbone(config, image_px)
+    return Encoder(backbone, build_projector(config, feature_dim(backbone)), config.dim)
 
 
-def build_backbone(arch: str, stem: str = "imagenet") -> nn.Module:
+def build_backbone(config: ModelConfig, image_px: int = 224) -> nn.Module:
     """Build a backbone that returns pooled features (N, feature_dim), keys as in torchvision or timm.
+
+    Args:
+        config: Its arch, and what belongs to that.
+        image_px: Side of the images; only a ViT depends on it.
 
     Raises:
         ValueError: The architecture is unknown, or the cifar stem is asked of something that is no ResNet.
     """
-    if arch.startswith("timm:"):
-        return _build_timm_backbone(arch.removeprefix("timm:"), stem)
+    if config.stem != "imagenet" and (config.arch in VITS or config.arch.startswith("timm:")):
+        raise ValueError(f"model.stem {config.stem!r} is for torchvision ResNets; drop it for {config.arch}")
+    if config.arch in VITS:
+        return build_vit(config.arch, patch_px=config.patch_px, image_px=image_px, trains_patches=config.train_patches)
+    if config.arch.startswith("timm:"):
+        return _build_timm_backbone(config.arch.removeprefix("timm:"))
+    return _build_resnet(config)
+
+
+def _build_resnet(config: ModelConfig) -> nn.Module:
     names = sorted(name for name in torchvision.models.list_models() if name.startswith(("resnet", "wide_resnet")))
-    if arch not in names:
-        raise ValueError(f"model.arch {arch!r} is no torchvision ResNet; use one of {', '.join(names)}, or timm:NAME")
-    backbone = torchvision.models.get_model(arch, weights=None)
+    if config.arch not in names:
+        raise ValueError(
+            f"model.arch {config.arch!r} is no torchvision ResNet; use one of {', '.join(names)}, {', '.join(VITS)}, or "
+            "timm:NAME"
+        )
+    backbone = torchvision.models.get_model(config.arch, weights=None, zero_init_residual=config.zero_init_residual)
     backbone.fc = nn.Identity()
-    if stem == "cifar":
+    if config.stem == "cifar":
         backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
         backbone.maxpool = nn.Identity()
     return cast(nn.Module, backbone)
 
 
-def _build_timm_backbone(name: str, stem: str) -> nn.Module:
+def _build_timm_backbone(name: str) -> nn.Module:
     import timm  # here, because it takes seconds to import and most runs do not use it
 
-    if stem != "imagenet":
-        raise ValueError(f"model.stem {stem!r} is for torchvision ResNets; drop it for timm:{name}")
     if name.split(".")[0] not in timm.list_models():
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise ValueError(
@@ -101,14 +132,17 @@ def feature_dim(backbone: nn.Module) -> int:
     return last_convolution.out_channels
 
 
-def build_projector(kind: str, features: int, dim: int) -> nn.Module:
-    """Build v1's linear or v2's MLP projector, with biases and without BatchNorm (arXiv:2003.04297, Sec. 3)."""
-    if kind == "linear":
-        return nn.Linear(features, dim)
-    return nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, dim))
+def build_projector(config: ModelConfig, features: int) -> nn.Module:
+    """Build v1's linear projector, v2's MLP (biases, no BatchNorm; arXiv:2003.04297, Sec. 3) or v3's."""
+    if config.projector == "linear":
+        return nn.Linear(features, config.dim)
+    hidden = config.hidden_dim or features
+    if config.projector == "mlp-bn":
+        return bn_mlp(features, hidden, config.dim, num_layers=config.projector_layers, last_bn=True)
+    return nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, config.dim))
 
 
-def key_encoder_of(query_encoder: nn.Module) -> nn.Module:
+def key_encoder_of(query_encoder: Encoder) -> Encoder:
     """Copy the query encoder, heads and buffers included, without gradients (arXiv:1911.05722, Sec. 3.3)."""
     key_encoder = copy.deepcopy(query_encoder)
     key_encoder.requires_grad_(False)
@@ -119,10 +153,13 @@ def key_encoder_of(query_encoder: nn.Module) -> nn.Module:
 def momentum_update(key_encoder: nn.Module, query_encoder: nn.Module, momentum: float) -> None:
     """Move the key encoder's parameters: k <- m k + (1 - m) q (arXiv:1911.05722, Eq. 2).
 
-    Parameters only: BatchNorm buffers of the key encoder evolve in its own forward passes.
+    Parameters that learn only: BatchNorm buffers of the key encoder evolve in its own forward passes, and frozen
+    parameters stay bitwise what they are.
     """
-    keys: list[Tensor] = list(key_encoder.parameters())
-    queries: list[Tensor] = [p.detach() for p in query_encoder.parameters()]
+    pairs = zip(key_encoder.parameters(), query_encoder.parameters(), strict=True)
+    learned = [(k, q.detach()) for k, q in pairs if q.requires_grad]
+    keys: list[Tensor] = [k for k, _ in learned]
+    queries: list[Tensor] = [q for _, q in learned]
     torch._foreach_mul_(keys, momentum)
     torch._foreach_add_(keys, queries, alpha=1.0 - momentum)
 

@@ -1,23 +1,28 @@
-"""One training step: Algorithm 1 of the paper (He et al. 2020, arXiv:1911.05722), for any number of ranks."""
+"""One training step of any method, for any number of ranks: Algorithm 1 of arXiv:1911.05722, its parts in the method."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from moco_ray.core import collectives
 from moco_ray.core.batch import Batch
-from moco_ray.core.encoders import momentum_update, normalize
+from moco_ray.core.encoders import normalize
+from moco_ray.core.global_batch_norm import has_global_batch_norm
 from moco_ray.core.group_batch_norm import group_batch_norms
 from moco_ray.core.hashing import rows_digest
-from moco_ray.core.layout import gather_groups
-from moco_ray.core.moco import MoCo, info_nce, info_nce_logits
+from moco_ray.core.info_nce import Loss
+from moco_ray.core.method import Method
+
+_ALL = slice(None)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,33 +34,35 @@ class StepResult:
     digest as four sums of 16-bit words, all summed over ranks."""
     global_batch_size: int
     """Images that the sums are over."""
+    queries_per_image: int = 1
+    """Queries of each of them."""
 
     def values(self) -> dict[str, float | int]:
         """Wait for the step and read train/loss, train/contrast_accuracy (percent), cosine and rows_digest."""
         loss, correct, cosine, *words = self.totals.tolist()
         digest = sum(int(word) << (16 * i) for i, word in enumerate(words)) % 2**64
-        n = self.global_batch_size
+        queries = self.global_batch_size * self.queries_per_image
         return {
-            "train/loss": loss / n,
-            "train/contrast_accuracy": 100.0 * correct / n,
-            "train/positive_cosine": cosine / n,
+            "train/loss": loss / self.global_batch_size,
+            "train/contrast_accuracy": 100.0 * correct / queries,
+            "train/positive_cosine": cosine / queries,
             "rows_digest": digest,
         }
 
 
 class Learner:
-    """MoCo in training: the model, its optimizer, and how images become numbers on this rank.
+    """A method in training: the model, its optimizer, and how images become numbers on this rank.
 
     Attributes:
-        moco: Encoders and queue.
-        optimizer: Over the query encoder's parameters.
-        micro_batch_groups: BatchNorm groups that go through an encoder at once. Halved when memory runs out;
+        method: Encoders, heads and dictionary.
+        optimizer: Over the parameters that the method trains.
+        micro_batch_groups: BatchNorm groups that go through a trunk at once. Halved when memory runs out;
             it changes memory and time, never the result.
     """
 
     def __init__(
         self,
-        moco: MoCo,
+        method: Method,
         optimizer: torch.optim.Optimizer,
         *,
         mean: tuple[float, float, float],
@@ -63,35 +70,45 @@ class Learner:
         autocast: torch.dtype | None = None,
         micro_batch_groups: int | None = None,
     ) -> None:
-        parameter = next(moco.query_encoder.parameters())
-        self.moco = moco
+        parameter = next(method.query_encoder.parameters())
+        self.method = method
         self.optimizer = optimizer
         self.micro_batch_groups = micro_batch_groups or 2**30
         self.device = parameter.device
         self._autocast = autocast
         self._mean = torch.tensor(mean, dtype=parameter.dtype, device=self.device)
         self._std = torch.tensor(std, dtype=parameter.dtype, device=self.device)
-        self._query_forward: nn.Module = moco.query_encoder
+        self._is_whole = any(has_global_batch_norm(trunk) for trunk in method.trunks())
+        self._trunks = _Trunks(method, self._apply)
+        self._synced: nn.Module = self._trunks
         if collectives.world_size() > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            self._query_forward = DistributedDataParallel(
-                moco.query_encoder, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            self._synced = DistributedDataParallel(
+                self._trunks, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
             )
 
-    def step(self, batch: Batch, *, lr: float) -> StepResult:
-        """Train on one global batch. All ranks must call, each with its own groups."""
+    def step(self, batch: Batch, *, lr: float, progress: float = 0.0) -> StepResult:
+        """Train on one global batch. All ranks must call, each with its own groups.
+
+        Args:
+            batch: This rank's part.
+            lr: Learning rate.
+            progress: Share of the run that is done, 0..1, for what the method schedules.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        momentum_update(self.moco.key_encoder, self.moco.query_encoder, self.moco.config.encoder_momentum)
-        k = self._encode_keys(batch)  # (B, dim), rows in order, the same on all ranks
-        k_own = k[batch.own_rows().to(self.device, non_blocking=True)]  # (n, dim)
-        totals = self._halve_until_it_fits(
-            batch, self.moco.query_encoder, lambda: self._query_pass(batch, k_own, sync=True)
-        )
+        method = self.method
+        images = method.images(batch)  # (n, H, W, 3) for each trunk
+        method.begin(progress)
+        with torch.no_grad():
+            keys = method.keys(batch, self._apply_in_parts(batch))
+        totals, outputs = self._until_it_fits(images[0], batch, lambda: self._gradients(images, batch, keys))
         self.optimizer.step()
-        self.moco.queue.enqueue(k)
-        for norm in group_batch_norms(self.moco):
-            norm.commit_pending(batch.num_groups)
+        with torch.no_grad():
+            method.end(batch, keys, outputs)
+        own_groups = len(batch.groups[collectives.rank()])
+        for norm in group_batch_norms(method):
+            norm.commit_pending(batch.num_groups, own_groups)
         return self._result(batch, totals)
 
     def try_memory(self, batch: Batch) -> None:
@@ -99,88 +116,174 @@ class Learner:
 
         It takes as many groups as this rank will ever hold, which may be one more than it holds now.
         """
+        if self._is_whole:
+            return
         most = -(-batch.num_groups // collectives.world_size()) * batch.group_size
         rows = torch.arange(most, device=batch.query.device) % len(batch.query)
-        batch = replace(batch, query=batch.query[rows], key=batch.key[rows])
-        k = torch.zeros_like(self.moco.queue.keys[:1]).expand(len(batch.query), -1)
-        self._halve_until_it_fits(batch, self.moco.query_encoder, lambda: self._query_pass(batch, k, sync=False))
-        self._forget(self.moco.query_encoder)
+        images = self.method.images(replace(batch, query=batch.query[rows], key=batch.key[rows]))
 
-    @torch.no_grad()
-    def _encode_keys(self, batch: Batch) -> Tensor:
-        """Encode the key views of this rank's slots, gather all slots and undo the shuffle. All ranks call."""
+        def work() -> None:
+            for part in self._parts(images[0], batch):
+                with self._no_sync():
+                    self.method.trial_loss(self._synced([x[part] for x in images])).backward()
 
-        def encode() -> Tensor:
-            parts = batch.key.split(self._micro_batch_images(batch))
-            return torch.cat([self._embed(self.moco.key_encoder, part) for part in parts])
+        self._until_it_fits(images[0], batch, work)
+        self._forget()
 
-        own = self._halve_until_it_fits(batch, self.moco.key_encoder, encode)  # (n, dim)
-        slots = gather_groups(own, batch.groups, batch.group_size)  # (B, dim), slot order
-        k = torch.empty_like(slots)
-        k[torch.from_numpy(batch.key_rows_of_slots).to(slots.device, non_blocking=True)] = slots  # unshuffle: row order
-        return k
+    def _gradients(self, images: list[Tensor], batch: Batch, keys: Any) -> tuple[Tensor, list[Tensor]]:
+        """Gradients of the loss over the global batch, averaged over ranks. All ranks must call.
 
-    def _query_pass(self, batch: Batch, k: Tensor, *, sync: bool) -> Tensor:
-        """Gradients of all micro-batches; with sync, the last one averages them over ranks and all must call."""
+        Returns:
+            totals: (3,) float64 sums of loss, correct queries and cosines over this rank's queries.
+            outputs: Of each trunk for all of this rank's images, without gradient.
+        """
         self.optimizer.zero_grad(set_to_none=False)
+        parts = self._parts(images[0], batch)
+        if len(parts) > 1 and not self.method.is_separable:
+            return self._cached_gradients(images, batch, keys, parts)
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
-        size = self._micro_batch_images(batch)
-        starts = range(0, len(batch.query), size)
-        scale = collectives.world_size() / batch.global_batch_size  # DDP divides by the world size
-        for start in starts:
-            last = start == starts[-1]
-            with nullcontext() if sync and last else self._no_sync():
-                q = self._embed(self._query_forward, batch.query[start : start + size])  # (n, dim)
-                self._sync_has_begun = sync and last  # from here on DDP reduces whatever backward pass comes next
-                k_part = k[start : start + size]
-                logits = info_nce_logits(q, k_part, self.moco.queue.keys, self.moco.config.temperature)
-                loss, num_correct = info_nce(logits)
-                (loss * scale).backward()
-            cosine = (q.detach() * k_part).sum()
-            totals += torch.stack([loss.detach().double(), num_correct.double(), cosine.double()])
-        return totals
+        outputs = []
+        for part in parts:
+            is_last = part == parts[-1]
+            with nullcontext() if is_last else self._no_sync():
+                output = self._synced([x[part] for x in images])
+                self._sync_has_begun = is_last  # from here on DDP reduces whatever backward pass comes next
+                loss = self.method.loss(output, keys, part, batch, self._apply)
+                self._backward(loss, batch)
+            totals += _sums(loss)
+            outputs.append([x.detach() for x in output])
+        return totals, [torch.cat(pieces) for pieces in zip(*outputs, strict=True)]
 
-    def _embed(self, encoder: nn.Module, images: Tensor) -> Tensor:
-        """Images (n, H, W, 3) uint8 -> unit vectors (n, dim)."""
+    def _cached_gradients(
+        self, images: list[Tensor], batch: Batch, keys: Any, parts: list[slice]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The same for a loss that needs the whole batch, in micro-batches (Gao et al. 2021, arXiv:2101.06983, Sec. 3).
+
+        Outputs of all micro-batches without gradient; the loss, its gradient for them and for the heads; then each
+        micro-batch once more, backward from its share of that gradient.
+        """
+        with torch.no_grad():
+            pieces = [self._trunks([x[part] for x in images]) for part in parts]
+        for trunk in self.method.trunks():
+            for norm in group_batch_norms(trunk):
+                norm.discard_pending()  # the same groups pass once more
+        outputs = [torch.cat(output).requires_grad_() for output in zip(*pieces, strict=True)]
+        self._sync_has_begun = True  # in the loss, ranks meet
+        loss = self.method.loss(outputs, keys, _ALL, batch, self._apply)
+        self._backward(loss, batch)
+        gradients = [output.grad for output in outputs if output.grad is not None]
+        for part in parts:
+            is_last = part == parts[-1]
+            with nullcontext() if is_last else self._no_sync():
+                again = self._synced([x[part] for x in images], touches_heads=is_last)
+                torch.autograd.backward(again, [gradient[part] for gradient in gradients])
+        return _sums(loss), [output.detach() for output in outputs]
+
+    def _backward(self, loss: Loss, batch: Batch) -> None:
+        """Backward from the mean over the global batch: DDP's mean over ranks takes the world size out again."""
+        (loss.total * (collectives.world_size() / batch.global_batch_size)).backward()
+
+    def _apply(self, module: nn.Module, x: Tensor) -> Tensor:
+        """Apply a module to uint8 images (n, H, W, 3) or features (n, d); the result in the training dtype."""
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
-            projections = encoder(normalize(images, self._mean, self._std))
-        return F.normalize(projections.to(self._mean.dtype), dim=1)
+            output: Tensor = module(normalize(x, self._mean, self._std) if x.dtype == torch.uint8 else x)
+        return output.to(self._mean.dtype)
+
+    def _apply_in_parts(self, batch: Batch) -> Callable[[nn.Module, Tensor], Tensor]:
+        """`_apply` without gradient, whose images go through in micro-batches."""
+
+        def apply(module: nn.Module, x: Tensor) -> Tensor:
+            if x.dtype != torch.uint8:
+                return self._apply(module, x)
+
+            def work() -> Tensor:
+                return torch.cat([self._apply(module, x[part]) for part in self._parts(x, batch)])
+
+            return self._until_it_fits(x, batch, work, module)
+
+        return apply
+
+    def _parts(self, images: Tensor, batch: Batch) -> list[slice]:
+        """Where the micro-batches are in this rank's images."""
+        size = self._groups_at_once(images, batch) * batch.group_size
+        return [slice(start, start + size) for start in range(0, len(images), size)]
+
+    def _groups_at_once(self, images: Tensor, batch: Batch) -> int:
+        groups = len(images) // batch.group_size
+        return groups if self._is_whole else min(self.micro_batch_groups, groups)
 
     def _result(self, batch: Batch, totals: Tensor) -> StepResult:
         digest = rows_digest(batch.rows)
         words = [float(digest >> (16 * i) & 0xFFFF) for i in range(4)]  # sums of 16-bit words are exact in float64
         own = torch.cat([totals, torch.tensor(words, dtype=torch.float64).to(self.device, non_blocking=True)])
-        return StepResult(totals=collectives.all_reduce_sum(own), global_batch_size=batch.global_batch_size)
-
-    def _micro_batch_images(self, batch: Batch) -> int:
-        return min(self.micro_batch_groups * batch.group_size, len(batch.query))
+        return StepResult(
+            totals=collectives.all_reduce_sum(own),
+            global_batch_size=batch.global_batch_size,
+            queries_per_image=self.method.queries_per_image,
+        )
 
     def _no_sync(self) -> AbstractContextManager[None]:
-        if isinstance(self._query_forward, DistributedDataParallel):
-            return self._query_forward.no_sync()
+        if isinstance(self._synced, DistributedDataParallel):
+            return self._synced.no_sync()
         return nullcontext()
 
-    def _halve_until_it_fits(self, batch: Batch, encoder: nn.Module, work: Callable[[], Tensor]) -> Tensor:
+    def _until_it_fits(self, images: Tensor, batch: Batch, work: Callable[[], T], module: nn.Module | None = None) -> T:
         """Run work; where memory runs out, forget it and run it again in micro-batches of half the size."""
         while True:
             self._sync_has_begun = False
             try:
                 return work()
             except torch.OutOfMemoryError as error:
-                groups = self._micro_batch_images(batch) // batch.group_size
-                if groups == 1:
-                    raise ValueError(
-                        f"one BatchNorm group of {batch.group_size} images of {batch.query.shape[1]} pixels does not "
-                        "fit into memory; use more optim.bn-groups (smaller groups) or a smaller views.crop-px"
-                    ) from error
+                groups = self._groups_at_once(images, batch)
+                if groups == 1 or self._is_whole:
+                    raise ValueError(self._does_not_fit(batch)) from error
                 if self._sync_has_begun and collectives.world_size() > 1:
                     raise  # other ranks already wait inside the gradient reduction: only a restart is safe
             self.micro_batch_groups = (groups + 1) // 2
-            self._forget(encoder)  # only now: the error held on to the activations
+            self._forget(module)  # only now: the error held on to the activations
 
-    def _forget(self, encoder: nn.Module) -> None:
-        self.optimizer.zero_grad(set_to_none=False)
-        for norm in group_batch_norms(encoder):
-            norm.discard_pending()
+    def _does_not_fit(self, batch: Batch) -> str:
+        side = batch.query.shape[1]
+        if self._is_whole:
+            return (
+                f"this worker's {len(batch.query)} images of {side} pixels do not fit into memory, and BatchNorm over the "
+                "global batch allows no micro-batches; use more workers, a smaller optim.global-batch-size or "
+                "views.crop-px, or a ViT, which needs BatchNorm in its heads only"
+            )
+        return (
+            f"one BatchNorm group of {batch.group_size} images of {side} pixels does not fit into memory; use more "
+            "optim.bn-groups (smaller groups) or a smaller views.crop-px"
+        )
+
+    def _forget(self, module: nn.Module | None = None) -> None:
+        """Undo what an interrupted pass left behind: through one encoder, or through all that is trained."""
+        if module is None:
+            self.optimizer.zero_grad(set_to_none=False)
+        for part in [module] if module is not None else self.method.trained():
+            for norm in group_batch_norms(part):
+                norm.discard_pending()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+class _Trunks(nn.Module):
+    """All that is trained as one module, as DistributedDataParallel wants it: its forward pass is that of the trunks."""
+
+    def __init__(self, method: Method, apply: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.trained = nn.ModuleList(method.trained())
+        self._in_order, self._apply_trunk = tuple(method.trunks()), apply
+        in_trunks = {id(parameter) for trunk in self._in_order for parameter in trunk.parameters()}
+        self._heads = [p for p in self.trained.parameters() if p.requires_grad and id(p) not in in_trunks]
+
+    def forward(self, images: list[Tensor], touches_heads: bool = False) -> list[Tensor]:
+        """Outputs of each trunk. With touches_heads the heads, whose gradients are there already, count as used."""
+        outputs = [self._apply_trunk(trunk, x) for trunk, x in zip(self._in_order, images, strict=True)]
+        if touches_heads:
+            outputs[0] = outputs[0] + sum(0.0 * parameter.reshape(-1)[0] for parameter in self._heads)
+        return outputs
+
+
+def _sums(loss: Loss) -> Tensor:
+    """Loss, correct queries and cosines, (3,) float64."""
+    return torch.stack([value.detach().double() for value in loss])

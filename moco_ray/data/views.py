@@ -1,4 +1,4 @@
-"""Two random views of an image: the augmentations of MoCo v1, v2 and the CIFAR demo, on uint8.
+"""Two random views of an image: the augmentations of MoCo v1, v2, v3, SimCLR and the CIFAR demo, on uint8.
 
 The transforms are torchvision's, drawn as torchvision draws them; what differs is how they are computed. Crops are
 array slices, the resize is torch's antialiased uint8 kernel, brightness, contrast, saturation and grayscale are
@@ -89,6 +89,18 @@ def v1_views(crop_px: int = 224) -> ViewsConfig:
 def v2_views(crop_px: int = 224) -> ViewsConfig:
     """Return the views of MoCo v2 (Chen et al. 2020, arXiv:2003.04297): SimCLR's with a milder jitter."""
     return ViewsConfig(crop_px=crop_px)
+
+
+def v3_views(crop_px: int = 224, crop_min: float = 0.2) -> ViewsConfig:
+    """Return the views of MoCo v3 (Chen et al. 2021, arXiv:2104.02057): BYOL's two, one blurred, one solarized."""
+    return ViewsConfig(
+        crop_px=crop_px, crop_min=crop_min, jitter=(0.4, 0.4, 0.2, 0.1), blur_p=(1.0, 0.1), solarize_p=(0.0, 0.2)
+    )
+
+
+def simclr_views(crop_px: int = 224) -> ViewsConfig:
+    """Return the views of SimCLR (Chen et al. 2020, arXiv:2002.05709, Appendix A) with colours at strength 1."""
+    return ViewsConfig(crop_px=crop_px, crop_min=0.08, jitter=(0.8, 0.8, 0.8, 0.2))
 
 
 def cifar_views() -> ViewsConfig:

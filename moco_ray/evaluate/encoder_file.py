@@ -13,12 +13,12 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from moco_ray.core.encoders import Encoder, build_backbone, feature_dim
+from moco_ray.core.encoders import Encoder, ModelConfig, build_backbone, feature_dim
 from moco_ray.data.storage import Storage, resolve_storage_options
 
 _NAME = "encoder.safetensors"
 _FORMAT = "moco_ray encoder 1"
-_NUMBERS = frozenset({"crop_px", "step", "feature_dim", "mean", "std"})
+_NUMBERS = frozenset({"crop_px", "patch_px", "step", "feature_dim", "mean", "std"})
 # What precedes a backbone's keys in official checkpoints of MoCo v1 and v2, of v3, and of DistributedDataParallel.
 _PREFIXES = ("module.encoder_q.", "module.base_encoder.", "module.")
 _CLASSIFIERS = ("fc.", "head.", "classifier.")
@@ -29,7 +29,7 @@ def encoder_bytes(backbone: nn.Module, metadata: Mapping[str, str]) -> bytes:
 
     Args:
         backbone: A backbone of `build_backbone`; a GroupBatchNorm in it is written as the BatchNorm it stands for.
-        metadata: What `encoder_info` returns, as strings: arch, stem, crop_px, mean, std, step.
+        metadata: What `encoder_info` returns, as strings: arch, stem, patch_px, crop_px, mean, std, step.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
     return save_safetensors(state, {"format": _FORMAT, "feature_dim": str(feature_dim(backbone)), **metadata})
@@ -51,7 +51,8 @@ def load_encoder(path: str, storage_options: str | None = None) -> nn.Module:
     """
     content = _read(path, storage_options)
     info = _info(content, path)
-    backbone = build_backbone(info["arch"], info["stem"])
+    model = ModelConfig(arch=info["arch"], stem=info["stem"], patch_px=info.get("patch_px", 16))
+    backbone = build_backbone(model, info["crop_px"])
     try:
         backbone.load_state_dict(_safetensors(content, path))
     except RuntimeError as error:
@@ -67,7 +68,7 @@ def encoder_info(path: str, storage_options: str | None = None) -> dict[str, Any
         storage_options: As for `load_encoder`.
 
     Returns:
-        arch and stem (as in model.arch and model.stem), crop_px (side of the images it was trained on), mean and std
+        arch, stem and patch_px (as in model.arch, model.stem and model.patch_px), crop_px (side of the images it was trained on), mean and std
         (lists of three numbers, of red, green and blue in 0..1), step (of training), feature_dim and format.
 
     Raises:

@@ -124,7 +124,7 @@ def curves_picture(
         metrics: Lines of the metrics file: "step", "train/loss", "train/contrast_accuracy" (percent).
         evals: Lines of the evaluation file: "step" and "eval/knn_top1" (percent) or, without labels,
             "eval/rankme".
-        chance_loss: Loss of guessing among the K negatives and the positive, log(K + 1); drawn as a line.
+        chance_loss: Loss of embeddings that know nothing; drawn as a line.
 
     Returns:
         A PNG of three panels.
@@ -137,7 +137,7 @@ def curves_picture(
     if chance_loss is not None:
         loss_axes.axhline(chance_loss, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
         loss_axes.annotate(
-            f"chance: log(K + 1) = {chance_loss:.2f}",
+            f"chance: {chance_loss:.2f}",
             (1, chance_loss),
             xycoords=("axes fraction", "data"),
             xytext=(-2, 4),

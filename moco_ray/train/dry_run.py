@@ -10,11 +10,12 @@ import numpy as np
 
 from moco_ray.config import Config
 from moco_ray.core.encoders import build_encoder
+from moco_ray.core.group_batch_norm import has_batch_norm
 from moco_ray.core.hashing import hash64
 from moco_ray.data.decode import BadImage, decode_image
 from moco_ray.data.manifest import Manifest, read_rows
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn_of_queue
+from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn_of_method
 
 _SAMPLE = 512
 
@@ -35,18 +36,19 @@ def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
     options = row_options(manifest, config)
     pixels = _say_sample(config, manifest, options, say)
     num_rows = len(make_source(config, manifest, options).train_rows)
-    config = decide(config, num_rows)
-    warn_of_queue(config, num_rows, say)
+    encoder = build_encoder(config.model, config.views.crop_px)
+    config = decide(config, num_rows, has_batch_norm(encoder))
+    warn_of_method(config, num_rows, say)
     optim, steps = config.optim, last_step(config, num_rows)
     say(
         f"run: {num_rows:,} images, {optim.epochs} epochs of {num_rows / optim.global_batch_size:,.1f} steps; "
         f"{steps:,} steps of {optim.global_batch_size} images, effective learning rate {optim.effective_lr:g}"
     )
-    parameters = sum(p.numel() for p in build_encoder(config.model).parameters())
-    assert config.method.queue_size is not None
+    parameters = sum(p.numel() for p in encoder.parameters())
+    entries = config.method.num_entries(num_rows) * config.model.dim
     say(
-        f"checkpoint: about {(3 * parameters + config.method.queue_size * config.model.dim) * 4 / 1e6:,.0f} MB "
-        f"({parameters / 1e6:.1f} million parameters, again for the key encoder and for momentum, and the queue)"
+        f"checkpoint: about {(3 * parameters + entries) * 4 / 1e6:,.0f} MB ({parameters / 1e6:.1f} million parameters, as "
+        f"much again for a key encoder and for the optimizer, and {entries / 1e6:.1f} million numbers of kept keys)"
     )
     say(f"suggested preset: {suggest_preset(len(manifest), pixels)}")
 

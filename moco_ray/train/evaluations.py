@@ -122,8 +122,8 @@ def evaluate_state(job: Job, state: State) -> dict[str, float]:
 
 def encoder_of(job: Job, state: State) -> Encoder:
     """The query encoder of a checkpoint, with plain BatchNorm, in float32 on the CPU."""
-    encoder = build_encoder(job.config.model)
+    encoder = build_encoder(job.config.model, job.config.views.crop_px)
     prefix = "query_encoder."
-    own = {name.removeprefix(prefix): value for name, value in state["moco"].items() if name.startswith(prefix)}
+    own = {name.removeprefix(prefix): value for name, value in state["method"].items() if name.startswith(prefix)}
     encoder.load_state_dict(own)
     return encoder.eval()

@@ -76,8 +76,8 @@ def _neighbours(config: Config, backbone: nn.Module, eval_set: EvalSet) -> bytes
 def _curves(config: Config, run: Storage) -> bytes:
     evaluations = [json.loads(line) for line in run.read_bytes(run.join("eval.jsonl")).splitlines()]
     lines = read_lines(run.read_bytes(run.join("metrics.jsonl")))
-    assert config.method.queue_size is not None
-    return curves_picture(lines, evaluations, chance_loss=math.log(config.method.queue_size + 1))
+    chance_loss = config.method.chance_loss(config.optim.global_batch_size)
+    return curves_picture(lines, evaluations, chance_loss=chance_loss)
 
 
 def _decode(max_pixels: int, content: bytes) -> Pixels | None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from moco_ray.config import Config
 from moco_ray.data.blocks import StreamSpec
 from moco_ray.data.storage import StorageOptions
@@ -24,6 +27,8 @@ class Job:
     """The stream."""
     num_rows: int
     """Images that training sees (n)."""
+    held_out_rows: NDArray[np.int64]
+    """Rows of the manifest that training does not see, ascending."""
     manifest_digest: str
     """Digest of the manifest."""
     last_step: int

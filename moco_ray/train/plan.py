@@ -52,33 +52,29 @@ def make_source(config: Config, manifest: Manifest, options: StorageOptions) -> 
     return Source(manifest=manifest, train_rows=np.asarray(rows), order=order, options=options)
 
 
-def decide(config: Config, num_rows: int) -> Config:
-    """Replace what is automatic by what it comes to for this data."""
-    queue_size = config.method.queue_size
+def decide(config: Config, num_rows: int, has_batch_norm: bool) -> Config:
+    """Replace what is automatic by what it comes to for this data and network.
+
+    Raises:
+        ValueError: What was asked for contradicts one of them.
+    """
     size = config.optim.global_batch_size
-    if queue_size is None:
-        queue_size = max(size, min(65536, num_rows // 2) // size * size)
+    method = config.method.decide(num_images=num_rows, global_batch_size=size, has_batch_norm=has_batch_norm)
     every = config.eval.every_steps
     if every is None:
         steps = config.optim.num_steps(num_rows)
         every = max(1, math.ceil(num_rows / size), math.ceil(steps / _EVALUATIONS_A_RUN))
     return replace(
         config,
-        method=replace(config.method, queue_size=queue_size),
+        method=method,
         eval=replace(config.eval, every_steps=every),
     )
 
 
-def warn_of_queue(config: Config, num_rows: int, say: Say) -> None:
-    """Say so when the queue holds too much of the data set."""
-    queue_size = config.method.queue_size
-    assert queue_size is not None
-    if queue_size > num_rows / 2:
-        say(
-            f"warning: the queue of {queue_size:,} keys is larger than half of the {num_rows:,} images: old keys of an "
-            f"image become its own negatives; method.queue-size {max(config.optim.global_batch_size, num_rows // 2)} "
-            "or less is better"
-        )
+def warn_of_method(config: Config, num_rows: int, say: Say) -> None:
+    """Say what a user should know before training this method on so many images."""
+    if (warning := config.method.warning(num_rows, config.optim.global_batch_size)) is not None:
+        say(f"warning: {warning}")
 
 
 def last_step(config: Config, num_rows: int) -> int:

@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from moco_ray.config import Config, experiment_differences, from_json, to_json
-from moco_ray.core.encoders import build_encoder
-from moco_ray.core.group_batch_norm import check_batch_norms, has_batch_norm, use_group_batch_norm
+from moco_ray.core.encoders import Encoder, build_encoder
+from moco_ray.core.global_batch_norm import check_batch_norms, has_global_batch_norm, use_global_batch_norm
+from moco_ray.core.group_batch_norm import has_batch_norm, use_group_batch_norm
 from moco_ray.data.blocks import StreamSpec
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.sources import build_manifest
@@ -25,7 +27,7 @@ from moco_ray.train.job import Job, Outcome, RunFailed
 from moco_ray.train.launch import run_in_this_process, run_on_ray
 from moco_ray.train.lease import Lease, hold_run
 from moco_ray.train.place import Pulse
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn_of_queue
+from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn_of_method
 from moco_ray.train.shared_paths import check_paths, check_visible
 from moco_ray.train.workers import choose_workers
 
@@ -108,24 +110,26 @@ def _train(
     manifest = Manifest.read(run, run.join(_MANIFEST)) if old else list_images(config, data_options, say)
     data_options = row_options(manifest, config)
     source = make_source(config, manifest, data_options)
-    config = decide(config, len(source.train_rows))
+    encoder = _check_model(config)
+    config = decide(config, len(source.train_rows), has_batch_norm(encoder))
     if old is not None and (differences := experiment_differences(old, config)):
         raise ValueError(
             f"run {config.run.name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to "
             "resume it, or another --run.name"
         )
     eval_manifest = _eval_manifest(config, run, old is not None, say)
-    warn_of_queue(config, len(source.train_rows), say)
+    warn_of_method(config, len(source.train_rows), say)
     workers = choose_workers(config, say)
     job = Job(
         config=config,
         spec=_stream_spec(config),
         num_rows=len(source.train_rows),
+        held_out_rows=np.setdiff1d(np.arange(len(manifest)), source.train_rows),
         manifest_digest=manifest.digest,
         last_step=last_step(config, len(source.train_rows)),
         run_uri=folder,
         run_options=run_options,
-        initial_weights=_initial_weights(config, say),
+        initial_weights=_initial_weights(config, encoder, say),
         eval_set=choose_eval_set(
             manifest,
             eval_manifest,
@@ -205,21 +209,37 @@ def _stream_spec(config: Config) -> StreamSpec:
         seed=config.run.seed,
         global_batch_size=config.optim.global_batch_size,
         num_groups=config.optim.bn_groups,
-        shuffle_bn=config.method.shuffle_bn,
+        shuffle_bn=config.method.shuffles_keys,
         views=config.views,
         max_pixels=config.data.max_pixels,
     )
 
 
-def _initial_weights(config: Config, say: Say) -> bytes | None:
-    """Build the model once on the driver, so that a wrong name or file is an error before anything starts."""
+def _check_model(config: Config) -> Encoder:
+    """Build the encoder once on the driver, so that what does not fit is an error before anything starts.
+
+    Raises:
+        ValueError: There is no such network, or the method cannot train it.
+    """
     torch.manual_seed(config.run.seed)
-    encoder = build_encoder(config.model)
-    if config.method.shuffle_bn and not has_batch_norm(encoder):
-        say(f"{config.model.arch} has no BatchNorm: method.shuffle-bn changes nothing")
+    encoder = build_encoder(config.model, config.views.crop_px)
     probe = copy.deepcopy(encoder)
-    use_group_batch_norm(probe, config.optim.group_size)
+    if config.method.batch_norm == "group":
+        use_group_batch_norm(probe, config.optim.group_size)
+    else:
+        use_global_batch_norm(probe)
     check_batch_norms(probe, f"model.arch {config.model.arch}")
+    if config.run.micro_batch_groups is not None and has_global_batch_norm(probe.backbone):
+        raise ValueError(
+            f"run.micro-batch-groups {config.run.micro_batch_groups}: {config.method.name} normalises over the global "
+            f"batch, and {config.model.arch} has BatchNorm in its backbone, so no part of a batch can be computed alone; "
+            "drop the flag and use more workers, or a ViT, which needs BatchNorm in its heads only"
+        )
+    return encoder
+
+
+def _initial_weights(config: Config, encoder: Encoder, say: Say) -> bytes | None:
+    """The weights to start from as a state dict of the encoder, if some were named."""
     if config.model.init is None:
         return None
     say(load_initial_weights(encoder, config.model.init))

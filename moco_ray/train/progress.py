@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from moco_ray.core.methods.moco import MoCoConfig
 from moco_ray.train.job import Job
 
 _EVERY_S = 5.0
@@ -28,13 +29,13 @@ class Progress:
     def begin(self) -> None:
         """Say what comes."""
         job, optim = self._job, self._job.config.optim
-        queue_size = job.config.method.queue_size
-        assert queue_size is not None
+        chance = job.config.method.chance_loss(optim.global_batch_size)
+        is_queue = isinstance(job.config.method, MoCoConfig)
         where = f"step {self._first_step:,} of {job.last_step:,}"
         self._say(f"training from {where}: {job.num_rows:,} images, batches of {optim.global_batch_size:,}")
         self._say(
-            f"effective learning rate {optim.effective_lr:g} (optim.lr {optim.lr:g} for 256 images); the loss starts near "
-            f"0, rises to about log(K+1) = {math.log(queue_size + 1):.2f} while the queue fills, and falls from there"
+            f"effective learning rate {optim.effective_lr:g} (optim.lr {optim.lr:g} for 256 images); a loss of about "
+            f"{chance:.2f} is chance{': it starts near 0, rises to that while the queue fills, and falls' if is_queue else ''}"
         )
         self._say("waiting for the first batch")
 

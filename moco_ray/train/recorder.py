@@ -90,8 +90,7 @@ class Recorder:
             "train/contrast_accuracy": sum(v["train/contrast_accuracy"] for v in values) / len(values),
             "train/positive_cosine": sum(v["train/positive_cosine"] for v in values) / len(values),
             "train/lr": float(learner.optimizer.param_groups[0]["lr"]),
-            "train/encoder_momentum": config.method.encoder_momentum,
-            "train/queue_fill": learner.moco.queue.fill,
+            **learner.method.metrics(config.optim.progress_at((first + len(values) - 1) * size, n)),
             "perf/images_per_s": len(values) * size / elapsed_s,
             "perf/data_wait_fraction": min(wait_fraction, 1.0),
             "data/bad_images": len(self._bad),
@@ -235,6 +234,7 @@ def final_encoder(job: Job, state: State) -> bytes:
         {
             "arch": config.model.arch,
             "stem": config.model.stem,
+            "patch_px": str(config.model.patch_px),
             "crop_px": str(config.views.crop_px),
             "mean": json.dumps(config.views.mean),
             "std": json.dumps(config.views.std),

@@ -9,8 +9,9 @@ import torch
 
 from moco_ray.config import to_json
 from moco_ray.core.encoders import build_encoder
+from moco_ray.core.global_batch_norm import use_global_batch_norm
 from moco_ray.core.group_batch_norm import keep_running_share, merged_running_statistics, use_group_batch_norm
-from moco_ray.core.moco import MoCo
+from moco_ray.core.method import Setting
 from moco_ray.core.optim import build_optimizer
 from moco_ray.core.step import Learner
 from moco_ray.train.checkpoint import State
@@ -18,43 +19,54 @@ from moco_ray.train.job import Job
 
 
 def build_learner(job: Job, restored: State | None) -> Learner:
-    """Build encoders, queue and optimizer, fresh from the seed or from a checkpoint. All ranks must call."""
+    """Build the method and its optimizer, fresh from the seed or from a checkpoint. All ranks must call."""
     config = job.config
     torch.manual_seed(config.run.seed)
-    encoder = build_encoder(config.model)
+    encoder = build_encoder(config.model, config.views.crop_px)
     if job.initial_weights is not None:
         encoder.load_state_dict(torch.load(io.BytesIO(job.initial_weights), weights_only=True))
-    use_group_batch_norm(encoder, config.optim.group_size)
-    moco = MoCo(encoder, config.method, torch.Generator().manual_seed(config.run.seed))
+    method = config.method.build(
+        encoder,
+        Setting(
+            seed=config.run.seed,
+            model=config.model,
+            num_images=job.num_rows,
+            held_out_rows=job.held_out_rows,
+        ),
+    )
+    if config.method.batch_norm == "group":
+        use_group_batch_norm(method, config.optim.group_size)
+    else:
+        use_global_batch_norm(method)
     device = _device(job.uses_gpu)
-    moco.to(device=device, dtype=torch.float64 if config.run.dtype == "float64" else torch.float32)
+    method.to(device=device, dtype=torch.float64 if config.run.dtype == "float64" else torch.float32)
     if device.type == "cuda":
-        moco.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = build_optimizer(moco.query_encoder.parameters(), config.optim)
+        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer(method.trained(), config.optim)
     if restored is not None:
-        moco.load_state_dict(restored["moco"])
+        method.load_state_dict(restored["method"])
         optimizer.load_state_dict(restored["optimizer"])
     learner = Learner(
-        moco,
+        method,
         optimizer,
         mean=config.views.mean,
         std=config.views.std,
         autocast=torch.bfloat16 if config.run.dtype == "bfloat16" else None,
         micro_batch_groups=config.run.micro_batch_groups,
     )
-    keep_running_share(moco)
-    moco.train()
+    keep_running_share(method)
+    method.train()
     return learner
 
 
 def learner_state(job: Job, learner: Learner, step: int, *, copy: bool) -> State | None:
     """Copy everything that training changes to the CPU. All ranks must call; only those with `copy` get it."""
-    merged = merged_running_statistics(learner.moco)
+    merged = merged_running_statistics(learner.method)
     if not copy:
         return None
-    model = {**learner.moco.state_dict(), **merged}
+    model = {**learner.method.state_dict(), **merged}
     return {
-        "moco": {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.items()},
+        "method": {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.items()},
         "optimizer": _to_cpu(learner.optimizer.state_dict()),
         "scaler": None,  # bfloat16 needs no loss scaling
         "step": step,

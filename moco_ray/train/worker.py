@@ -197,11 +197,11 @@ class _Loop:
         batch = loaded.batch.to(self.learner.device)
         if is_first and self.place.num_ranks > 1 and self.job.uses_gpu:
             self.learner.try_memory(batch)
-        return self.learner.step(batch, lr=self.lr())
-
-    def lr(self) -> float:
-        config = self.job.config.optim
-        return config.lr_at(self.step * config.global_batch_size, self.job.num_rows)
+        optim, num_rows = self.job.config.optim, self.job.num_rows
+        position = self.step * optim.global_batch_size
+        return self.learner.step(
+            batch, lr=optim.lr_at(position, num_rows), progress=optim.progress_at(position, num_rows)
+        )
 
     def _looks_up(self) -> bool:
         """Whether this rank, and so every rank, reads its results now."""
@@ -289,11 +289,11 @@ class _Loop:
         )
 
     def _check_agreement(self) -> None:
-        if ranks_agree(self.learner.moco):
+        if ranks_agree(self.learner.method):
             return
         if not _same_devices(self.learner.device):
             self.say("warning: workers on different GPU models drifted apart; rank 0's state was copied to all")
-            copy_from_rank_zero(self.learner.moco, self.learner.optimizer)
+            copy_from_rank_zero(self.learner.method, self.learner.optimizer)
             return
         raise RuntimeError(f"at step {self.step} the workers no longer hold the same weights and queue")
 

@@ -32,19 +32,19 @@ from tests.core.tiny import MEAN, STD, TinyResNet, tiny_encoder
     ],
 )
 def test_feature_width_is_that_of_the_output(arch: str, width: int) -> None:
-    backbone = build_backbone(arch).eval()
+    backbone = build_backbone(ModelConfig(arch=arch)).eval()
     size_px = 224 if "vit" in arch else 64
     assert feature_dim(backbone) == width
     assert backbone(torch.zeros(1, 3, size_px, size_px)).shape == (1, width)
 
 
 def test_resnet_keys_are_those_of_torchvision() -> None:
-    ours, theirs = build_backbone("resnet18").state_dict(), torchvision.models.resnet18().state_dict()
+    ours, theirs = build_backbone(ModelConfig(arch="resnet18")).state_dict(), torchvision.models.resnet18().state_dict()
     assert list(ours) == [key for key in theirs if not key.startswith("fc.")]
 
 
 def test_cifar_stem_keeps_the_resolution() -> None:
-    backbone = build_backbone("resnet18", stem="cifar").eval()
+    backbone = build_backbone(ModelConfig(arch="resnet18", stem="cifar")).eval()
     shapes = []
     backbone.layer1.register_forward_pre_hook(lambda module, args: shapes.append(args[0].shape))
     assert backbone(torch.zeros(1, 3, 32, 32)).shape == (1, 512)
@@ -65,13 +65,13 @@ def test_unknown_architectures_are_errors_that_name_what_exists() -> None:
     with pytest.raises(
         ValueError, match=r"model.arch 'resnet51' is no torchvision ResNet; use one of .*resnet50.*timm:"
     ):
-        build_backbone("resnet51")
+        build_backbone(ModelConfig(arch="resnet51"))
     with pytest.raises(ValueError, match=r"timm:resnet51_x is unknown to timm .*"):
-        build_backbone("timm:resnet51_x")
+        build_backbone(ModelConfig(arch="timm:resnet51_x"))
     with pytest.raises(ValueError, match=r"timm:convnext_atoo is unknown to timm .*did you mean timm:convnext"):
-        build_backbone("timm:convnext_atoo")
+        build_backbone(ModelConfig(arch="timm:convnext_atoo"))
     with pytest.raises(ValueError, match=r"model.stem 'cifar' is for torchvision ResNets; drop it for timm:resnet10t"):
-        build_backbone("timm:resnet10t", stem="cifar")
+        build_backbone(ModelConfig(arch="timm:resnet10t", stem="cifar"))
 
 
 def test_key_encoder_copies_buffers_too_and_needs_no_gradient() -> None:
@@ -115,4 +115,4 @@ def test_normalize_computes_in_the_dtype_of_the_mean() -> None:
 
 def test_every_projector_ends_in_the_asked_width() -> None:
     for kind in ("linear", "mlp"):
-        assert build_projector(kind, 12, 5)(torch.zeros(3, 12)).shape == (3, 5)
+        assert build_projector(ModelConfig(projector=kind, dim=5), 12)(torch.zeros(3, 12)).shape == (3, 5)

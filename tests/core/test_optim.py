@@ -47,7 +47,7 @@ def test_a_warmup_rises_at_every_step(schedule_per: str) -> None:
 
 def test_weight_decay_and_momentum_are_on_every_parameter() -> None:
     encoder = tiny_encoder()
-    optimizer = build_optimizer(encoder.parameters(), OptimConfig(lr=1.0, global_batch_size=256, weight_decay=0.1))
+    optimizer = build_optimizer([encoder], OptimConfig(lr=1.0, global_batch_size=256, weight_decay=0.1))
     (group,) = optimizer.param_groups
     assert [id(p) for p in group["params"]] == [id(p) for p in encoder.parameters()]
     before = [p.detach().clone().fill_(2.0) for p in encoder.parameters()]

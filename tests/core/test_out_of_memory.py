@@ -40,7 +40,7 @@ def test_micro_batches_are_halved_until_they_fit_and_the_curve_stays(
 @pytest.mark.parametrize("call", [1, 3, 4])
 def test_what_earlier_micro_batches_left_behind_is_forgotten(encoder: str, call: int) -> None:
     interrupted, whole = tiny_learner(FailsOnCalls, micro_batch_groups=2), tiny_learner()
-    interrupted.moco.get_submodule(encoder).backbone.calls.add(call)
+    interrupted.method.get_submodule(encoder).backbone.calls.add(call)
     assert_curves_equal(train(interrupted, 2), train(whole, 2))
     assert interrupted.micro_batch_groups == 1
     assert_states_equal(state_of(interrupted), state_of(whole), rtol=1e-11, atol=1e-13)

@@ -25,7 +25,7 @@ NUM_STEPS = 9
 def train_here(micro_batch_groups: int | None = None) -> dict[str, Any]:
     learner = tiny_learner(micro_batch_groups=micro_batch_groups)
     curve = train(learner, NUM_STEPS)
-    return {"curve": curve, "state": state_of(learner), "agree": ranks_agree(learner.moco)}
+    return {"curve": curve, "state": state_of(learner), "agree": ranks_agree(learner.method)}
 
 
 def assert_runs_equal(run: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -48,12 +48,12 @@ def resize_here(checkpoint: dict[str, Any] | None, first_step: int, num_steps: i
     """Resume a checkpoint, train, and return a new one that holds the full running statistics."""
     learner = tiny_learner()
     if checkpoint is not None:
-        learner.moco.load_state_dict(checkpoint["moco"])
+        learner.method.load_state_dict(checkpoint["moco"])
         learner.optimizer.load_state_dict(copy.deepcopy(checkpoint["optimizer"]))  # ranks are sent shared memory
-        keep_running_share(learner.moco)
+        keep_running_share(learner.method)
     curve = train(learner, num_steps, first_step=first_step)
     state = state_of(learner)
-    moco = {**learner.moco.state_dict(), **state["statistics"]}
+    moco = {**learner.method.state_dict(), **state["statistics"]}
     return {"moco": moco, "optimizer": learner.optimizer.state_dict(), "curve": curve, "state": state}
 
 
@@ -112,7 +112,7 @@ def test_memory_that_runs_out_once_the_reduction_is_armed_ends_the_step(kind: st
 def disagree_here(what: str) -> list[bool]:
     learner = tiny_learner()
     train(learner, 1)
-    moco = learner.moco
+    moco = learner.method
     tensor = {
         "query": moco.query_encoder.projector[0].weight.data,
         "key": moco.key_encoder.backbone.conv1.weight.data,
@@ -138,7 +138,7 @@ def test_one_bit_of_one_rank_is_noticed_and_repaired() -> None:
 
 
 def test_one_rank_agrees_with_itself_and_has_nothing_to_copy() -> None:
-    moco = tiny_learner().moco
+    moco = tiny_learner().method
     before = [p.clone() for p in moco.parameters()]
     assert ranks_agree(moco)
     copy_from_rank_zero(moco)

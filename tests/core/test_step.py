@@ -13,7 +13,7 @@ from moco_ray.core.batch import resident_batch
 from moco_ray.core.encoders import Encoder
 from moco_ray.core.group_batch_norm import merged_running_statistics, use_group_batch_norm
 from moco_ray.core.layout import key_permutation
-from moco_ray.core.moco import MoCo, MoCoConfig
+from moco_ray.core.methods.moco import MoCo, MoCoConfig
 from moco_ray.core.optim import OptimConfig, build_optimizer
 from moco_ray.core.step import Learner
 from tests.core.tiny import (
@@ -54,9 +54,10 @@ def assert_equal_to(oracle: dict[str, Tensor], ours: dict[str, Tensor]) -> None:
         assert error < 1e-12, f"{name}: relative error {error:.1e}"
 
 
-@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("version", ["v1", "v2", "symmetric"])
 def test_six_steps_equal_the_transcribed_pseudocode(version: str) -> None:
-    projector, temperature = {"v1": ("linear", 0.07), "v2": ("mlp", 0.2)}[version]
+    projector, temperature = {"v1": ("linear", 0.07), "v2": ("mlp", 0.2), "symmetric": ("linear", 0.1)}[version]
+    symmetric = version == "symmetric"
     batch_size, num_groups, queue_size, num_rows, seed = 16, 2, 50, 32, 3  # 50 is no multiple of 16
     optim = OptimConfig(
         global_batch_size=batch_size,
@@ -69,10 +70,12 @@ def test_six_steps_equal_the_transcribed_pseudocode(version: str) -> None:
     net = small_resnet(projector)
     backbone = copy.deepcopy(net)
     backbone.fc = nn.Identity()
-    config = MoCoConfig(queue_size=queue_size, temperature=temperature, encoder_momentum=0.9)
+    config = MoCoConfig(
+        queue_size=queue_size, temperature=temperature, encoder_momentum=0.9, symmetric=symmetric
+    )
     moco = MoCo(Encoder(backbone, copy.deepcopy(net.fc), 16), config, torch.Generator().manual_seed(1)).double()
     use_group_batch_norm(moco, optim.group_size)
-    learner = Learner(moco, build_optimizer(moco.query_encoder.parameters(), optim), mean=MEAN, std=STD)
+    learner = Learner(moco, build_optimizer(moco.trained(), optim), mean=MEAN, std=STD)
     oracle = MoCoOracle(
         net,
         moco.queue.keys.T,
@@ -89,9 +92,9 @@ def test_six_steps_equal_the_transcribed_pseudocode(version: str) -> None:
         loss = learner.step(batch, lr=optim.lr_at(step * batch_size, num_rows)).values()["train/loss"]
 
         epoch = step * batch_size // num_rows
-        lr = learning_rate(0.5 * 16 / 256, epoch, 4, cosine=version == "v2", milestones=(1, 2))
+        lr = learning_rate(0.5 * 16 / 256, epoch, 4, cosine=version != "v1", milestones=(1, 2))
         permutation = torch.from_numpy(key_permutation(seed, step, batch_size))
-        expected = oracle.step(to_tensor(query, MEAN, STD), to_tensor(key, MEAN, STD), permutation, lr)
+        expected = oracle.step(to_tensor(query, MEAN, STD), to_tensor(key, MEAN, STD), permutation, lr, symmetric=symmetric)
 
         assert loss == pytest.approx(expected, rel=1e-12)
         assert_equal_to(oracle.gradients, {n: p.grad for n, p in moco.query_encoder.named_parameters()})
@@ -99,17 +102,19 @@ def test_six_steps_equal_the_transcribed_pseudocode(version: str) -> None:
         assert_equal_to(oracle.f_k, dict(moco.key_encoder.named_parameters()))
         assert_equal_to({"queue": oracle.queue}, {"queue": moco.queue.keys.T})
         assert int(moco.queue.pointer) == oracle.queue_ptr
+    assert int(moco.queue.num_enqueued) == 6 * batch_size * (1 + symmetric)
+    if symmetric:
+        return  # the oracle's running statistics move twice a step
     for encoder, buffers in ((moco.query_encoder, oracle.buffers_q), (moco.key_encoder, oracle.buffers_k)):
         assert_equal_to(oracle.mean_running_statistics(buffers), merged_running_statistics(encoder))
-    assert int(moco.queue.num_enqueued) == 96
 
 
 def test_keys_are_enqueued_after_the_logits() -> None:
     learner = tiny_learner()
     train(learner, 1)
-    moco, batch = learner.moco, tiny_batch(1)
+    moco, batch = learner.method, tiny_batch(1)
     before = moco.queue.keys.clone()
-    q = learner._embed(copy.deepcopy(moco.query_encoder), batch.query)
+    q = nn.functional.normalize(learner._apply(copy.deepcopy(moco.query_encoder), batch.query), dim=1)
     loss = learner.step(batch, lr=0.0).values()["train/loss"]
     k = moco.queue.keys[BATCH_SIZE : 2 * BATCH_SIZE]
 
@@ -124,12 +129,14 @@ def test_keys_are_enqueued_after_the_logits() -> None:
 def test_momentum_update_precedes_the_keys() -> None:
     learner = tiny_learner()
     train(learner, 2)  # the encoders differ by now
-    moco, batch = learner.moco, tiny_batch(2)
+    moco, batch = learner.method, tiny_batch(2)
     key_encoder = copy.deepcopy(moco.key_encoder)
     for key, query in zip(key_encoder.parameters(), moco.query_encoder.parameters(), strict=True):
         key.data.mul_(0.9).add_(query.detach(), alpha=0.1)
     expected = torch.empty(BATCH_SIZE, 8, dtype=torch.float64)
-    expected[torch.from_numpy(batch.key_rows_of_slots)] = learner._embed(key_encoder, batch.key).detach()
+    expected[torch.from_numpy(batch.key_rows_of_slots)] = nn.functional.normalize(
+        learner._apply(key_encoder, batch.key).detach(), dim=1
+    )
     learner.step(batch, lr=0.1)
     slots = torch.arange(2 * BATCH_SIZE, 3 * BATCH_SIZE) % 70
     torch.testing.assert_close(moco.queue.keys[slots], expected, rtol=1e-12, atol=1e-12)
@@ -145,23 +152,23 @@ def test_without_batch_norm_the_shuffle_changes_nothing() -> None:
     on, off = tiny_learner(PlainNet), tiny_learner(PlainNet, shuffle_bn=False)
     curve_on, curve_off = train(on, 4), train(off, 4)
     assert [v["train/loss"] for v in curve_on] == pytest.approx([v["train/loss"] for v in curve_off], rel=1e-13)
-    torch.testing.assert_close(on.moco.queue.keys, off.moco.queue.keys, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(on.method.queue.keys, off.method.queue.keys, rtol=1e-12, atol=1e-12)
 
 
 def test_key_encoder_learns_from_momentum_only() -> None:
     learner = tiny_learner()
     learner.step(tiny_batch(0), lr=0.1)
-    assert all(p.grad is None and not p.requires_grad for p in learner.moco.key_encoder.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in learner.method.key_encoder.parameters())
     trained = {id(p) for group in learner.optimizer.param_groups for p in group["params"]}
-    assert trained == {id(p) for p in learner.moco.query_encoder.parameters()}
+    assert trained == {id(p) for p in learner.method.query_encoder.parameters()}
 
 
 def test_each_encoder_keeps_the_statistics_of_its_own_forward_passes() -> None:
     learner = tiny_learner()
     learner.step(tiny_batch(0), lr=0.1)
-    for encoder in (learner.moco.query_encoder, learner.moco.key_encoder):
+    for encoder in (learner.method.query_encoder, learner.method.key_encoder):
         assert int(encoder.backbone.bn1.num_batches_tracked) == 1
-    query, key = learner.moco.query_encoder.backbone.bn1, learner.moco.key_encoder.backbone.bn1
+    query, key = learner.method.query_encoder.backbone.bn1, learner.method.key_encoder.backbone.bn1
     assert (query.running_mean - key.running_mean).abs().max() > 1e-5
 
 
@@ -180,10 +187,10 @@ def test_training_learns_to_find_keys_in_a_full_queue() -> None:
 def test_state_dict_holds_the_queue_and_resumes_the_same_curve() -> None:
     straight = tiny_learner()
     train(straight, 3)
-    saved = copy.deepcopy((straight.moco.state_dict(), straight.optimizer.state_dict()))
+    saved = copy.deepcopy((straight.method.state_dict(), straight.optimizer.state_dict()))
     assert {"queue.keys", "queue.pointer", "queue.num_enqueued"} <= saved[0].keys()
     resumed = tiny_learner(queue_size=70)
-    resumed.moco.load_state_dict(saved[0])
+    resumed.method.load_state_dict(saved[0])
     resumed.optimizer.load_state_dict(saved[1])
     assert train(resumed, 3, first_step=3) == train(straight, 3, first_step=3)
     assert_states_equal(state_of(resumed), state_of(straight), rtol=0, atol=0)

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco_ray.core.batch import Batch, resident_batch
-from moco_ray.core.encoders import Encoder, build_projector
+from moco_ray.core.encoders import Encoder, ModelConfig, build_projector
 from moco_ray.core.group_batch_norm import keep_running_share, merged_running_statistics, use_group_batch_norm
-from moco_ray.core.moco import MoCo, MoCoConfig
+from moco_ray.core.methods.moco import MoCo, MoCoConfig
 from moco_ray.core.optim import OptimConfig, build_optimizer
 from moco_ray.core.step import Learner
 
@@ -52,7 +52,7 @@ class PlainNet(nn.Module):
 
 def tiny_encoder(backbone: Callable[[], nn.Module] = TinyResNet) -> Encoder:
     torch.manual_seed(0)
-    return Encoder(backbone(), build_projector("mlp", 12, 8), dim=8)
+    return Encoder(backbone(), build_projector(ModelConfig(dim=8), 12), dim=8)
 
 
 def tiny_learner(
@@ -71,7 +71,7 @@ def tiny_learner(
     moco = MoCo(tiny_encoder(backbone), config, torch.Generator().manual_seed(1)).double()
     use_group_batch_norm(moco, group_size)
     keep_running_share(moco)
-    optimizer = build_optimizer(moco.query_encoder.parameters(), OptimConfig(lr=0.1, weight_decay=1e-3))
+    optimizer = build_optimizer(moco.trained(), OptimConfig(lr=0.1, weight_decay=1e-3))
     return Learner(moco, optimizer, mean=MEAN, std=STD, micro_batch_groups=micro_batch_groups)
 
 
@@ -92,7 +92,7 @@ def tiny_batch(step: int, *, num_groups: int = NUM_GROUPS, shuffle_bn: bool = Tr
 
 def train(learner: Learner, num_steps: int, *, first_step: int = 0, lr: float = 0.1) -> list[dict[str, float | int]]:
     return [
-        learner.step(tiny_batch(step, shuffle_bn=learner.moco.config.shuffle_bn), lr=lr).values()
+        learner.step(tiny_batch(step, shuffle_bn=learner.method.config.shuffle_bn), lr=lr).values()
         for step in range(first_step, first_step + num_steps)
     ]
 
@@ -100,12 +100,12 @@ def train(learner: Learner, num_steps: int, *, first_step: int = 0, lr: float = 
 def state_of(learner: Learner) -> dict[str, Any]:
     """Everything that must not depend on how the batch was shared out. All ranks must call."""
     return {
-        "parameters": {name: p.detach().clone() for name, p in learner.moco.named_parameters()},
+        "parameters": {name: p.detach().clone() for name, p in learner.method.named_parameters()},
         "gradients": {
-            n: p.grad.clone() for n, p in learner.moco.query_encoder.named_parameters() if p.grad is not None
+            n: p.grad.clone() for n, p in learner.method.query_encoder.named_parameters() if p.grad is not None
         },
-        "queue": {name: b.clone() for name, b in learner.moco.queue.named_buffers()},
-        "statistics": merged_running_statistics(learner.moco),
+        "queue": {name: b.clone() for name, b in learner.method.queue.named_buffers()},
+        "statistics": merged_running_statistics(learner.method),
     }
 
 

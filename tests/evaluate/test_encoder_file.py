@@ -18,7 +18,7 @@ METADATA = {"crop_px": "32", "mean": "[0.1, 0.2, 0.3]", "std": "[0.4, 0.5, 0.6]"
 
 
 def write(folder: Path, arch: str, stem: str = "imagenet") -> tuple[Path, nn.Module]:
-    backbone = build_backbone(arch, stem)
+    backbone = build_backbone(ModelConfig(arch=arch, stem=stem))
     path = folder / "encoder.safetensors"
     path.write_bytes(encoder_bytes(backbone, {"arch": arch, "stem": stem, **METADATA}))
     return path, backbone
@@ -95,7 +95,7 @@ def test_info_returns_numbers_as_numbers(tmp_path: Path) -> None:
 
 
 def test_group_batch_norm_is_written_as_batch_norm(tmp_path: Path) -> None:
-    plain = build_backbone("timm:test_resnet")
+    plain = build_backbone(ModelConfig(arch="timm:test_resnet"))
     expected = {name: tensor.clone() for name, tensor in plain.state_dict().items()}
     wrapped = nn.ModuleDict({"backbone": plain})
     use_group_batch_norm(wrapped, 4)

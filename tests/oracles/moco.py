@@ -56,40 +56,29 @@ class MoCoOracle:
         self.velocity: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}
 
-    def step(self, x_q: Tensor, x_k: Tensor, idx_shuffle: Tensor, lr: float) -> float:
-        """One minibatch, N images in the order of the GPUs; idx_shuffle is the shuffling-BN permutation."""
+    def step(self, x_q: Tensor, x_k: Tensor, idx_shuffle: Tensor, lr: float, *, symmetric: bool = False) -> float:
+        """One minibatch, N images in the order of the GPUs; idx_shuffle is the shuffling-BN permutation.
+
+        Symmetric, as an option of the reference's CIFAR-10 demo: the sum of both losses, both keys enqueued. There the
+        second queries are the ones whose BatchNorm groups are shuffled, and not their keys.
+        """
         params = {name: p.clone().requires_grad_() for name, p in self.f_q.items()}
+        as_it_is = torch.arange(len(x_q))
 
-        # q = normalize(f_q.forward(x_q)), each GPU on its own images
-        q = torch.cat(
-            [
-                F.normalize(torch.func.functional_call(self.net, {**params, **self.buffers_q[gpu]}, (x,)), dim=1)
-                for gpu, x in enumerate(x_q.chunk(self.num_gpus))
-            ]
-        )
+        # f_k.params = m * f_k.params + (1 - m) * f_q.params
+        for name in self.f_k:
+            self.f_k[name] = self.m * self.f_k[name] + (1 - self.m) * self.f_q[name]
 
+        q = self.forward(params, self.buffers_q, x_q, as_it_is)
         with torch.no_grad():
-            # f_k.params = m * f_k.params + (1 - m) * f_q.params
-            for name in self.f_k:
-                self.f_k[name] = self.m * self.f_k[name] + (1 - self.m) * self.f_q[name]
-
-            # k = normalize(f_k.forward(x_k)): shuffle the samples over the GPUs, forward, undo the shuffle
-            shuffled = torch.cat(
-                [
-                    F.normalize(torch.func.functional_call(self.net, {**self.f_k, **self.buffers_k[gpu]}, (x,)), dim=1)
-                    for gpu, x in enumerate(x_k[idx_shuffle].chunk(self.num_gpus))
-                ]
-            )
-            k = shuffled[torch.argsort(idx_shuffle)]
-
-        # each GPU: cross-entropy of [l_pos, l_neg] / t with label 0, mean over its images; gradients averaged over GPUs
-        losses = []
-        for q_gpu, k_gpu in zip(q.chunk(self.num_gpus), k.chunk(self.num_gpus), strict=True):
-            l_pos = torch.einsum("nc,nc->n", q_gpu, k_gpu).unsqueeze(-1)
-            l_neg = torch.einsum("nc,ck->nk", q_gpu, self.queue.clone())
-            logits = torch.cat([l_pos, l_neg], dim=1) / self.t
-            losses.append((torch.logsumexp(logits, dim=1) - logits[:, 0]).mean())
-        loss = sum(losses[1:], losses[0]) / self.num_gpus
+            k = self.forward(self.f_k, self.buffers_k, x_k, idx_shuffle)
+        loss = self.contrastive_loss(q, k)
+        if symmetric:
+            q2 = self.forward(params, self.buffers_q, x_k, idx_shuffle)
+            with torch.no_grad():
+                k2 = self.forward(self.f_k, self.buffers_k, x_q, as_it_is)
+            loss = loss + self.contrastive_loss(q2, k2)
+            k = torch.cat([k, k2])
         gradients = torch.autograd.grad(loss, list(params.values()))
         self.gradients = dict(zip(params, gradients, strict=True))
 
@@ -104,6 +93,26 @@ class MoCoOracle:
             self.queue[:, self.queue_ptr] = key
             self.queue_ptr = (self.queue_ptr + 1) % self.queue.shape[1]
         return loss.item()
+
+    def forward(
+        self, params: dict[str, Tensor], buffers: list[dict[str, Tensor]], x: Tensor, idx_shuffle: Tensor
+    ) -> Tensor:
+        """normalize(f.forward(x)): shuffle the samples over the GPUs, forward each GPU's own, undo the shuffle."""
+        outputs = [
+            F.normalize(torch.func.functional_call(self.net, {**params, **buffers[gpu]}, (part,)), dim=1)
+            for gpu, part in enumerate(x[idx_shuffle].chunk(self.num_gpus))
+        ]
+        return torch.cat(outputs)[torch.argsort(idx_shuffle)]
+
+    def contrastive_loss(self, q: Tensor, k: Tensor) -> Tensor:
+        """On each GPU the cross-entropy of [l_pos, l_neg] / t with label 0, mean over its images; mean over GPUs."""
+        losses = []
+        for q_gpu, k_gpu in zip(q.chunk(self.num_gpus), k.chunk(self.num_gpus), strict=True):
+            l_pos = torch.einsum("nc,nc->n", q_gpu, k_gpu).unsqueeze(-1)
+            l_neg = torch.einsum("nc,ck->nk", q_gpu, self.queue.clone())
+            logits = torch.cat([l_pos, l_neg], dim=1) / self.t
+            losses.append((torch.logsumexp(logits, dim=1) - logits[:, 0]).mean())
+        return sum(losses[1:], losses[0]) / self.num_gpus
 
     def mean_running_statistics(self, buffers: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Mean over the GPUs of their BatchNorm running statistics."""

@@ -18,7 +18,7 @@ def store(tmp_path: Path) -> CheckpointStore:
 
 
 def _write(store: CheckpointStore, step: int) -> None:
-    store.write(step, {"step": step, "moco": {"w": torch.full((3,), float(step))}}, {}, {"position": step * 8})
+    store.write(step, {"step": step, "method": {"w": torch.full((3,), float(step))}}, {}, {"position": step * 8})
 
 
 def _folder(store: CheckpointStore, step: int) -> Path:
@@ -29,7 +29,7 @@ def test_what_is_written_is_read_with_weights_only(store: CheckpointStore) -> No
     _write(store, 7)
     warnings: list[str] = []
     assert store.newest(warnings.append) == 7 and not warnings
-    torch.testing.assert_close(store.read(7)["moco"]["w"], torch.full((3,), 7.0))
+    torch.testing.assert_close(store.read(7)["method"]["w"], torch.full((3,), 7.0))
     assert store.marker(7)["position"] == 56
 
 

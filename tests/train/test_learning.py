@@ -15,7 +15,7 @@ from PIL import Image
 import moco_ray
 from moco_ray.config import Config
 from moco_ray.core.encoders import ModelConfig
-from moco_ray.core.moco import MoCoConfig
+from moco_ray.core.methods.moco import MoCoConfig
 from moco_ray.core.optim import OptimConfig
 from moco_ray.data.sources import DataConfig, build_manifest
 from moco_ray.data.storage import StorageOptions

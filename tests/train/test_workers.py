@@ -33,7 +33,7 @@ def _train(config: Config) -> Path:
 
 
 def _state(folder: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(folder / f"checkpoint_{STEPS:09d}" / "state.pt")["moco"]
+    state: dict[str, torch.Tensor] = torch.load(folder / f"checkpoint_{STEPS:09d}" / "state.pt")["method"]
     return state
 
 

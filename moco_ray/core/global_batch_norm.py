@@ -1,0 +1,122 @@
+"""BatchNorm over the whole global batch, whatever number of workers shares it: v3's and SimCLR's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moco_ray.core import collectives
+from moco_ray.core.group_batch_norm import GroupBatchNorm, is_plain_batch_norm, is_timm_batch_norm
+
+
+class GlobalBatchNorm(nn.SyncBatchNorm):
+    """BatchNorm whose batch is the global batch: all ranks must call it together, each with a share of any size.
+
+    Torch's SyncBatchNorm on CUDA; on the CPU, where that does not exist, the same in plain torch. Running statistics
+    are the same on all ranks. Since every image changes every other, a forward pass cannot be cut into micro-batches.
+    """
+
+    @classmethod
+    def like(cls, norm: nn.modules.batchnorm._BatchNorm) -> GlobalBatchNorm:
+        """Take over the parameters (the same objects, frozen or not) and buffers of a BatchNorm."""
+        assert norm.track_running_stats and norm.momentum is not None
+        new = cls(norm.num_features, eps=norm.eps, momentum=norm.momentum, affine=norm.affine)
+        new.weight, new.bias = norm.weight, norm.bias
+        new.running_mean, new.running_var = norm.running_mean, norm.running_var
+        new.num_batches_tracked = norm.num_batches_tracked
+        new.train(norm.training)
+        return new
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (N, C, ...) over the N images of this rank and those of all others."""
+        if input.is_cuda:
+            return super().forward(input)
+        if not self.training or collectives.world_size() == 1:
+            return nn.modules.batchnorm._BatchNorm.forward(self, input)
+        output, mean, var, count = _GlobalNormalize.apply(input, self.eps)  # type: ignore[no-untyped-call]
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        assert self.num_batches_tracked is not None
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
+        if not self.affine:
+            return output  # type: ignore[no-any-return]
+        shape = (1, -1, *[1] * (input.dim() - 2))
+        return output * self.weight.view(shape) + self.bias.view(shape)  # type: ignore[no-any-return]
+
+
+class _GlobalNormalize(torch.autograd.Function):
+    """(x - mean) / sqrt(var + eps), mean and (biased) variance of each channel over all ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        shape = [1, -1, *[1] * (x.dim() - 2)]
+        count = x.numel() // x.shape[1]
+        own = torch.cat([x.mean(dim=axes), x.var(dim=axes, unbiased=False), x.new_tensor([count])])
+        parts = torch.stack(collectives.all_gather_rows(own[None], [1] * collectives.world_size())).squeeze(1)
+        means, variances, counts = parts[:, : x.shape[1]], parts[:, x.shape[1] : -1], parts[:, -1:]
+        total = counts.sum()
+        mean = (counts * means).sum(dim=0) / total  # (C,)
+        var = (counts * (variances + (means - mean) ** 2)).sum(dim=0) / total
+        scale = torch.rsqrt(var + eps)
+        output = (x - mean.view(shape)) * scale.view(shape)
+        ctx.save_for_backward(output, scale, total)
+        ctx.axes, ctx.shape = axes, shape
+        ctx.mark_non_differentiable(mean, var, total)
+        return output, mean, var, total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, None]:
+        output, scale, total = ctx.saved_tensors
+        own = torch.stack([gradient.sum(dim=ctx.axes), (gradient * output).sum(dim=ctx.axes)])
+        mean, along = collectives.all_reduce_sum(own) / total  # (C,) each
+        centred = gradient - mean.view(ctx.shape) - output * along.view(ctx.shape)
+        return centred * scale.view(ctx.shape), None
+
+
+class _GlobalBatchNormAct(GlobalBatchNorm):
+    """GlobalBatchNorm followed by dropout and an activation, in the place of timm's BatchNormAct2d."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))  # type: ignore[no-any-return, operator]
+
+
+def use_global_batch_norm(module: nn.Module) -> None:
+    """Replace every BatchNorm inside a module by a GlobalBatchNorm, in place."""
+    for name, child in module.named_children():
+        if is_plain_batch_norm(child):
+            setattr(module, name, GlobalBatchNorm.like(child))  # type: ignore[arg-type]
+        elif is_timm_batch_norm(child):
+            new = _GlobalBatchNormAct.like(child)  # type: ignore[arg-type]
+            new.drop, new.act = child.drop, child.act
+            setattr(module, name, new)
+        else:
+            use_global_batch_norm(child)
+
+
+def has_global_batch_norm(module: nn.Module) -> bool:
+    """Whether a forward pass needs the whole global batch at once."""
+    return any(isinstance(child, GlobalBatchNorm) for child in module.modules())
+
+
+def check_batch_norms(module: nn.Module, name: str) -> None:
+    """Check that no layer is left whose statistics are over what one worker happens to hold.
+
+    Raises:
+        ValueError: There is one.
+    """
+    ours = (GroupBatchNorm, GlobalBatchNorm)
+    left = {
+        type(child).__name__
+        for child in module.modules()
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, ours)
+    }
+    if left:
+        raise ValueError(
+            f"{name} has {', '.join(sorted(left))} layers, whose statistics would depend on the number of workers; "
+            "use a network with BatchNorm1d or BatchNorm2d, or without BatchNorm"
+        )

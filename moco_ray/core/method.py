@@ -1,0 +1,155 @@
+"""What a contrastive method is: the parts that the one training step of all methods calls."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from moco_ray.core.batch import Batch
+from moco_ray.core.encoders import Encoder, ModelConfig
+from moco_ray.core.info_nce import Loss
+
+# Applies a module to images (n, H, W, 3) uint8 or features (n, d): standardised, under autocast, the result in the
+# training dtype.
+Apply = Callable[[nn.Module, Tensor], Tensor]
+
+
+class Method(nn.Module):
+    """The model of a method: all that training changes, but for the optimizer.
+
+    Its state_dict is what a checkpoint holds. BatchNorm buffers apart, all of it is the same on all ranks.
+    A method keeps no other state, draws randomness from (seed, step) alone, and looks at images only through its
+    trunks: the step cuts what goes through a trunk into micro-batches where memory is short.
+
+    Attributes:
+        query_encoder: What is evaluated and exported.
+        is_separable: Whether the loss of a query depends on no other query of the batch, so that each
+            micro-batch has its own backward pass. Otherwise micro-batches go through the trunks twice: for the
+            outputs that the loss of the whole batch needs, and again with the gradient of that loss.
+        queries_per_image: Queries that the loss counts for each image of the batch.
+    """
+
+    query_encoder: Encoder
+    is_separable: ClassVar[bool] = True
+    queries_per_image: int = 1
+
+    @abstractmethod
+    def trained(self) -> list[nn.Module]:
+        """Modules whose parameters learn by gradients, unless these are frozen."""
+
+    @abstractmethod
+    def trunks(self) -> list[nn.Module]:
+        """Modules that images go through with gradients, parts of `trained`."""
+
+    @abstractmethod
+    def images(self, batch: Batch) -> list[Tensor]:
+        """What goes through each trunk: uint8 images, as many for each, whole groups."""
+
+    def begin(self, progress: float) -> None:
+        """Begin a step: the momentum update, where there is one.
+
+        Args:
+            progress: Share of the run that is done, 0..1.
+        """
+
+    def keys(self, batch: Batch, apply: Apply) -> Any:
+        """Encode what the loss compares with, without gradient. All ranks call. The result is given to `loss`."""
+        return None
+
+    @abstractmethod
+    def loss(self, outputs: list[Tensor], keys: Any, part: slice, batch: Batch, apply: Apply) -> Loss:
+        """Loss of this rank's queries, summed; the step divides by the images of the global batch.
+
+        Args:
+            outputs: Of each trunk, for the images of the part.
+            keys: What `keys` returned.
+            part: Which of this rank's images; all of them unless the method is separable. Only then may ranks
+                meet in a collective here, and all call.
+            batch: This rank's part of the batch.
+            apply: For heads.
+        """
+
+    def trial_loss(self, outputs: list[Tensor]) -> Tensor:
+        """A loss that takes about as much memory as the real one and meets no other rank."""
+        return sum((output.square().sum() for output in outputs[1:]), outputs[0].square().sum())
+
+    def end(self, batch: Batch, keys: Any, outputs: list[Tensor]) -> None:
+        """End a step, after the optimizer: change what is no parameter. All ranks call.
+
+        Args:
+            batch: This rank's part of the batch.
+            keys: What `keys` returned.
+            outputs: Of each trunk, for all of this rank's images, without gradient.
+        """
+
+    def metrics(self, progress: float) -> dict[str, float]:
+        """Values to log beside the loss."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a method is built for."""
+
+    seed: int
+    """Of the run."""
+    model: ModelConfig
+    """Backbone and heads."""
+    num_images: int
+    """Images that training sees."""
+    held_out_rows: NDArray[np.int64]
+    """Rows of the data set that training does not see, ascending: the other rows are its images."""
+
+    def generator(self) -> torch.Generator:
+        """A generator for the state that is no weight."""
+        return torch.Generator().manual_seed(self.seed)
+
+
+class MethodConfig(Protocol):
+    """The configuration of a method, a frozen dataclass. `core/methods.py` lists them."""
+
+    name: ClassVar[str]
+    """As --method has it."""
+    batch_norm: ClassVar[Literal["group", "global"]]
+    """Whether BatchNorm sees a group of the batch (the GPUs of the papers) or all of it."""
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of the softmax (tau)."""
+
+    @property
+    def shuffles_keys(self) -> bool:
+        """Whether key views change BatchNorm groups."""
+
+    def check(self, global_batch_size: int) -> None:
+        """Check the fields.
+
+        Raises:
+            ValueError: They are impossible, or contradict the batch.
+        """
+
+    def decide(self, *, num_images: int, global_batch_size: int, has_batch_norm: bool) -> Self:
+        """Replace automatic values by what they come to for this data and network.
+
+        Raises:
+            ValueError: The fields contradict the data or the network.
+        """
+
+    def warning(self, num_images: int, global_batch_size: int) -> str | None:
+        """What a user should know before training on so many images."""
+
+    def num_entries(self, num_images: int) -> int:
+        """Embeddings that the method keeps beside its weights."""
+
+    def chance_loss(self, global_batch_size: int) -> float:
+        """The loss of embeddings that know nothing."""
+
+    def build(self, query_encoder: Encoder, setting: Setting) -> Method:
+        """Build the method around a query encoder with plain BatchNorm."""

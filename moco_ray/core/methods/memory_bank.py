@@ -1,0 +1,159 @@
+"""The memory bank that MoCo is compared with: one stored key for each image of the data set.
+
+Wu et al. 2018, arXiv:1805.01978; He et al. 2020, arXiv:1911.05722, Sec. 3.2 and Fig. 2b.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moco_ray.core.batch import Batch
+from moco_ray.core.encoders import Encoder
+from moco_ray.core.hashing import hash64
+from moco_ray.core.info_nce import Loss, info_nce, info_nce_logits
+from moco_ray.core.method import Apply, Method, Setting
+from moco_ray.core.methods.checks import check_fields
+
+_NEGATIVES = 0x4E  # keeps this draw apart from the others that are keyed by (seed, step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryBankConfig:
+    """A memory bank with InfoNCE, as the v1 paper compares it (arXiv:1911.05722, Fig. 3).
+
+    Wu et al. train with noise-contrastive estimation (NCE) instead, an approximation of the same softmax; that is not
+    built.
+    """
+
+    name: ClassVar[str] = "memory-bank"
+    batch_norm: ClassVar[Literal["group", "global"]] = "group"
+    shuffles_keys: ClassVar[bool] = False  # keys are of earlier batches, and share no statistics with their queries
+
+    num_negatives: int | None = None
+    """Entries sampled as negatives for each batch (K). None: half the images, at most 65536."""
+    temperature: float = 0.07
+    """Temperature of InfoNCE (tau)."""
+    bank_momentum: float = 0.5
+    """Momentum of an image's entry when the image is seen again (Wu et al. 2018, Sec. 3.2 and their code)."""
+
+    def check(self, global_batch_size: int) -> None:
+        """Check the fields.
+
+        Raises:
+            ValueError: They are impossible.
+        """
+        check_fields(temperature=self.temperature)
+        if not 0 <= self.bank_momentum < 1:
+            raise ValueError(f"method.bank-momentum is {self.bank_momentum}; use a number in [0, 1), such as 0.5")
+        if self.num_negatives is not None and self.num_negatives < 1:
+            raise ValueError(f"method.num-negatives is {self.num_negatives}; use at least 1")
+
+    def decide(self, *, num_images: int, global_batch_size: int, has_batch_norm: bool) -> MemoryBankConfig:
+        """Size the sample."""
+        if self.num_negatives is not None:
+            return self
+        return replace(self, num_negatives=max(1, min(65536, num_images // 2)))
+
+    def warning(self, num_images: int, global_batch_size: int) -> str | None:
+        """Say so when the sample repeats itself."""
+        assert self.num_negatives is not None
+        if self.num_negatives <= num_images:
+            return None
+        return (
+            f"method.num-negatives {self.num_negatives:,} is more than the {num_images:,} entries of the bank: entries are "
+            f"drawn several times; {num_images // 2} or less is better"
+        )
+
+    def num_entries(self, num_images: int) -> int:
+        """One for each image."""
+        return num_images
+
+    def chance_loss(self, global_batch_size: int) -> float:
+        """log(K + 1)."""
+        assert self.num_negatives is not None
+        return math.log(self.num_negatives + 1)
+
+    def build(self, query_encoder: Encoder, setting: Setting) -> MemoryBank:
+        """Build the encoder's bank."""
+        return MemoryBank(query_encoder, self, setting)
+
+
+class _Keys(NamedTuple):
+    own: Tensor
+    """(n, dim) entries of this rank's images."""
+    negatives: Tensor
+    """(K, dim) sampled entries, the same on all ranks."""
+    is_own: Tensor
+    """(n, K) whether a negative is the image's own entry."""
+
+
+class MemoryBank(Method):
+    """One encoder, and for every image the moving average of its embeddings, which serves as its key.
+
+    Differs: Wu et al. draw negatives for each image; here one sample serves the whole batch ("the dictionary for each
+    mini-batch is randomly sampled", arXiv:1911.05722, Sec. 3.2), and an image's own entry is left out of it.
+
+    Attributes:
+        bank: (num_images, dim), unit rows; random directions until an image was seen. The same on all ranks.
+        held_out_rows: Rows of the data set that have no entry, ascending.
+    """
+
+    bank: Tensor
+    held_out_rows: Tensor
+
+    def __init__(self, query_encoder: Encoder, config: MemoryBankConfig, setting: Setting) -> None:
+        super().__init__()
+        self.config = config
+        self.query_encoder = query_encoder
+        self._seed = setting.seed
+        entries = torch.randn(setting.num_images, query_encoder.dim, generator=setting.generator())
+        self.register_buffer("bank", F.normalize(entries, dim=1))
+        self.register_buffer("held_out_rows", torch.from_numpy(setting.held_out_rows), persistent=False)
+
+    def trained(self) -> list[nn.Module]:
+        return [self.query_encoder]
+
+    def trunks(self) -> list[nn.Module]:
+        return [self.query_encoder]
+
+    def images(self, batch: Batch) -> list[Tensor]:
+        return [batch.query]
+
+    def keys(self, batch: Batch, apply: Apply) -> _Keys:
+        own = self._entries(batch)  # (n,)
+        sample = self.sample(batch.step).to(self.bank.device, non_blocking=True)  # (K,)
+        return _Keys(self.bank[own], self.bank[sample], own[:, None] == sample)
+
+    def loss(self, outputs: list[Tensor], keys: _Keys, part: slice, batch: Batch, apply: Apply) -> Loss:
+        q = F.normalize(outputs[0], dim=1)  # (n, dim)
+        logits = info_nce_logits(q, keys.own[part], keys.negatives, self.config.temperature)  # (n, 1 + K)
+        logits[:, 1:] = logits[:, 1:].masked_fill(keys.is_own[part], -math.inf)
+        labels = torch.zeros(len(q), dtype=torch.int64, device=q.device)
+        return info_nce(logits, labels, self.config.temperature)
+
+    def end(self, batch: Batch, keys: _Keys, outputs: list[Tensor]) -> None:
+        """Move the entries of the batch's images; of an image that is in it twice, the later place counts."""
+        q = batch.gather(F.normalize(outputs[0], dim=1))  # (B, dim)
+        entries = batch.gather(self._entries(batch))  # (B,)
+        places = torch.arange(len(q), device=q.device)
+        last = torch.where(entries[:, None] == entries, places, -1).amax(dim=1)  # (B,): so all writes of one agree
+        m = self.config.bank_momentum
+        self.bank[entries] = F.normalize(m * self.bank[entries] + (1 - m) * q[last], dim=1)
+
+    def sample(self, step: int) -> Tensor:
+        """Entries that are the negatives of a step, (K,) int64, drawn with replacement."""
+        assert self.config.num_negatives is not None
+        draws = hash64(self._seed, step, _NEGATIVES, np.arange(self.config.num_negatives))
+        return torch.from_numpy((draws % np.uint64(len(self.bank))).astype(np.int64))
+
+    def _entries(self, batch: Batch) -> Tensor:
+        """Entries of this rank's images, (n,) int64."""
+        rows = torch.from_numpy(batch.rows).to(self.bank.device, non_blocking=True)
+        return rows - torch.searchsorted(self.held_out_rows, rows)
