@@ -11,12 +11,17 @@ from moco_ray.core import collectives
 from moco_ray.core.group_batch_norm import GroupBatchNorm, is_plain_batch_norm, is_timm_batch_norm
 
 
-class GlobalBatchNorm(nn.SyncBatchNorm):
+class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
     """BatchNorm whose batch is the global batch: all ranks must call it together, each with a share of any size.
 
     Torch's SyncBatchNorm on CUDA; on the CPU, where that does not exist, the same in plain torch. Running statistics
     are the same on all ranks. Since every image changes every other, a forward pass cannot be cut into micro-batches.
+    It is no subclass of SyncBatchNorm, which DistributedDataParallel refuses on the CPU.
     """
+
+    process_group = None  # these three are what SyncBatchNorm.forward looks up
+    _check_input_dim = nn.SyncBatchNorm._check_input_dim
+    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
 
     @classmethod
     def like(cls, norm: nn.modules.batchnorm._BatchNorm) -> GlobalBatchNorm:
@@ -32,9 +37,9 @@ class GlobalBatchNorm(nn.SyncBatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (N, C, ...) over the N images of this rank and those of all others."""
         if input.is_cuda:
-            return super().forward(input)
+            return self._forward_on_cuda(input)
         if not self.training or collectives.world_size() == 1:
-            return nn.modules.batchnorm._BatchNorm.forward(self, input)
+            return super().forward(input)
         output, mean, var, count = _GlobalNormalize.apply(input, self.eps)  # type: ignore[no-untyped-call]
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         assert self.num_batches_tracked is not None
@@ -46,6 +51,9 @@ class GlobalBatchNorm(nn.SyncBatchNorm):
             return output  # type: ignore[no-any-return]
         shape = (1, -1, *[1] * (input.dim() - 2))
         return output * self.weight.view(shape) + self.bias.view(shape)  # type: ignore[no-any-return]
+
+    def _forward_on_cuda(self, input: Tensor) -> Tensor:
+        return nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]
 
 
 class _GlobalNormalize(torch.autograd.Function):

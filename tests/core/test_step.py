@@ -70,9 +70,7 @@ def test_six_steps_equal_the_transcribed_pseudocode(version: str) -> None:
     net = small_resnet(projector)
     backbone = copy.deepcopy(net)
     backbone.fc = nn.Identity()
-    config = MoCoConfig(
-        queue_size=queue_size, temperature=temperature, encoder_momentum=0.9, symmetric=symmetric
-    )
+    config = MoCoConfig(queue_size=queue_size, temperature=temperature, encoder_momentum=0.9, symmetric=symmetric)
     moco = MoCo(Encoder(backbone, copy.deepcopy(net.fc), 16), config, torch.Generator().manual_seed(1)).double()
     use_group_batch_norm(moco, optim.group_size)
     learner = Learner(moco, build_optimizer(moco.trained(), optim), mean=MEAN, std=STD)
@@ -94,7 +92,9 @@ def test_six_steps_equal_the_transcribed_pseudocode(version: str) -> None:
         epoch = step * batch_size // num_rows
         lr = learning_rate(0.5 * 16 / 256, epoch, 4, cosine=version != "v1", milestones=(1, 2))
         permutation = torch.from_numpy(key_permutation(seed, step, batch_size))
-        expected = oracle.step(to_tensor(query, MEAN, STD), to_tensor(key, MEAN, STD), permutation, lr, symmetric=symmetric)
+        expected = oracle.step(
+            to_tensor(query, MEAN, STD), to_tensor(key, MEAN, STD), permutation, lr, symmetric=symmetric
+        )
 
         assert loss == pytest.approx(expected, rel=1e-12)
         assert_equal_to(oracle.gradients, {n: p.grad for n, p in moco.query_encoder.named_parameters()})

@@ -24,9 +24,7 @@ class Net:
     def __call__(self, x: Tensor, *, groups: int = 1, watched: bool = True) -> Tensor:
         """The net on x, in `groups` parts that each have their own batch statistics."""
         params = self.leaves if watched else self.params
-        parts = [
-            torch.func.functional_call(self.net, {**params, **self.buffers}, (part,)) for part in x.chunk(groups)
-        ]
+        parts = [torch.func.functional_call(self.net, {**params, **self.buffers}, (part,)) for part in x.chunk(groups)]
         return torch.cat(parts)
 
 
