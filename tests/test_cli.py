@@ -13,6 +13,8 @@ from PIL import Image
 
 from moco_ray.cli import main, parse
 from moco_ray.config import from_json, to_json
+from moco_ray.core.methods.memory_bank import MemoryBankConfig
+from moco_ray.core.methods.moco_v3 import MoCoV3Config
 from moco_ray.presets import PRESETS, load_preset
 
 TINY = ["--preset", "smoke", "--run.num-workers", "0"]
@@ -49,6 +51,13 @@ def test_v1_becomes_v2_by_flags() -> None:
     flags = "--preset moco-v1 --model.projector mlp --optim.schedule cosine --method.temperature 0.2"
     views = " --views.jitter 0.4 0.4 0.4 0.1 --views.jitter-p 0.8 --views.no-grayscale-first --views.blur-p 0.5 0.5"
     assert replace(parse((flags + views).split()).config, preset="moco-v2") == load_preset("moco-v2")
+
+
+def test_another_method_goes_with_any_preset() -> None:
+    config = parse("--preset small --method memory-bank --method.num-negatives 50".split()).config
+    assert config == replace(load_preset("small"), method=MemoryBankConfig(num_negatives=50))
+    v3 = "--preset moco-v3-vit-mini --method=moco-v3 --method.temperature 0.3"
+    assert parse(v3.split()).config.method == MoCoV3Config(temperature=0.3)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -119,6 +128,20 @@ def _bad(tmp_path: Path, images: Path) -> dict[str, tuple[list[str], str]]:
         "too many workers": ([*uri, "--run.num-workers", "3"], r"num-workers 3 is more than the 2 BatchNorm groups"),
         "small queue": ([*uri, "--method.queue-size", "8"], r"queue-size 8 is smaller than one batch of 16"),
         "unknown preset": ([*uri, "--preset", "moco-v22"], r"'moco-v22' is unknown; did you mean moco-v2"),
+        "unknown method": ([*uri, "--method", "simclrr"], r"--method 'simclrr' is unknown; there are moco, moco-v3"),
+        "queue with v3": (
+            [*uri, "--preset", "moco-v3-vit-small", "--method.queue-size", "8"],
+            r"queue-size is not for the method moco-v3, but for moco",
+        ),
+        "predictor with v2": (
+            [*uri, "--preset", "moco-v2", "--method.predictor-last-bn"],
+            r"predictor-last-bn is not for the method moco, but for moco-v3",
+        ),
+        "patches that do not fill": (
+            [*uri, "--model.arch", "vit_mini", "--model.patch-px", "5"],
+            r"crop-px 32 is not a multiple of model\.patch-px 5; use crops of 30",
+        ),
+        "stem of a vit": ([*uri, "--model.arch", "vit_mini", "--model.stem", "cifar"], r"'cifar' is for torchvision"),
         "unknown flag": (
             [*uri, "--optim.global-batchsize", "1"],
             r"batchsize is unknown; did you mean --optim.global-batch-size",
@@ -132,7 +155,8 @@ def _bad(tmp_path: Path, images: Path) -> dict[str, tuple[list[str], str]]:
 @pytest.mark.parametrize(
     "case",
     ["no uri", "no such path", "empty folder", "no image", "few images", "indivisible batch", "too many workers"]
-    + ["small queue", "unknown preset", "unknown flag", "no init file", "unknown arch", "bad options"],
+    + ["small queue", "unknown preset", "unknown flag", "no init file", "unknown arch", "bad options", "unknown method"]
+    + ["queue with v3", "predictor with v2", "patches that do not fill", "stem of a vit"],
 )
 def test_bad_input_is_one_clear_message(
     case: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

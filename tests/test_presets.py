@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from moco_ray.presets import load_preset
+from moco_ray.cli import main
+from moco_ray.presets import PRESETS, load_preset
 
 
 def test_moco_v2_is_the_papers_recipe() -> None:
@@ -44,6 +48,83 @@ def test_moco_v1_differs_from_v2_in_head_views_temperature_and_schedule() -> Non
     n, size = 1_281_167, 256
     rates = [config.optim.lr_at(epoch * n // size * size + size, n) for epoch in (0, 119, 120, 160, 199)]
     assert rates == pytest.approx([0.03, 0.03, 0.003, 0.0003, 0.0003])
+
+
+def test_v3_resnet50_is_the_papers_recipe() -> None:
+    """Chen et al. 2021, arXiv:2104.02057, Sec. 3, 5 and 6 (Table 8: 68.9 % after 100 epochs, with lr 0.6)."""
+    config = load_preset("moco-v3-resnet50")
+    model, method, optim, views = config.model, config.method, config.optim, config.views
+    assert (model.arch, model.zero_init_residual, model.projector, model.projector_layers) == (
+        "resnet50",
+        True,
+        "mlp-bn",
+        2,
+    )
+    assert (model.hidden_dim, model.dim, method.predictor_last_bn) == (4096, 256, False)
+    assert (method.temperature, method.encoder_momentum, method.momentum_schedule) == (1.0, 0.99, "cosine")
+    assert (optim.global_batch_size, optim.optimizer, optim.momentum, optim.weight_decay) == (4096, "lars", 0.9, 1e-6)
+    assert (optim.epochs, optim.warmup_epochs, optim.schedule, optim.schedule_per) == (100, 10, "cosine", "step")
+    assert optim.effective_lr == pytest.approx(0.6 * 16)
+    assert (views.crop_px, views.crop_min, views.jitter, views.jitter_p) == (224, 0.2, (0.4, 0.4, 0.2, 0.1), 0.8)
+    assert (views.blur_p, views.solarize_p, views.grayscale_p, views.flip_p) == ((1.0, 0.1), (0.0, 0.2), 0.2, 0.5)
+    n = 1_281_167
+    assert optim.lr_at(5 * n, n) == pytest.approx(4.8)  # half of the warm-up
+    assert optim.lr_at(10 * n, n) == pytest.approx(9.6)
+    assert optim.lr_at(55 * n, n) == pytest.approx(4.8)  # half of the cosine that follows
+    assert method.momentum_at(0.0) == pytest.approx(0.99) and method.momentum_at(1.0) == pytest.approx(1.0)
+    assert method.momentum_at(0.5) == pytest.approx(0.995)
+
+
+@pytest.mark.parametrize("name", ["moco-v3-vit-small", "moco-v3-vit-base"])
+def test_v3_vits_are_the_papers_recipe(name: str) -> None:
+    """Chen et al. 2021, arXiv:2104.02057, Sec. 4 to 6 (Table 3 and 5: 73.2 % and 76.7 % after 300 epochs)."""
+    config = load_preset(name)
+    model, method, optim = config.model, config.method, config.optim
+    assert (model.arch, model.patch_px, model.train_patches) == (
+        name.removeprefix("moco-v3-").replace("-", "_"),
+        16,
+        False,
+    )
+    assert (model.projector, model.projector_layers, model.hidden_dim, model.dim) == ("mlp-bn", 3, 4096, 256)
+    assert (method.predictor_last_bn, method.temperature, method.encoder_momentum) == (True, 0.2, 0.99)
+    assert (optim.optimizer, optim.lr, optim.weight_decay, optim.global_batch_size) == ("adamw", 1.5e-4, 0.1, 4096)
+    assert (optim.epochs, optim.warmup_epochs, optim.schedule, optim.schedule_per) == (300, 40, "cosine", "step")
+    assert optim.effective_lr == pytest.approx(1.5e-4 * 16)
+    assert config.views == replace(load_preset("moco-v3-resnet50").views, crop_min=0.08)
+
+
+def test_end_to_end_and_memory_bank_are_v1_with_another_dictionary() -> None:
+    """He et al. 2019, arXiv:1911.05722, Sec. 4.1: the same pretext task and hyper-parameters for the three."""
+    v1 = load_preset("moco-v1")
+    for name in ("end-to-end", "memory-bank"):
+        config = load_preset(name)
+        assert (config.views, config.model, config.method.temperature) == (v1.views, v1.model, 0.07)
+        assert replace(config.optim, global_batch_size=256) == v1.optim
+    assert load_preset("end-to-end").optim.global_batch_size == 1024  # Fig. 3: its largest dictionary
+    bank = load_preset("memory-bank")
+    assert (bank.optim.global_batch_size, bank.method.num_negatives, bank.method.bank_momentum) == (256, 65536, 0.5)
+
+
+def test_simclr_is_the_papers_recipe() -> None:
+    """Chen et al. 2020, arXiv:2002.05709, Sec. 2.2 (default setting) and Appendix A."""
+    config = load_preset("simclr")
+    optim, views = config.optim, config.views
+    assert (config.model.arch, config.model.projector, config.model.dim) == ("resnet50", "mlp", 128)
+    assert (optim.global_batch_size, optim.epochs, optim.optimizer, optim.weight_decay) == (4096, 100, "lars", 1e-6)
+    assert (optim.effective_lr, optim.warmup_epochs, optim.schedule) == (pytest.approx(4.8), 10, "cosine")
+    assert config.method.temperature == 0.1
+    assert (views.crop_min, views.jitter, views.jitter_p, views.grayscale_p) == (0.08, (0.8, 0.8, 0.8, 0.2), 0.8, 0.2)
+    assert (views.blur_p, views.blur_sigma, views.flip_p) == ((0.5, 0.5), (0.1, 2.0), 0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_runs(name: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = "--optim.global-batch-size 16 --views.crop-px 64 --run.max-steps 2 --run.num-workers 0 --run.name run"
+    where = ["--data.uri", str(images), "--run.storage-path", str(tmp_path)]
+    evaluation = "--eval.max-queries 4 --eval.max-bank 8"
+    assert main(["--preset", name, *where, *flags.split(), *evaluation.split()]) == 0, capsys.readouterr().err
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 def test_cifar10_is_the_reference_demo() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from moco_ray.core.optim import OptimConfig, build_optimizer
 from tests.core.tiny import tiny_encoder
@@ -58,3 +59,49 @@ def test_weight_decay_and_momentum_are_on_every_parameter() -> None:
         optimizer.step()
         for p, start in zip(encoder.parameters(), before, strict=True):
             torch.testing.assert_close(p.detach(), torch.full_like(start, expected))
+
+
+def test_lars_is_that_of_the_paper() -> None:
+    """You et al. 2017, arXiv:1708.03888, Algorithm 1; vectors without weight decay and trust (moco-v3, SimCLR)."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double()
+    config = OptimConfig(optimizer="lars", global_batch_size=512, lr=0.3, momentum=0.9, weight_decay=0.05)
+    optimizer = build_optimizer([net], config)
+    expected = {name: p.detach().clone() for name, p in net.named_parameters()}
+    velocity: dict[str, torch.Tensor] = {}
+    for step in range(4):
+        for name, p in net.named_parameters():
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step)).double()
+            g, w = p.grad.clone(), expected[name]
+            if w.ndim > 1:
+                trust = 0.001 * w.norm() / (g.norm() + 0.05 * w.norm())
+                g = trust * (g + 0.05 * w)
+            velocity[name] = 0.9 * velocity[name] + g if name in velocity else g
+            expected[name] = w - 0.6 * velocity[name]
+        optimizer.step()
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(p.detach(), expected[name], rtol=1e-7, atol=1e-9)
+
+
+def test_lars_scales_matrices_without_weight_decay_too() -> None:
+    net = nn.Linear(4, 3, bias=False).double()
+    before = net.weight.detach().clone()
+    optimizer = build_optimizer([net], OptimConfig(optimizer="lars", lr=1.0, weight_decay=0.0))
+    net.weight.grad = torch.ones_like(net.weight)
+    optimizer.step()
+    moved = (before - net.weight.detach()).norm() / before.norm()
+    assert moved.item() == pytest.approx(0.001, rel=1e-4)
+
+
+def test_adamw_decays_all_that_is_trained() -> None:
+    encoder = tiny_encoder()
+    encoder.backbone.conv1.weight.requires_grad_(False)
+    optimizer = build_optimizer([encoder], OptimConfig(optimizer="adamw", lr=1e-3, weight_decay=0.1))
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["weight_decay"], group["betas"]) == (1e-3, 0.1, (0.9, 0.999))
+    assert {id(p) for p in group["params"]} == {id(p) for p in encoder.parameters() if p.requires_grad}
+
+
+def test_progress_is_the_share_of_the_run() -> None:
+    config = OptimConfig(epochs=4)
+    assert [config.progress_at(position, 100) for position in (0, 100, 400, 420)] == [0.0, 0.25, 1.0, 1.0]

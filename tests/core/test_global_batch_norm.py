@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+
+from moco_ray.core import collectives
+from moco_ray.core.global_batch_norm import GlobalBatchNorm, check_batch_norms, use_global_batch_norm
+from tests.core.ranks import run_on_ranks
+
+SHARES = {1: [12], 2: [7, 5], 3: [6, 2, 4]}  # images of each rank
+
+
+def images(shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(12, *shape, generator=torch.Generator().manual_seed(0)).double() * 3 + 1
+
+
+def a_norm(channels: int, *, affine: bool) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels, affine=affine, momentum=0.3).double()
+    if affine:
+        with torch.no_grad():
+            norm.weight.copy_(torch.linspace(0.5, 1.5, channels))
+            norm.bias.copy_(torch.linspace(-1, 1, channels))
+    norm.running_mean += 0.5
+    return norm
+
+
+def norm_here(shape: tuple[int, ...], affine: bool) -> dict[str, Any]:
+    """This rank's share of two forward passes and one backward pass."""
+    norm = GlobalBatchNorm.like(a_norm(shape[0], affine=affine))
+    share = SHARES[collectives.world_size()]
+    start = sum(share[: collectives.rank()])
+    own = images(shape)[start : start + share[collectives.rank()]].requires_grad_()
+    norm(own + 1)
+    output = norm(own)
+    (output**3 * torch.arange(start, start + len(own)).view(-1, *[1] * len(shape))).sum().backward()
+    gradients = [p.grad.clone() for p in norm.parameters()]
+    return {"output": output.detach(), "input": own.grad, "weights": gradients, "buffers": dict(norm.named_buffers())}
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+@pytest.mark.parametrize(("shape", "affine"), [((5,), False), ((5,), True), ((4, 3, 2), True)])
+def test_unequal_shares_are_normalised_as_one_batch(num_ranks: int, shape: tuple[int, ...], affine: bool) -> None:
+    plain = a_norm(shape[0], affine=affine)
+    plain._check_input_dim = lambda _: None  # so that it takes (N, C), too
+    x = images(shape).requires_grad_()
+    plain(x + 1)
+    expected = plain(x)
+    (expected**3 * torch.arange(12).view(-1, *[1] * len(shape))).sum().backward()
+    ranks = run_on_ranks(num_ranks, norm_here, shape, affine)
+    close = {"rtol": 1e-10, "atol": 1e-11}
+    torch.testing.assert_close(torch.cat([rank["output"] for rank in ranks]), expected.detach(), **close)
+    torch.testing.assert_close(torch.cat([rank["input"] for rank in ranks]), x.grad, **close)
+    for index, parameter in enumerate(plain.parameters()):
+        torch.testing.assert_close(sum(rank["weights"][index] for rank in ranks), parameter.grad, **close)
+    for rank in ranks:
+        for name, buffer in plain.named_buffers():
+            torch.testing.assert_close(rank["buffers"][name], buffer, **close)
+
+
+def test_what_runs_on_cuda_computes_the_same_where_it_can_be_tried() -> None:
+    norm = GlobalBatchNorm.like(a_norm(5, affine=True))
+    on_cuda = copy.deepcopy(norm)
+    x = images((5, 2, 2))
+    torch.testing.assert_close(on_cuda._forward_on_cuda(x), norm(x))
+    assert all(torch.equal(a, b) for a, b in zip(on_cuda.buffers(), norm.buffers(), strict=True))
+    torch.testing.assert_close(on_cuda.eval()._forward_on_cuda(x), norm.eval()(x))
+
+
+def test_evaluation_uses_running_statistics() -> None:
+    plain = a_norm(5, affine=True).eval()
+    x = images((5, 2, 2))
+    assert torch.equal(GlobalBatchNorm.like(copy.deepcopy(plain))(x), plain(x))
+
+
+def test_every_kind_of_batch_norm_is_replaced_and_keeps_its_parameters() -> None:
+    net = nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Sequential(nn.BatchNorm2d(4)), BatchNormAct2d(5))
+    weight = net[1][0].weight
+    keys = net.state_dict().keys()
+    use_global_batch_norm(net)
+    check_batch_norms(net, "net")
+    assert net[1][0].weight is weight and net.state_dict().keys() == keys
+    assert (net[2](torch.randn(4, 5, 2, 2)) >= 0).all()  # the activation is still there
+    with pytest.raises(ValueError, match=r"model\.arch x has BatchNorm3d layers"):
+        check_batch_norms(nn.Sequential(nn.BatchNorm3d(2)), "model.arch x")
