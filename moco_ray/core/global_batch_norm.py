@@ -40,7 +40,8 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
             return self._forward_on_cuda(input)
         if not self.training or collectives.world_size() == 1:
             return super().forward(input)
-        output, mean, var, count = _GlobalNormalize.apply(input, self.eps)  # type: ignore[no-untyped-call]
+        x = input if input.dtype == torch.float64 else input.float()  # statistics of bfloat16 would be coarse
+        output, mean, var, count = _GlobalNormalize.apply(x, self.eps)  # type: ignore[no-untyped-call]
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         assert self.num_batches_tracked is not None
         with torch.no_grad():
@@ -48,9 +49,9 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
         if not self.affine:
-            return output  # type: ignore[no-any-return]
+            return output.to(input.dtype)  # type: ignore[no-any-return]
         shape = (1, -1, *[1] * (input.dim() - 2))
-        return output * self.weight.view(shape) + self.bias.view(shape)  # type: ignore[no-any-return]
+        return (output * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)  # type: ignore[no-any-return]
 
     def _forward_on_cuda(self, input: Tensor) -> Tensor:
         return nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]

@@ -62,6 +62,19 @@ def test_unequal_shares_are_normalised_as_one_batch(num_ranks: int, shape: tuple
             torch.testing.assert_close(rank["buffers"][name], buffer, **close)
 
 
+def bfloat16_here() -> Tensor:
+    norm = GlobalBatchNorm.like(nn.BatchNorm1d(5))
+    own = images((5,))[6 * collectives.rank() : 6 * collectives.rank() + 6]
+    return norm((own + 300).bfloat16())  # steps of 2 between neighbours: a mean in bfloat16 would be off by one
+
+
+def test_statistics_of_bfloat16_are_taken_in_float32() -> None:
+    ours = torch.cat(run_on_ranks(2, bfloat16_here)).detach()
+    assert ours.dtype == torch.bfloat16
+    expected = nn.BatchNorm1d(5)((images((5,)) + 300).bfloat16().float())
+    torch.testing.assert_close(ours.float(), expected.detach(), rtol=0.01, atol=0.01)
+
+
 def test_what_runs_on_cuda_computes_the_same_where_it_can_be_tried() -> None:
     norm = GlobalBatchNorm.like(a_norm(5, affine=True))
     on_cuda = copy.deepcopy(norm)
