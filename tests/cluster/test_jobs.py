@@ -92,5 +92,6 @@ def test_without_the_token_nothing_is_accepted(cluster: Head, tmp_path: Path) ->
     wrong = tmp_path / "token"
     wrong.write_text("0" * 64)
     for mode, reason in (("disabled", "Missing authentication token"), ("token", "Invalid authentication token")):
-        refused = cluster.ray("job", "list", RAY_AUTH_MODE=mode, RAY_AUTH_TOKEN_PATH=str(wrong))
+        access = {"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN_PATH": str(wrong)}
+        refused = cluster.ray("job", "submit", "--submission-id", mode, "--", "true", **access)
         assert refused.returncode == 1 and reason in refused.stdout, refused.stdout

@@ -30,23 +30,34 @@ def test_a_group_has_no_size_that_is_no_faster_than_a_smaller_one(room: int, siz
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kill", "at", "reason"),
+    [
+        (
+            "RayTrainWorker",
+            "waiting for the first batch",
+            "the workers failed 3 times in a row without committing a step after 0, the last time because of this: "
+            "worker 0 lost",
+        ),
+        ("TrainController", "starting 1 worker", "controller died 3 times in a row without a newly committed step"),
+    ],
+)
 def test_three_failures_in_a_row_without_a_committed_step_end_the_run_with_the_reason(
-    images: Path, tmp_path: Path, shared_ray: None
+    kill: str, at: str, reason: str, images: Path, tmp_path: Path, shared_ray: None
 ) -> None:
     said: list[str] = []
 
     def say(line: str) -> None:
         said.append(line)
-        if line == "waiting for the first batch":
-            for worker in processes_of("RayTrainWorker"):
-                worker.kill()
+        if line == at:
+            for process in processes_of(kill):
+                process.kill()
 
     config = tiny_config(images, tmp_path, num_workers=1)
     with pytest.raises(RunFailed) as error:
         pretrain(replace(config, optim=replace(config.optim, epochs=1000)), say=say)
-    reason = "3 times in a row without committing a step after 0, the last time because of this: worker 0 lost"
     assert reason in str(error.value)
-    assert said.count("waiting for the first batch") == 3
+    assert said.count(at) == 3
 
 
 def test_workers_on_different_gpus_are_said_to_wait_for_the_slowest() -> None:
