@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
 import statistics
 import tempfile
 import time
@@ -148,5 +149,6 @@ def _committed(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # before Ray is imported: its own cluster on this machine
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # before Ray is imported: clusters of its own, with a token
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     main()

@@ -19,7 +19,7 @@ from moco_ray.train.cluster import OUR_MARK, only_our_lines
 from moco_ray.train.job import Job, Outcome, RunFailed
 from moco_ray.train.lease import StepDone
 from moco_ray.train.notes import Notes
-from moco_ray.train.place import Pulse, RayTrainWorker, ThisProcess, follow
+from moco_ray.train.place import Pulse, RayTrainWorker, ThisProcess, follow, newest_step, read_starts
 from moco_ray.train.run_config import data_label
 from moco_ray.train.spilling import watch_spilling
 from moco_ray.train.worker import train
@@ -58,6 +58,8 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
     # Both hold credentials or much data: they travel through the object store, which nothing prints.
     job_reference, source_reference = ray.put(job), ray.put(source)
     label, notes = data_label(job.config.run), Notes(uuid.uuid4().hex)
+    run_notes = Notes(hashlib.sha256(job.run_uri.encode()).hexdigest())
+    before = newest_step(before, notes, run_notes)
 
     def worker() -> Outcome:
         log_to_files_only()
@@ -89,7 +91,7 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
             worker,
             num_groups=job.config.optim.bn_groups,
             notes=notes,
-            run_notes=Notes(hashlib.sha256(job.run_uri.encode()).hexdigest()),
+            run_notes=run_notes,
             say=_say_from_worker,
             torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
             scaling_config=ScalingConfig(
@@ -107,20 +109,24 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
         )
 
     with only_our_lines(say, for_good="RAY_ADDRESS" not in os.environ), follow(notes, pulse):
-        for deaths in range(_CONTROLLER_DEATHS + 1):
+        deaths, stood_at = 0, -1
+        while True:
             try:
                 outcome: Outcome = trainer().fit().return_value  # type: ignore[attr-defined]
                 return outcome
             except TrainingFailedError as error:
                 raise RunFailed(f"the workers failed: {describe(error)}") from error
             except ray.exceptions.RayActorError as error:
+                started_from, _ = read_starts(notes)
+                deaths, stood_at = (deaths + 1 if started_from == stood_at else 1), started_from
                 if deaths == _CONTROLLER_DEATHS:
-                    raise RunFailed(f"Ray Train's controller died {deaths + 1} times: {error}") from error
+                    raise RunFailed(
+                        f"Ray Train's controller died {deaths} times in a row without a newly committed step: {error}"
+                    ) from error
                 say("Ray Train's controller died: starting it again")
                 notes.write("cause", "Ray Train's controller died")
             except ray.exceptions.RayError as error:
                 raise RunFailed(f"the Ray cluster failed: {type(error).__name__}: {error}") from error
-    raise AssertionError
 
 
 def _compute_threads(workers_here: int) -> int:

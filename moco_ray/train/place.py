@@ -17,7 +17,8 @@ from moco_ray.train.notes import Notes
 if TYPE_CHECKING:
     from ray import ObjectRef
 
-_NOTE_EVERY_S = 0.5
+_NOTE_EVERY_S = 0.05  # less than a step takes: a killed worker's last note says how many it had done
+_FOLLOW_EVERY_S = 1.0
 STOPPED = "the run was stopped"
 
 T = TypeVar("T")
@@ -37,6 +38,26 @@ def read_step(notes: Notes) -> StepDone | None:
     return (int(step), float(at_s)) if step else None
 
 
+def read_starts(notes: Notes) -> tuple[int, int]:
+    """The checkpoint that the last group started from, and how many in a row have now; (-1, 0) before the first."""
+    step, _, count = (notes.read("starts") or "-1 0").partition(" ")
+    return int(step), int(count)
+
+
+def newest_step(before: StepDone | None, notes: Notes, run_notes: Notes) -> StepDone | None:
+    """The newest step of an attempt that was stopped, and from now on this is the attempt.
+
+    Args:
+        before: What the lease says, which is some seconds old; None if nothing was stopped.
+        notes: Of this attempt.
+        run_notes: Of all attempts on this cluster.
+    """
+    attempt = run_notes.read("attempt")
+    run_notes.write("attempt", notes.owner)
+    noted = read_step(Notes(attempt)) if attempt is not None else None
+    return max(before, noted, key=lambda step: step[1]) if before and noted else before
+
+
 def write_step(notes: Notes, step: StepDone | None) -> None:
     """Note a step."""
     if step is not None:
@@ -49,7 +70,7 @@ def follow(notes: Notes, pulse: Pulse) -> Iterator[None]:
     ended = threading.Event()
 
     def keep_up() -> None:
-        while not ended.wait(2 * _NOTE_EVERY_S):
+        while not ended.wait(_FOLLOW_EVERY_S):
             with suppress(Exception):  # it would only make a report less exact
                 pulse.newest = read_step(notes) or pulse.newest
 
@@ -211,8 +232,8 @@ class RayTrainWorker:
 
     def starts_without_progress(self, step: int) -> int:
         """Count this start."""
-        last_step, _, count = (self.notes.read("starts") or "-1 0").partition(" ")
-        starts = int(count) + 1 if int(last_step) == step else 1
+        last_step, count = read_starts(self.notes)
+        starts = count + 1 if last_step == step else 1
         self.notes.write("starts", f"{step} {starts}")
         return starts
 

@@ -326,10 +326,16 @@ class _Wishes:
 
 def _say_devices(device: torch.device, say: Callable[[str], None]) -> None:
     """Say so where workers have different GPUs. All ranks must call."""
-    models = _device_models(device)
-    if len(set(models)) > 1:
-        counts = ", ".join(f"{models.count(model)} x {model}" for model in sorted(set(models)))
-        say(f"the workers have different GPUs ({counts}): all wait for the slowest at every step")
+    if advice := _about_devices(_device_models(device)):
+        say(advice)
+
+
+def _about_devices(models: list[str]) -> str | None:
+    """What to know of workers on these models."""
+    if len(set(models)) == 1:
+        return None
+    counts = ", ".join(f"{models.count(model)} x {model}" for model in sorted(set(models)))
+    return f"the workers have different GPUs ({counts}): all wait for the slowest at every step"
 
 
 def _same_devices(device: torch.device) -> bool:

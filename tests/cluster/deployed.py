@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+UV = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))  # where `make install` puts it, if nobody has
 FILLED_IN = {
     "<SECURITY-GROUP-ID>": "sg-0123456789abcdef0",
     "<IMAGE>": "123456789012.dkr.ecr.us-west-2.amazonaws.com/moco-ray:1",

@@ -93,7 +93,8 @@ def test_local_folders_that_one_node_does_not_see_are_refused(two_nodes: Any, im
         ):
             code, text = _run(two_nodes.address, *where, "--run.num-workers", "1")
             assert code == 2, text
-            assert f"{name} {value} is a local path, and the node" in text and "does not see it" in text, text
+            assert f"{name}{value}isalocalpath,andthenode" in text.replace(" ", ""), text  # a frame breaks long paths
+            assert "does not see it" in text, text
     finally:
         node.terminate()  # it ends its processes
         with suppress(subprocess.TimeoutExpired):

@@ -15,7 +15,7 @@ import yaml
 
 from moco_ray.cli import parse
 from moco_ray.train.run_config import data_label
-from tests.cluster.deployed import REPOSITORY, Check, check_command, shipped
+from tests.cluster.deployed import REPOSITORY, UV, Check, check_command, shipped
 from tests.cluster.deployed import check as check  # a fixture
 
 
@@ -181,9 +181,9 @@ def test_setup_commands_work_in_an_empty_environment(tmp_path: Path) -> None:
             shutil.copy(REPOSITORY / local, target)
     # The node's own Python, which a login shell would not find on every machine.
     (home / ".bashrc").write_text(f"export PATH={Path(sys.base_prefix) / 'bin'}:$PATH\n")
-    cache = subprocess.run([shutil.which("uv") or "uv", "cache", "dir"], capture_output=True, text=True, check=False)
+    cache = subprocess.run([UV, "cache", "dir"], capture_output=True, text=True, check=True)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("VIRTUAL_ENV", "PYTHON"))}
-    environment |= {"HOME": str(home), "UV_CACHE_DIR": cache.stdout.strip() or str(home / "cache")}
+    environment |= {"HOME": str(home), "UV_CACHE_DIR": cache.stdout.strip()}
 
     def run(command: str) -> str:
         line = " ".join(_with_interactive(command))

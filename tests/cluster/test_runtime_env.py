@@ -16,7 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from moco_ray.config import to_json
-from tests.cluster.deployed import REPOSITORY
+from tests.cluster.deployed import REPOSITORY, UV
 from tests.cluster.heads import head
 from tests.runs import metrics, tiny_config
 
@@ -67,8 +67,7 @@ def plain_python(folder: Path) -> Path:
     python = folder / "bin" / "python"
     python.parent.mkdir()
     shutil.copy(Path(sys.executable).resolve(), python)
-    uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
-    install = [uv, "pip", "install", "--quiet", "--break-system-packages", "--python", str(python)]
+    install = [UV, "pip", "install", "--quiet", "--break-system-packages", "--python", str(python)]
     subprocess.run([*install, "--constraint", str(REPOSITORY / "constraints.txt"), *ON_NODES], check=True)
     return python
 

@@ -15,8 +15,8 @@ from moco_ray.train.pretrain import pretrain
 from tests.runs import digests, losses, tiny_config
 
 ROOT = Path(__file__).parents[2]
-# Three runs of one name on a disk of its own, which is full from the second on, and free again after two complaints
-# of the third.
+# Three runs of one name on a disk of its own, which is full once the second and the third train, and free again after
+# two complaints of the third.
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -51,14 +51,16 @@ def fill_it(line, said):
     if "training from step 3 " in line:
         fill()
 
-def free_it(line, said):
+def fill_and_free_it(line, said):
+    fill_it(line, said)
     if sum("no space left" in line for line in said) == 2:
         ballast.unlink(missing_ok=True)
 
 first = run(3, 60)
 full = run(9, 1, fill_it)
 whole = sorted(path.parent.name for path in disk.glob("run/checkpoint_*/COMMITTED"))
-freed = run(9, 60, free_it)
+ballast.unlink()
+freed = run(9, 60, fill_and_free_it)
 scraps = [str(path) for path in disk.rglob(".*")]
 lines = (disk / "run" / "metrics.jsonl").read_text()
 print(json.dumps({"first": first, "full": full, "whole": whole, "freed": freed, "scraps": scraps, "lines": lines}))
