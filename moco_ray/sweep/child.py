@@ -22,7 +22,7 @@ from types import FrameType
 from moco_ray.config import Config, from_json
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, resolve_storage_options
-from moco_ray.train.found import EVAL_MANIFEST, MANIFEST, branch_run, found_run, is_run
+from moco_ray.train.found import EVAL_MANIFEST, MANIFEST, found_run, is_run
 from moco_ray.train.job import RunFailed
 from moco_ray.train.plan import decide
 from moco_ray.train.pretrain import pretrain
@@ -44,10 +44,6 @@ class Task:
     """Access to the sweep's folder, as JSON."""
     folder: str
     """Working directory of the driver, which relative paths are relative to."""
-    parent: str
-    """Run of this sweep whose checkpoint this one begins from; empty for none."""
-    parent_step: int
-    """Steps of that checkpoint."""
 
 
 def main() -> int:
@@ -76,17 +72,13 @@ def main() -> int:
 
 
 def _begin(task: Task, config: Config) -> None:
-    """Give the run its folder, with the images that the sweep has listed."""
+    """Give the run its folder, with the images that the sweep has listed, if it has none yet."""
     options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
     sweep, run = (Storage.open(uri, options) for uri in (task.sweep_uri, f"{task.sweep_uri}/{config.run.name}"))
     if is_run(run):
         return
     manifest = Manifest.read(sweep, sweep.join(MANIFEST))
     config = decide(config, len(manifest.train_rows()))
-    if task.parent:
-        donor = Storage.open(f"{task.sweep_uri}/{task.parent}", options)
-        branch_run(donor, task.parent_step, run, config)
-        return
     eval_manifest = Manifest.read(sweep, sweep.join(EVAL_MANIFEST)) if config.eval.uri else None
     found_run(run, config, manifest, eval_manifest)
 

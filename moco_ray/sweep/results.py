@@ -11,6 +11,7 @@ from typing import Any
 from moco_ray.config import Config, from_json, to_json
 from moco_ray.sweep.board import shorten
 from moco_ray.sweep.records import Record, best_of
+from moco_ray.sweep.report import report_page
 from moco_ray.sweep.setting import Setting
 from moco_ray.train.found import CONFIG
 from moco_ray.train.job import RunFailed
@@ -65,11 +66,23 @@ def conclude(setting: Setting, config: Config, command: Sequence[str]) -> SweepR
         encoder=f"{setting.uri}/{best.name}/encoder.safetensors",
         records=tuple(records),
     )
+    page = report_page(
+        name=storage.root.rsplit("/", 1)[-1],
+        records=records,
+        best=best,
+        space=setting.space,
+        metric=setting.metric,
+        command=result.command,
+        preset=result.preset,
+        encoder=result.encoder,
+    )
+    storage.write_bytes(storage.join(REPORT), page.encode())
     say(f"done: {_counts(records)}; {sum(record.seconds for record in records):,.0f} s of trials")
     say(f"best: {best.name} with {setting.metric} {best.value:.4g}: {shorten(best.parameters)}")
     say(f"as a preset: python jobs/pretrain.py --preset {result.preset}")
     say(f"as a command: {result.command}")
     say(f"its encoder: moco_ray.load_encoder({result.encoder!r})")
+    say(f"why: {storage.uri(storage.join(REPORT))}")
     return result
 
 

@@ -39,12 +39,18 @@ class Setting:
     """The sweep's folder, as a URI or an absolute path."""
     num_rows: int
     """Images that training sees."""
+    images: int
+    """Images that a whole run sees, epoch after epoch."""
     ledger: Ledger
     """The trials."""
     board: Board
     """Shows them."""
     say: Say
     """Prints a line for the user."""
+
+    def folder_of(self, record: Record) -> Storage:
+        """The folder of a trial's run."""
+        return replace(self.storage, root=self.storage.join(record.name))
 
     def trial_config(self, record: Record) -> Config:
         """The configuration of a trial's run.
@@ -60,21 +66,21 @@ class Setting:
         )
         return decide(config, self.num_rows)
 
-    def tune_config(self, record: Record, max_steps: int | None = None, parent_step: int = 0) -> dict[str, Any]:
+    def tune_config(self, record: Record, *, max_steps: int | None = None, begun_at: int = -1) -> dict[str, Any]:
         """What Tune hands to the process of a trial: plain values without credentials.
 
         Args:
             record: The trial; its measurements so far are not reported again.
             max_steps: Where its run ends, if before its end.
-            parent_step: Steps of its parent's checkpoint, if it has a parent.
+            begun_at: Steps of the checkpoint that its run began from; what was measured up to there is not its own.
         """
         config = self.trial_config(record)
         if max_steps is not None:
             config = replace(config, run=replace(config.run, max_steps=max_steps))
-        seen = record.points[-1].step if record.points else parent_step if record.parent else -1
+        seen = record.points[-1].step if record.points else begun_at
         return {
             "trial": record.name,
-            "task": {"config": to_json(config), "parent": record.parent, "parent_step": parent_step},
+            "task": {"config": to_json(config)},
             "last_step": last_step(config, self.num_rows),
             "seen": seen,
         }

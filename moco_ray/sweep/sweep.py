@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 from rich.console import Console
 
@@ -17,6 +18,7 @@ from moco_ray.evaluate.monitor import choose_eval_set
 from moco_ray.sweep.board import Board
 from moco_ray.sweep.config import SweepConfig
 from moco_ray.sweep.objective import check_metric, choose_metric
+from moco_ray.sweep.pbt import check_population, generation_ends, run_population
 from moco_ray.sweep.plan import Plan, plan_trials
 from moco_ray.sweep.records import Ledger
 from moco_ray.sweep.results import SweepResult, conclude
@@ -62,6 +64,8 @@ def sweep(
     if not config.data.uri:
         raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
     space = parse_space(settings.space, config)
+    if settings.scheduler == "pbt":
+        check_population(space, config)
     total = num_trials(space, settings.num_samples)
     config = _with_name(settings, config, space)
     check_paths(config)
@@ -78,7 +82,9 @@ def sweep(
         num_rows = len(make_source(config, manifest, row_options(manifest, config)).train_rows)
         decided = decide(config, num_rows)
         ledger = Ledger(storage)
-        images = last_step(decided, num_rows) * decided.optim.global_batch_size
+        steps = last_step(decided, num_rows)
+        images = steps * decided.optim.global_batch_size
+        ends = generation_ends(steps, settings.pbt_generations) if settings.scheduler == "pbt" else []
         _say_search(settings, space, metric, total, images, say)
         plan = plan_trials(settings, config, total, say)
         if is_dry:
@@ -91,35 +97,28 @@ def sweep(
             storage=storage,
             uri=uri,
             num_rows=num_rows,
+            images=images,
             ledger=ledger,
             board=Board(space, metric, images, say),
             say=say,
         )
-        _search(setting, plan, options, total, images, console)
+        _run(setting, plan, options, total, ends, console)
         return conclude(setting, config, command)
 
 
-def _search(
-    setting: Setting, plan: Plan, options: StorageOptions, total: int, images: int, console: Console | None
+def _run(
+    setting: Setting, plan: Plan, options: StorageOptions, total: int, ends: list[int], console: Console | None
 ) -> None:
-    """Run all trials of a random search or TPE that have not ended yet."""
+    """Run all trials that have not ended yet."""
     settings, ledger = setting.sweep, setting.ledger
     scheduler = None
     if settings.scheduler == "asha":
-        grace = max(1, int(settings.asha_grace * images))
-        scheduler = asha(ledger, grace_images=grace, max_images=images, reduction=settings.asha_reduction)
-    ended = [record for record in ledger.in_order() if record.has_ended]
-    if ledger.records:
-        setting.say(
-            f"this sweep exists: {len(ended)} of {total} trials have ended and stay, "
-            f"{len(ledger.records) - len(ended)} go on from their checkpoints"
-        )
-    setting.board.add(ledger.in_order())
-    if len(ended) >= total:
-        return
-    with only_our_lines(setting.say, for_good="RAY_ADDRESS" not in os.environ), setting.board.shown(console):
+        grace = max(1, int(settings.asha_grace * setting.images))
+        scheduler = asha(ledger, grace_images=grace, max_images=setting.images, reduction=settings.asha_reduction)
+
+    def run_all(next_trial: Callable[[], dict[str, Any] | None]) -> None:
         run_trials(
-            proposals(setting, total),
+            next_trial,
             at_once=plan.at_once,
             process=plan.process,
             access=shared_access(setting.config, setting.uri, options, setting.metric),
@@ -127,6 +126,19 @@ def _search(
             ledger=ledger,
             tell=setting.board.tell,
         )
+
+    ended = sum(record.has_ended for record in ledger.in_order())
+    if ledger.records:
+        setting.say(
+            f"this sweep exists: {ended} trials have ended and stay, {len(ledger.records) - ended} go on from their "
+            "checkpoints"
+        )
+    setting.board.add(ledger.in_order())
+    with only_our_lines(setting.say, for_good="RAY_ADDRESS" not in os.environ), setting.board.shown(console):
+        if settings.scheduler == "pbt":
+            run_population(setting, ends, total, run_all)
+        elif ended < total:
+            run_all(proposals(setting, total))
 
 
 def _with_name(settings: SweepConfig, config: Config, space: Space) -> Config:
