@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from moco_ray.config import Config, to_json
-from moco_ray.data.storage import Storage, StorageOptions
+from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.sweep.board import Board
 from moco_ray.sweep.config import SweepConfig
 from moco_ray.sweep.fields import with_values
@@ -86,17 +86,24 @@ class Setting:
         }
 
 
-def shared_access(config: Config, uri: str, options: StorageOptions, metric: str) -> Access:
-    """What all trials share: the folder, and access to it and to the images."""
+def shared_access(config: Config, uri: str, options: StorageOptions, metric: str, first_image: str) -> Access:
+    """What all trials share: the folder, and access to it and to the images.
+
+    Access is decided here, on the driver, as for a run: the nodes need no AWS environment, and no file of options.
+
+    Args:
+        config: Names the images, and options that the user gave.
+        uri: The sweep's folder.
+        options: Access to it.
+        metric: What is maximised.
+        first_image: Where one of the images lies, which need not be where data.uri does.
+    """
+    remote = next((place for place in (first_image, config.data.uri, config.eval.uri) if "://" in place), "")
+    images = resolve_storage_options(remote, config.data.storage_options) if remote else StorageOptions({})
     task = {
         "sweep_uri": uri,
-        "data_options": _options_text(config.data.storage_options),
-        "run_options": _options_text(config.run.storage_options),
+        "data_options": json.dumps(dict(images.values)) if images.values else None,
+        "run_options": json.dumps(dict(options.values)) if options.values else None,
         "folder": os.getcwd(),
     }
     return Access(task=task, options=options, metric=metric)
-
-
-def _options_text(options: str | None) -> str | None:
-    """Storage options as JSON: a file of them need not be on the node of a trial."""
-    return options if options is None or options.lstrip().startswith("{") else Path(options).expanduser().read_text()

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from moco_ray.config import Config, experiment_differences, from_json, to_json
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
+from moco_ray.data.storage import Storage, resolve_storage_options
 from moco_ray.evaluate.monitor import choose_eval_set
 from moco_ray.sweep.board import Board
 from moco_ray.sweep.config import SweepConfig
@@ -25,6 +25,7 @@ from moco_ray.sweep.results import SweepResult, conclude
 from moco_ray.sweep.search import num_trials, proposals
 from moco_ray.sweep.setting import Setting, shared_access
 from moco_ray.sweep.space import Space, parse_space
+from moco_ray.sweep.trial import Access
 from moco_ray.sweep.tuning import asha, run_trials
 from moco_ray.train.cluster import only_our_lines
 from moco_ray.train.found import EVAL_MANIFEST, MANIFEST, list_eval_images
@@ -102,13 +103,12 @@ def sweep(
             board=Board(space, metric, images, say),
             say=say,
         )
-        _run(setting, plan, options, total, ends, console)
+        first_image = str(manifest.table["uri"][0].as_py())
+        _run(setting, plan, shared_access(config, uri, options, metric, first_image), total, ends, console)
         return conclude(setting, config, command)
 
 
-def _run(
-    setting: Setting, plan: Plan, options: StorageOptions, total: int, ends: list[int], console: Console | None
-) -> None:
+def _run(setting: Setting, plan: Plan, access: Access, total: int, ends: list[int], console: Console | None) -> None:
     """Run all trials that have not ended yet."""
     settings, ledger = setting.sweep, setting.ledger
     scheduler = None
@@ -121,7 +121,7 @@ def _run(
             next_trial,
             at_once=plan.at_once,
             process=plan.process,
-            access=shared_access(setting.config, setting.uri, options, setting.metric),
+            access=access,
             scheduler=scheduler,
             ledger=ledger,
             tell=setting.board.tell,
