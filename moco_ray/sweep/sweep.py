@@ -125,6 +125,7 @@ def _run(setting: Setting, plan: Plan, access: Access, total: int, ends: list[in
             scheduler=scheduler,
             ledger=ledger,
             tell=setting.board.tell,
+            say=setting.say,
         )
 
     ended = sum(record.has_ended for record in ledger.in_order())

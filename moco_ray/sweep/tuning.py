@@ -35,6 +35,7 @@ def run_trials(
     scheduler: TrialScheduler | None,
     ledger: Ledger,
     tell: Callable[[Record], None],
+    say: Callable[[str], None],
 ) -> None:
     """Run trials until there is no next one and all have ended.
 
@@ -46,13 +47,14 @@ def run_trials(
         scheduler: Stops trials; None for none.
         ledger: Is kept up to date.
         tell: Called with each record that has changed.
+        say: Prints a line for the user.
     """
     # Tune's own records would be a second, older truth: what a sweep resumes from is the ledger.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failed trial has no value
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # prints a table of its own, however quiet it is asked to be
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what it says is said by `_Keeper`
     bookkeeping = Path(tempfile.gettempdir()) / "moco_ray_bookkeeping" / str(os.getpid())
     trainable = tune.with_resources(
         tune.with_parameters(TrialRun, access=access), tune.PlacementGroupFactory([process])
@@ -60,8 +62,6 @@ def run_trials(
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            metric=_VALUE,
-            mode="max",
             search_alg=_Proposals(next_trial),
             scheduler=scheduler,
             num_samples=-1,
@@ -74,7 +74,7 @@ def run_trials(
             storage_path=str(bookkeeping),
             failure_config=tune.FailureConfig(max_failures=_MAX_LOSSES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs keep their own
-            callbacks=[_Keeper(ledger, tell)],
+            callbacks=[_Keeper(ledger, tell, say)],
             verbose=0,
         ),
     ).fit()
@@ -168,8 +168,8 @@ class _Proposals(Searcher):
 class _Keeper(tune.Callback):
     """Writes down what trials report."""
 
-    def __init__(self, ledger: Ledger, tell: Callable[[Record], None]) -> None:
-        self._ledger, self._tell = ledger, tell
+    def __init__(self, ledger: Ledger, tell: Callable[[Record], None], say: Callable[[str], None]) -> None:
+        self._ledger, self._tell, self._say = ledger, tell, say
         self._seconds_before: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -178,7 +178,8 @@ class _Keeper(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         record = self._ledger.records[_name(trial)]
         self._seconds_before[record.name] = record.seconds
-        self._tell(record)
+        if not record.points:
+            self._tell(record)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Any, **info: Any) -> None:
         record = self._ledger.records[_name(trial)]
@@ -198,8 +199,12 @@ class _Keeper(tune.Callback):
             record.state, record.reason = result["ended"], result.get("reason", "")
         elif result.get("done"):
             record.state = "stopped"
-        self._save(record)
-        self._tell(record)
+        if is_new or record.has_ended:
+            self._save(record)
+            self._tell(record)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._say(f"{_name(trial)} has lost its process or its node: it goes on from its last checkpoint")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         record = self._ledger.records[_name(trial)]

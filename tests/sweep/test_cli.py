@@ -82,7 +82,10 @@ def _bad(tmp_path: Path, images: Path) -> dict[str, tuple[list[str], str]]:
             r"pbt changes parameters in the middle of a run",
         ),
         "grace": ([*uri, "--asha-grace", "2"], r"--asha-grace is 2\.0; use a share"),
-        "few images": ([*uri, "--optim.global-batch-size", "512"], r"fewer than one batch of 512"),
+        "few images": (
+            [*uri, "--optim.global-batch-size", "512", "--method.queue-size", "512"],
+            r"fewer than one batch of 512",
+        ),
         "no such path": (["--data.uri", str(tmp_path / "nowhere")], r"nowhere"),
     }
 
