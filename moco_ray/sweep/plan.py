@@ -74,6 +74,7 @@ def _plan_groups(sweep: SweepConfig, config: Config, wanted: int, say: Say) -> P
     room = int(sum(fitting(group.resources, node) for node in nodes))
     total = sum(node.resources.get("CPU", 0.0) for node in nodes)
     each, cpus = group.fewest, group.resources.get("CPU", 0.0)
+    data = _amounts({"CPU": sweep.data_cpus})
 
     def fits(trials: int, workers: int) -> bool:
         used = trials * workers * cpus
