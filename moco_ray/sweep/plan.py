@@ -86,14 +86,14 @@ def _plan_groups(sweep: SweepConfig, config: Config, wanted: int, say: Say) -> P
 
     at_once = _most(wanted, lambda k: fits(k, each), lambda k: may_fit(k, each))
     if at_once == 0:
-        what = f"one trial, {each} x {_amounts(group.resources)} to train and {_amounts({'CPU': sweep.data_cpus})} for data,"
+        what = f"one trial, {each} x {_amounts(group.resources)} to train and {data} for data,"
         raise ValueError(_never(what, nodes, grows, "the workers of a trial or --data-cpus"))
     most = each
     while most < group.most and (fits(at_once, most + 1) or may_fit(at_once, most + 1)):
         most += 1
     say(
         f"{_trials(at_once)} at once: each trains with {each if each == most else f'{each} to {most}'} x "
-        f"{_amounts(group.resources)} and leaves {_amounts({'CPU': sweep.data_cpus})} for its data, and the nodes that run have "
+        f"{_amounts(group.resources)} and leaves {data} for its data, and the nodes that run have "
         f"{total:g} CPUs and room for {room} workers{_autoscaled(at_once * each, room)}{_limited(sweep, wanted, at_once)}"
     )
     return Plan(at_once=at_once, config=_bounded(config, group, most), process={"memory": 1.0})
