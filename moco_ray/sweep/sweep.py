@@ -34,6 +34,7 @@ from moco_ray.train.plan import decide, last_step, list_images, make_source, row
 from moco_ray.train.shared_paths import check_paths
 
 _SWEEP = "sweep.json"
+_FEWEST_MEASUREMENTS = 3  # in a run, for ASHA to have something to decide on
 
 Say = Callable[[str], None]
 
@@ -79,7 +80,7 @@ def sweep(
     storage.check_writable()
     say(f"results go to {uri}")
     with hold_run(storage, say, lambda: None):
-        metric, manifest = _prepare(settings, config, space, storage, say)
+        metric, manifest = _prepare(settings, config, space, storage, say, is_dry=is_dry)
         num_rows = len(make_source(config, manifest, row_options(manifest, config)).train_rows)
         decided = decide(config, num_rows)
         ledger = Ledger(storage)
@@ -87,6 +88,11 @@ def sweep(
         images = steps * decided.optim.global_batch_size
         ends = generation_ends(steps, settings.pbt_generations) if settings.scheduler == "pbt" else []
         _say_search(settings, space, metric, total, images, say)
+        if settings.scheduler == "asha" and steps < _FEWEST_MEASUREMENTS * (decided.eval.every_steps or 1):
+            say(
+                f"warning: trials of {steps:,} steps are measured every {decided.eval.every_steps:,} steps, which is too "
+                "seldom to stop bad ones early; use a smaller eval.every-steps"
+            )
         plan = plan_trials(settings, config, total, say)
         if is_dry:
             return None
@@ -129,7 +135,9 @@ def _run(setting: Setting, plan: Plan, access: Access, total: int, ends: list[in
         )
 
     ended = sum(record.has_ended for record in ledger.in_order())
-    if ledger.records:
+    if ledger.records and settings.scheduler == "pbt":
+        setting.say("this sweep exists: its population goes on from where it was")
+    elif ledger.records:
         setting.say(
             f"this sweep exists: {ended} trials have ended and stay, {len(ledger.records) - ended} go on from their "
             "checkpoints"
@@ -168,7 +176,9 @@ def _definition(settings: SweepConfig, config: Config, space: Space, metric: str
     }
 
 
-def _prepare(settings: SweepConfig, config: Config, space: Space, storage: Storage, say: Say) -> tuple[str, Manifest]:
+def _prepare(
+    settings: SweepConfig, config: Config, space: Space, storage: Storage, say: Say, *, is_dry: bool
+) -> tuple[str, Manifest]:
     """List the images once for all trials, and choose the metric; a sweep that exists must be the same.
 
     Returns:
@@ -192,6 +202,7 @@ def _prepare(settings: SweepConfig, config: Config, space: Space, storage: Stora
     definition = _definition(settings, config, space, metric)
     if old is not None:
         _check_same(old, definition, storage)
+    if old is not None or is_dry:
         return metric, manifest
     manifest.write(storage, storage.join(MANIFEST))
     if eval_manifest is not None:
