@@ -24,6 +24,7 @@ from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, resolve_storage_options
 from moco_ray.train.found import EVAL_MANIFEST, MANIFEST, found_run, is_run
 from moco_ray.train.job import RunFailed
+from moco_ray.train.lease import RunInUse
 from moco_ray.train.plan import decide
 from moco_ray.train.pretrain import pretrain
 
@@ -64,7 +65,8 @@ def main() -> int:
     except (ValueError, RunFailed, OSError) as error:
         Path(sys.argv[1]).write_text(str(error))
         _say(f"{type(error).__name__}: {error}")
-        return 2 if isinstance(error, ValueError) else 1
+        is_users = isinstance(error, ValueError) and not isinstance(error, RunInUse)  # by a process before this one
+        return 2 if is_users else 1
     except KeyboardInterrupt:
         _say("stopped")
         return 143
