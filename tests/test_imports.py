@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "evaluate": {"core", "data"},
     "report": {"core", "data"},
     "train": {"core", "data", "evaluate", "report"},
+    "sweep": {"core", "data", "evaluate", "report", "train"},
 }
 
 
@@ -58,6 +59,12 @@ def test_ray_is_imported_only_where_the_stream_needs_it(package: str, allowed: l
         and str(file.relative_to(ROOT / "moco_ray" / package)) not in allowed
     ]
     assert not wrong
+
+
+def test_entry_points_hold_no_logic() -> None:
+    for file in [*(ROOT / "jobs").glob("*.py"), *(ROOT / "tune").glob("*.py")]:
+        assert len(file.read_text().splitlines()) <= 50, file.name
+        assert all(module.split(".")[0] in ("moco_ray", "sys") for module in imported_modules(file)), file.name
 
 
 def test_core_imports_nothing_else_of_the_project() -> None:

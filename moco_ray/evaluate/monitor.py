@@ -44,7 +44,8 @@ class EvalConfig:
     resize_px: int | None = None
     """Shorter side before the centre crop. None: crop_px * 8 / 7 from 128 pixels on (256 for 224), else crop_px."""
     max_time_fraction: float = 0.05
-    """Share of the time that evaluations may block training for, where no slot is free for them."""
+    """Share of the time that evaluations may block training for, where no slot is free for them. 1: training waits for
+    each of them, wherever it runs, and none is left out."""
 
     def __post_init__(self) -> None:
         """Check the fields.

@@ -84,6 +84,15 @@ def can_start(bundles: list[dict[str, float]]) -> bool:
     return True  # no verdict: wait for the nodes, which says what it waits for
 
 
+def give_back_nodes() -> None:
+    """Stop asking the autoscaler for what `can_start` has asked it for: what starts next asks for itself."""
+    import ray
+    from ray.autoscaler.sdk import request_resources
+
+    if ray.is_initialized() and has_autoscaler():
+        request_resources(bundles=[])
+
+
 def _cluster_status() -> Any:
     """What the head knows from nodes and autoscaler. Semi-public: Ray's own status command reads the same."""
     import ray

@@ -10,7 +10,6 @@ import numpy as np
 
 from moco_ray.config import Config
 from moco_ray.core.encoders import build_encoder
-from moco_ray.core.group_batch_norm import has_batch_norm
 from moco_ray.core.hashing import hash64
 from moco_ray.data.decode import BadImage, decode_image
 from moco_ray.data.manifest import Manifest, read_rows
@@ -37,7 +36,7 @@ def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
     pixels = _say_sample(config, manifest, options, say)
     num_rows = len(make_source(config, manifest, options).train_rows)
     encoder = build_encoder(config.model, config.views.crop_px)
-    config = decide(config, num_rows, has_batch_norm(encoder))
+    config = decide(config, num_rows)
     warn_of_method(config, num_rows, say)
     optim, steps = config.optim, last_step(config, num_rows)
     say(

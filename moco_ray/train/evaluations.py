@@ -40,7 +40,8 @@ class Evaluations:
         if any(line["step"] == step for line in self.lines) or step in self._running:
             return
         try:
-            poll = self._place.submit(evaluate_state, self._job, state)
+            waits = self._job.config.eval.max_time_fraction == 1  # whoever decides on a measurement needs it now
+            poll = None if waits else self._place.submit(evaluate_state, self._job, state)
         except Exception as error:
             self._warn(step, error)
             return
@@ -82,6 +83,8 @@ class Evaluations:
 
     def _may_run_inline(self, step: int) -> bool:
         if step in (0, self._job.last_step):  # before and after training they block nothing
+            return True
+        if self._job.config.eval.max_time_fraction == 1:
             return True
         allowed = self._job.config.eval.max_time_fraction * (time.monotonic() - self._began_s)
         if self._inline_s + self._last_inline_s <= allowed:

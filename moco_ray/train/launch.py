@@ -33,7 +33,8 @@ Say = Callable[[str], None]
 
 def run_in_this_process(job: Job, source: Source, pulse: Pulse, before: StepDone | None, say: Say) -> Outcome:
     """Train with one worker, without Ray."""
-    torch.set_num_threads(_compute_threads(1))
+    given = os.environ.get("OMP_NUM_THREADS", "")  # fewer where several such processes share a machine
+    torch.set_num_threads(min(int(given) if given.isdecimal() else 2**30, _compute_threads(1)))
     return train(job, ThisProcess(spec=job.spec, source=source, pulse=pulse, before=before), say)
 
 

@@ -39,6 +39,10 @@ class Lease:
     """The newest step known to be done before, if the holder before did not end in good order."""
 
 
+class RunInUse(ValueError):
+    """Another driver holds the run and lives."""
+
+
 class LeaseLost(ValueError):
     """Another driver has taken the run over."""
 
@@ -53,7 +57,7 @@ def hold_run(run: Storage, say: Say, last_step: Callable[[], StepDone | None]) -
         last_step: The newest step known to be done, for whoever resumes after this process is killed.
 
     Raises:
-        ValueError: Another process holds the run and lives.
+        RunInUse: Another process holds the run and lives.
     """
     lease = _take(run, say, last_step)
     ended = threading.Event()
@@ -134,7 +138,7 @@ def _wait_until_free(run: Storage, say: Say) -> dict[str, Any]:
         if not now.get("owner"):
             return now
         if now != lease:
-            raise ValueError(_in_use(run, now))
+            raise RunInUse(_in_use(run, now))
     say("it is not: taking the run over")
     return lease
 

@@ -61,6 +61,12 @@ def join_parts(storage: Storage) -> bytes:
     return content
 
 
+def parts_before(storage: Storage, step: int) -> dict[str, bytes]:
+    """Path and content of the parts of the first `step` steps."""
+    wanted = [path for _, last, path in _parts(storage) if last < step]
+    return {f"{_FOLDER}/{path.rsplit('/', 1)[-1]}": storage.read_bytes(path) for path in wanted}
+
+
 def read_lines(content: bytes) -> list[Line]:
     """Parse JSON lines."""
     return [json.loads(line) for line in content.splitlines()]

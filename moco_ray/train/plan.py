@@ -7,8 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from moco_ray.config import Config
+from moco_ray.core.encoders import build_encoder
+from moco_ray.core.group_batch_norm import has_batch_norm
 from moco_ray.data.blocks import Source
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import Order
@@ -52,14 +55,16 @@ def make_source(config: Config, manifest: Manifest, options: StorageOptions) -> 
     return Source(manifest=manifest, train_rows=np.asarray(rows), order=order, options=options)
 
 
-def decide(config: Config, num_rows: int, has_batch_norm: bool) -> Config:
+def decide(config: Config, num_rows: int) -> Config:
     """Replace what is automatic by what it comes to for this data and network.
 
     Raises:
-        ValueError: What was asked for contradicts one of them.
+        ValueError: What was asked for contradicts one of them, or there is no such network.
     """
+    with torch.device("meta"):  # layers without weights: it costs milliseconds and draws nothing
+        network = build_encoder(config.model, config.views.crop_px)
     size = config.optim.global_batch_size
-    method = config.method.decide(num_images=num_rows, global_batch_size=size, has_batch_norm=has_batch_norm)
+    method = config.method.decide(num_images=num_rows, global_batch_size=size, has_batch_norm=has_batch_norm(network))
     every = config.eval.every_steps
     if every is None:
         steps = config.optim.num_steps(num_rows)

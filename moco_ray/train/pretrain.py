@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from moco_ray.config import Config, experiment_differences, from_json, to_json
+from moco_ray.config import Config, experiment_differences, from_json
 from moco_ray.core.encoders import Encoder, build_encoder
 from moco_ray.core.global_batch_norm import check_batch_norms, has_global_batch_norm, use_global_batch_norm
-from moco_ray.core.group_batch_norm import has_batch_norm, use_group_batch_norm
+from moco_ray.core.group_batch_norm import use_group_batch_norm
 from moco_ray.data.blocks import StreamSpec
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.evaluate.encoder_file import load_encoder, load_initial_weights
 from moco_ray.evaluate.monitor import choose_eval_set
 from moco_ray.train.cluster import disconnect, is_connected
+from moco_ray.train.found import CONFIG, EVAL_MANIFEST, MANIFEST, found_run, list_eval_images
 from moco_ray.train.illustrate import illustrate
 from moco_ray.train.job import Job, Outcome, RunFailed
 from moco_ray.train.launch import run_in_this_process, run_on_ray
@@ -31,7 +31,6 @@ from moco_ray.train.plan import decide, last_step, list_images, make_source, row
 from moco_ray.train.shared_paths import check_paths, check_visible
 from moco_ray.train.workers import choose_workers
 
-_MANIFEST, _EVAL_MANIFEST, _CONFIG = "manifest.parquet", "eval_manifest.parquet", "config.json"
 _FIRST_RETRY_PAUSE_S, _LONGEST_RETRY_PAUSE_S = 10.0, 300.0
 
 Say = Callable[[str], None]
@@ -107,11 +106,11 @@ def _train(
     if old is not None:
         say("this run exists: going on with it")
     data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    manifest = Manifest.read(run, run.join(_MANIFEST)) if old else list_images(config, data_options, say)
+    manifest = Manifest.read(run, run.join(MANIFEST)) if old else list_images(config, data_options, say)
     data_options = row_options(manifest, config)
     source = make_source(config, manifest, data_options)
     encoder = _check_model(config)
-    config = decide(config, len(source.train_rows), has_batch_norm(encoder))
+    config = decide(config, len(source.train_rows))
     if old is not None and (differences := experiment_differences(old, config)):
         raise ValueError(
             f"run {config.run.name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to "
@@ -142,16 +141,13 @@ def _train(
         uses_gpu=workers.uses_gpu,
         lease_owner=lease.owner,
     )
-    if old is None:  # config.json comes last: without it a folder holds no run
-        manifest.write(run, run.join(_MANIFEST))
-        if eval_manifest is not None:
-            eval_manifest.write(run, run.join(_EVAL_MANIFEST))
-        run.write_bytes(run.join(_CONFIG), to_json(config).encode())
+    if old is None:
+        found_run(run, config, manifest, eval_manifest)
     start = time.monotonic()
     if workers.most == 0:
         outcome = run_in_this_process(job, source, pulse, lease.before, say)
     else:
-        check_visible(run.join(_CONFIG) if run.protocol == "file" else None, config, manifest)
+        check_visible(run.join(CONFIG) if run.protocol == "file" else None, config, manifest)
         outcome = run_on_ray(job, source, workers, pulse, lease.before, say)
     return _conclude(outcome, job, run, time.monotonic() - start, config.run.storage_options, say)
 
@@ -187,7 +183,7 @@ def _with_name(config: Config) -> Config:
 
 
 def _stored_config(run: Storage) -> Config | None:
-    path = run.join(_CONFIG)
+    path = run.join(CONFIG)
     return from_json(run.read_bytes(path).decode()) if run.exists(path) else None
 
 
@@ -195,13 +191,8 @@ def _eval_manifest(config: Config, run: Storage, is_old: bool, say: Say) -> Mani
     if not config.eval.uri:
         return None
     if is_old:
-        return Manifest.read(run, run.join(_EVAL_MANIFEST))
-    say(f"listing {config.eval.uri}")
-    options = resolve_storage_options(config.eval.uri, config.data.storage_options)
-    manifest = build_manifest(replace(config.data, uri=config.eval.uri), options, say)
-    if len(manifest.classes) < 2:
-        raise ValueError(f"eval.uri {config.eval.uri} has no labels; use a folder with one sub-folder for each class")
-    return manifest
+        return Manifest.read(run, run.join(EVAL_MANIFEST))
+    return list_eval_images(config, say)
 
 
 def _stream_spec(config: Config) -> StreamSpec:

@@ -43,7 +43,7 @@ def choose_workers(config: Config, say: Say) -> Workers:
         return Workers(fewest=0, most=0, uses_gpu=uses_gpu, resources={})
     connect(run.num_workers or run.max_workers or 1, say)
     nodes, grows = living_nodes(), has_autoscaler()
-    uses_gpu = run.device == "cuda" or (run.device == "auto" and _has_gpus(nodes, grows))
+    uses_gpu = run.device == "cuda" or (run.device == "auto" and has_gpus(nodes, grows))
     fewest, most = _bounds(config, nodes, uses_gpu, grows)
     resources = {"CPU": _cpus_per_worker(config, fewest, nodes, grows), **({"GPU": 1.0} if uses_gpu else {})}
     workers = Workers(fewest=fewest, most=most, uses_gpu=uses_gpu, resources=resources | worker_resources(run))
@@ -52,7 +52,7 @@ def choose_workers(config: Config, say: Say) -> Workers:
     return workers
 
 
-def _has_gpus(nodes: list[Node], grows: bool) -> bool:
+def has_gpus(nodes: list[Node], grows: bool) -> bool:
     """Whether there are GPUs, or may be."""
     return any(node.resources.get("GPU", 0.0) >= 1 for node in nodes) or (grows and can_start([{"GPU": 1.0}]))
 
@@ -94,7 +94,7 @@ def _check_possible(workers: Workers, nodes: list[Node], grows: bool, say: Say) 
     Raises:
         ValueError: The fewest workers would wait for ever.
     """
-    room = sum(_fitting(workers.resources, node) for node in nodes)
+    room = sum(fitting(workers.resources, node) for node in nodes)
     if room >= workers.fewest:
         return
     if grows and can_start([workers.resources] * workers.fewest):
@@ -121,7 +121,7 @@ def _check_possible(workers: Workers, nodes: list[Node], grows: bool, say: Say) 
     )
 
 
-def _fitting(each: dict[str, float], node: Node) -> float:
+def fitting(each: dict[str, float], node: Node) -> float:
     """Workers that one node holds."""
     return min((node.resources.get(name, 0.0) + 1e-6) // amount for name, amount in each.items() if amount > 0)
 

@@ -1,0 +1,1 @@
+"""Sweeps: many runs that search for good hyper-parameters."""

@@ -1,0 +1,169 @@
+"""Pictures of a sweep, as SVG text that a page can hold."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from moco_ray.sweep.board import number
+from moco_ray.sweep.records import Record
+from moco_ray.sweep.space import Dimension, Space
+
+_INK, _MUTED, _GRID, _BEST = "#22272e", "#6b7684", "#e6e9ed", "#c9432e"
+_SCALE = LinearSegmentedColormap.from_list("value", ["#cfd8e3", "#5b9bd5", "#123f7a"])
+_STATE = {"finished": "#12805c", "stopped": "#d19a1f", "failed": "#c9432e", "running": "#5b9bd5"}
+_MAX_COLUMNS = 4
+
+
+def parallel_picture(records: Sequence[Record], best: Record, space: Space, metric: str) -> str:
+    """Each trial as a line through its parameters to its value; the best one in red."""
+    shown = [record for record in records if record.value is not None]
+    figure = Figure(figsize=(max(6.0, 1.9 * (len(space) + 1)), 3.8), layout="constrained")
+    axes = figure.subplots()
+    values = np.array([record.value for record in shown], dtype=float)
+    low, span = values.min(), max(np.ptp(values), 1e-12)
+    for record in sorted(shown, key=lambda record: (record is best, record.value)):
+        heights = [_height(dimension, record.parameters[dimension.path]) for dimension in space]
+        share = (float(record.value or 0.0) - low) / span
+        colour, width = (_BEST, 2.4) if record is best else (_SCALE(share), 1.2)
+        style = "solid" if record.state == "finished" else (0, (3, 2))
+        axes.plot([*heights, share], color=colour, linewidth=width, linestyle=style, zorder=3 if record is best else 2)
+    for place, dimension in enumerate(space):
+        _vertical(axes, place, dimension.path, *_ends(dimension))
+    _vertical(axes, len(space), metric, f"{low:.4g}", f"{values.max():.4g}")
+    axes.set_xlim(-0.35, len(space) + 0.35)
+    axes.set_ylim(-0.12, 1.14)
+    axes.axis("off")
+    return _svg(figure)
+
+
+def parameters_picture(records: Sequence[Record], best: Record, space: Space, metric: str) -> str:
+    """The metric against each parameter: finished trials filled, those that were stopped early hollow."""
+    columns = min(len(space), _MAX_COLUMNS)
+    rows = -(-len(space) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.9 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, dimension in zip(panels, space, strict=False):
+        for record in (record for record in records if record.value is not None):
+            x = _across(dimension, record.parameters[dimension.path])
+            colour = _BEST if record is best else _STATE[record.state]
+            face = colour if record.state == "finished" else "white"
+            axes.plot(
+                [x], [record.value], "o", color=colour, markerfacecolor=face, markersize=7 if record is best else 5
+            )
+        if dimension.kind == "log":
+            axes.set_xscale("log")
+        elif dimension.kind == "1-log":
+            axes.set_xscale("log")
+            axes.invert_xaxis()
+        elif not dimension.is_range:
+            if _is_log(dimension):
+                axes.set_xscale("log")
+            else:
+                axes.set_xticks(range(len(dimension.options)), [number(option) for option in dimension.options])
+        _panel(axes, f"1 - {dimension.path}" if dimension.kind == "1-log" else dimension.path, metric)
+    for axes in panels[len(space) :]:
+        axes.axis("off")
+    return _svg(figure)
+
+
+def curves_picture(records: Sequence[Record], best: Record, metric: str) -> str:
+    """The metric over the images seen; crosses mark where trials were stopped."""
+    figure = Figure(figsize=(8.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for record in sorted((r for r in records if r.points), key=lambda record: record is best):
+        x = [point.position for point in record.points]
+        y = [point.value for point in record.points]
+        colour = _BEST if record is best else _STATE[record.state]
+        axes.plot(x, y, color=colour, linewidth=2.2 if record is best else 1.0, alpha=1.0 if record is best else 0.6)
+        if record.state in ("stopped", "failed"):
+            axes.plot(x[-1:], y[-1:], "x", color=colour, markersize=6)
+    axes.xaxis.set_major_formatter(lambda images, _: f"{images:,.0f}")
+    _panel(axes, "images seen", metric)
+    return _svg(figure)
+
+
+def cost_picture(records: Sequence[Record], best: Record) -> str:
+    """Seconds that each trial took."""
+    figure = Figure(figsize=(8.5, max(1.6, 0.24 * len(records) + 0.8)), layout="constrained")
+    axes = figure.subplots()
+    names = [record.name for record in records]
+    colours = [_BEST if record is best else _STATE[record.state] for record in records]
+    axes.barh(range(len(records)), [record.seconds for record in records], color=colours, height=0.7)
+    axes.set_yticks(range(len(records)), names, fontsize=7.5)
+    axes.invert_yaxis()
+    for place, record in enumerate(records):
+        axes.annotate(f" {record.images:,} images", (record.seconds, place), va="center", fontsize=7, color=_MUTED)
+    axes.margins(x=0.16, y=0.02)
+    _panel(axes, "seconds", "")
+    return _svg(figure)
+
+
+def _height(dimension: Dimension, value: Any) -> float:
+    """Where a value lies on its axis, 0 to 1."""
+    if not dimension.is_range:
+        return dimension.options.index(value) / max(1, len(dimension.options) - 1)
+    low, high = dimension.scaled(dimension.low), dimension.scaled(dimension.high)
+    return (dimension.scaled(value) - low) / (high - low)
+
+
+def _ends(dimension: Dimension) -> tuple[str, str]:
+    if dimension.is_range:
+        return number(dimension.low), number(dimension.high)
+    return number(dimension.options[0]), number(dimension.options[-1])
+
+
+def _across(dimension: Dimension, value: Any) -> float:
+    """Where a value lies on the axis of a panel."""
+    if dimension.kind == "1-log":
+        return 1 - float(value)
+    if dimension.is_range or _is_log(dimension):
+        return float(value)
+    return float(dimension.options.index(value))
+
+
+def _is_log(dimension: Dimension) -> bool:
+    """Whether options are positive numbers that span more than a decade."""
+    numbers = [
+        option for option in dimension.options if isinstance(option, int | float) and not isinstance(option, bool)
+    ]
+    return len(numbers) == len(dimension.options) > 0 and min(numbers) > 0 and max(numbers) / min(numbers) > 10
+
+
+def _vertical(axes: Axes, place: int, name: str, low: str, high: str) -> None:
+    axes.plot([place, place], [0, 1], color=_MUTED, linewidth=1, zorder=1)
+    axes.text(place, -0.05, low, ha="center", va="top", fontsize=8, color=_MUTED)
+    axes.text(place, 1.02, high, ha="center", va="bottom", fontsize=8, color=_MUTED)
+    axes.text(place, 1.1, name, ha="center", va="bottom", fontsize=9, color=_INK, fontweight="bold")
+
+
+def _panel(axes: Axes, x_name: str, y_name: str) -> None:
+    axes.set_xlabel(x_name, fontsize=9, color=_INK)
+    axes.set_ylabel(y_name, fontsize=9, color=_INK)
+    axes.tick_params(labelsize=8, colors=_MUTED, length=0, which="both")
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#c3c9d1")
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an svg element that scales with its page, with text that can be searched."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sweep"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], count=1, flags=re.DOTALL)
+    return re.sub(
+        r' width="[^"]*pt" height="[^"]*pt"|height="[^"]*pt" width="[^"]*pt"', ' class="picture"', text, count=1
+    )

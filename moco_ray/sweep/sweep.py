@@ -1,0 +1,230 @@
+"""A sweep from its driver's side: check everything, run the trials, say which was best and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from rich.console import Console
+
+from moco_ray.config import Config, experiment_differences, from_json, to_json
+from moco_ray.data.manifest import Manifest
+from moco_ray.data.storage import Storage, resolve_storage_options
+from moco_ray.evaluate.monitor import choose_eval_set
+from moco_ray.sweep.board import Board
+from moco_ray.sweep.config import SweepConfig
+from moco_ray.sweep.objective import check_metric, choose_metric
+from moco_ray.sweep.pbt import check_population, generation_ends, run_population
+from moco_ray.sweep.plan import Plan, plan_trials
+from moco_ray.sweep.records import Ledger
+from moco_ray.sweep.results import SweepResult, conclude
+from moco_ray.sweep.search import num_trials, proposals
+from moco_ray.sweep.setting import Setting, shared_access
+from moco_ray.sweep.space import Space, parse_space
+from moco_ray.sweep.trial import Access
+from moco_ray.sweep.tuning import asha, run_trials
+from moco_ray.train.cluster import only_our_lines
+from moco_ray.train.found import EVAL_MANIFEST, MANIFEST, list_eval_images
+from moco_ray.train.lease import hold_run
+from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options
+from moco_ray.train.shared_paths import check_paths
+
+_SWEEP = "sweep.json"
+_FEWEST_MEASUREMENTS = 3  # in a run, for ASHA to have something to decide on
+
+Say = Callable[[str], None]
+
+
+def sweep(
+    settings: SweepConfig,
+    config: Config,
+    *,
+    say: Say = print,
+    command: Sequence[str] = (),
+    console: Console | None = None,
+    is_dry: bool = False,
+) -> SweepResult | None:
+    """Run a sweep, or go on with the one of that name.
+
+    Args:
+        settings: What is searched, and how.
+        config: What all trials have in common.
+        say: Prints a line for the user.
+        command: Arguments of jobs/pretrain.py that make this configuration, for the command of the best trial.
+        console: Shows a live table, if it is a terminal.
+        is_dry: Only say what the sweep would be.
+
+    Raises:
+        ValueError: Something that the user must mend; nothing was lost.
+        RunFailed: No trial has a result.
+    """
+    check_metric(settings.metric)
+    if not config.data.uri:
+        raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
+    space = parse_space(settings.space, config)
+    if settings.scheduler == "pbt":
+        check_population(space, config)
+    total = num_trials(space, settings.num_samples)
+    config = _with_name(settings, config, space)
+    check_paths(config)
+    options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
+    root = Storage.open(config.run.storage_path, options)
+    name = str(config.run.name)
+    uri = f"{config.run.storage_path.rstrip('/')}/{name}" if root.protocol != "file" else root.join(name)
+    storage = Storage.open(uri, options)
+    say(f"sweep {name}; the same command, or --run.name {name}, goes on with it")
+    storage.check_writable()
+    say(f"results go to {uri}")
+    with hold_run(storage, say, lambda: None):
+        metric, manifest = _prepare(settings, config, space, storage, say, is_dry=is_dry)
+        num_rows = len(make_source(config, manifest, row_options(manifest, config)).train_rows)
+        decided = decide(config, num_rows)
+        ledger = Ledger(storage)
+        steps = last_step(decided, num_rows)
+        images = steps * decided.optim.global_batch_size
+        ends = generation_ends(steps, settings.pbt_generations) if settings.scheduler == "pbt" else []
+        _say_search(settings, space, metric, total, images, say)
+        if settings.scheduler == "asha" and steps < _FEWEST_MEASUREMENTS * (decided.eval.every_steps or 1):
+            say(
+                f"warning: trials of {steps:,} steps are measured every {decided.eval.every_steps:,} steps, which is too "
+                "seldom to stop bad ones early; use a smaller eval.every-steps"
+            )
+        plan = plan_trials(settings, config, total, say)
+        if is_dry:
+            return None
+        setting = Setting(
+            sweep=settings,
+            config=plan.config,
+            space=space,
+            metric=metric,
+            storage=storage,
+            uri=uri,
+            num_rows=num_rows,
+            images=images,
+            ledger=ledger,
+            board=Board(space, metric, images, say),
+            say=say,
+        )
+        first_image = str(manifest.table["uri"][0].as_py())
+        _run(setting, plan, shared_access(config, uri, options, metric, first_image), total, ends, console)
+        return conclude(setting, config, command)
+
+
+def _run(setting: Setting, plan: Plan, access: Access, total: int, ends: list[int], console: Console | None) -> None:
+    """Run all trials that have not ended yet."""
+    settings, ledger = setting.sweep, setting.ledger
+    scheduler = None
+    if settings.scheduler == "asha":
+        grace = max(1, int(settings.asha_grace * setting.images))
+        scheduler = asha(ledger, grace_images=grace, max_images=setting.images, reduction=settings.asha_reduction)
+
+    def run_all(next_trial: Callable[[], dict[str, Any] | None]) -> None:
+        run_trials(
+            next_trial,
+            at_once=plan.at_once,
+            process=plan.process,
+            access=access,
+            scheduler=scheduler,
+            ledger=ledger,
+            tell=setting.board.tell,
+            say=setting.say,
+        )
+
+    ended = sum(record.has_ended for record in ledger.in_order())
+    if ledger.records and settings.scheduler == "pbt":
+        setting.say("this sweep exists: its population goes on from where it was")
+    elif ledger.records:
+        setting.say(
+            f"this sweep exists: {ended} trials have ended and stay, {len(ledger.records) - ended} go on from their "
+            "checkpoints"
+        )
+    setting.board.add(ledger.in_order())
+    with only_our_lines(setting.say, for_good="RAY_ADDRESS" not in os.environ), setting.board.shown(console):
+        if settings.scheduler == "pbt":
+            run_population(setting, ends, total, run_all)
+        elif ended < total:
+            run_all(proposals(setting, total))
+
+
+def _with_name(settings: SweepConfig, config: Config, space: Space) -> Config:
+    """The configuration with a name for the sweep: the same command finds its sweep again."""
+    if config.run.name is None:
+        described = json.dumps(_definition(settings, config, space, settings.metric), sort_keys=True)
+        digest = hashlib.sha256(described.encode()).hexdigest()[:8]
+        config = replace(config, run=replace(config.run, name=f"sweep-{config.preset}-{digest}"))
+    if "/" in str(config.run.name) or config.run.name in (".", ".."):
+        raise ValueError(f"run.name {config.run.name!r} must be the name of a folder, without slashes")
+    return config
+
+
+def _definition(settings: SweepConfig, config: Config, space: Space, metric: str) -> dict[str, object]:
+    """What makes a sweep the one that it is; how many trials it has and where they run may change."""
+    own = ["search", "scheduler"]
+    own += {"asha": ["asha_grace", "asha_reduction"], "pbt": ["pbt_generations", "pbt_quantile", "num_samples"]}.get(
+        settings.scheduler, []
+    )
+    values = asdict(settings)
+    return {
+        "metric": metric,
+        "space": [dimension.describe() for dimension in space],
+        **{name: values[name] for name in own},
+        "config": to_json(replace(config, run=replace(Config().run, seed=config.run.seed, dtype=config.run.dtype))),
+    }
+
+
+def _prepare(
+    settings: SweepConfig, config: Config, space: Space, storage: Storage, say: Say, *, is_dry: bool
+) -> tuple[str, Manifest]:
+    """List the images once for all trials, and choose the metric; a sweep that exists must be the same.
+
+    Returns:
+        The metric and the manifest.
+    """
+    path = storage.join(_SWEEP)
+    old = json.loads(storage.read_bytes(path)) if storage.exists(path) else None
+    if old is not None:
+        manifest = Manifest.read(storage, storage.join(MANIFEST))
+        has_eval = storage.exists(storage.join(EVAL_MANIFEST))
+        eval_manifest = Manifest.read(storage, storage.join(EVAL_MANIFEST)) if has_eval else None
+    else:
+        manifest = list_images(config, resolve_storage_options(config.data.uri, config.data.storage_options), say)
+        eval_manifest = list_eval_images(config, say) if config.eval.uri else None
+    access = row_options(manifest, config)
+    eval_access = row_options(eval_manifest, config) if eval_manifest else access
+    eval_set = choose_eval_set(
+        manifest, eval_manifest, config.eval, config.run.seed, access, eval_access, config.data.max_pixels
+    )
+    metric = choose_metric(settings.metric, config, has_labels=eval_set.has_labels)
+    definition = _definition(settings, config, space, metric)
+    if old is not None:
+        _check_same(old, definition, storage)
+    if old is not None or is_dry:
+        return metric, manifest
+    manifest.write(storage, storage.join(MANIFEST))
+    if eval_manifest is not None:
+        eval_manifest.write(storage, storage.join(EVAL_MANIFEST))
+    storage.write_bytes(path, json.dumps(definition, indent=1).encode())
+    return metric, manifest
+
+
+def _check_same(old: dict[str, object], new: dict[str, object], storage: Storage) -> None:
+    differences = experiment_differences(from_json(str(old["config"])), from_json(str(new["config"])))
+    for name in sorted((old.keys() | new.keys()) - {"config"}):
+        if old.get(name) != new.get(name):
+            differences.append(f"{name.replace('_', '-')} was {old.get(name)}, now {new.get(name)}")
+    if differences:
+        raise ValueError(
+            f"the sweep in {storage.uri(storage.root)} is another one: {'; '.join(differences)}. Use the old values to go "
+            "on with it, or another --run.name"
+        )
+
+
+def _say_search(settings: SweepConfig, space: Space, metric: str, total: int, images: int, say: Say) -> None:
+    how = {"random": "at random", "tpe": "by TPE"}[settings.search]
+    say(f"{total} trials of up to {images:,} images each; {metric} is maximised; parameters are chosen {how}:")
+    for dimension in space:
+        say(f"    {dimension.describe()}")

@@ -1,0 +1,102 @@
+"""Population-based training: who is copied, what a copy takes along, and that it comes to an end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moco_ray.config import from_json
+from moco_ray.sweep.pbt import check_population, explore, generation_ends, select
+from moco_ray.sweep.space import parse_space
+from tests.runs import digests, losses, metrics, tiny_config
+from tests.sweep.sweeps import run_sweep, sweep_config
+
+
+def test_the_worst_are_replaced_by_the_best() -> None:
+    rng = np.random.default_rng(0)
+    assert select([3.0, 1.0, 4.0, 2.0], 0.25, rng) == {1: 2}
+    assert set(select([3.0, 1.0, 4.0, 2.0], 0.5, rng)) == {1, 3}
+
+
+def test_a_failed_member_is_always_replaced() -> None:
+    rng = np.random.default_rng(0)
+    assert select([None, 1.0, 4.0, None], 0.25, rng) == {0: 2, 3: 2}
+    assert select([None, None], 0.25, rng) == {}
+
+
+def test_two_members_make_a_population() -> None:
+    assert select([2.0, 1.0], 0.25, np.random.default_rng(0)) == {1: 0}
+
+
+def test_changed_parameters_stay_in_bounds_and_follow_the_seed(tmp_path: Path) -> None:
+    space = parse_space(
+        ("optim.lr=log:0.01:0.1", "method.encoder_momentum=1-log:0.9:0.999"), tiny_config("x", tmp_path)
+    )
+    values = {"optim.lr": 0.1, "method.encoder_momentum": 0.999}
+    seen = [explore(space, values, np.random.default_rng(seed)) for seed in range(50)]
+    assert all(0.01 <= new["optim.lr"] <= 0.1 and 0.9 <= new["method.encoder_momentum"] <= 0.999 for new in seen)
+    assert explore(space, values, np.random.default_rng(7)) == seen[7]
+    assert len({new["optim.lr"] for new in seen}) > 5
+
+
+def test_generations_end_with_the_run() -> None:
+    assert generation_ends(24, 4) == [6, 12, 18, 24]
+    assert generation_ends(10, 3) == [3, 6, 10]
+    with pytest.raises(ValueError, match=r"--pbt-generations 4 is more than the 3 steps"):
+        generation_ends(3, 4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["optim.global_batch_size=choice:24,48", "method.queue_size=log:80:160", "optim.weight_decay=log:0.001:0.1"],
+)
+def test_what_a_checkpoint_depends_on_is_refused(text: str, tmp_path: Path) -> None:
+    config = tiny_config("x", tmp_path)
+    with pytest.raises(ValueError, match=r"pbt changes parameters in the middle of a run"):
+        check_population(parse_space((text,), config), config)
+
+
+@pytest.mark.slow
+def test_a_population_ends_with_copies_that_took_everything_along(
+    images: Path, tmp_path: Path, shared_ray: None
+) -> None:
+    config = sweep_config(images, tmp_path, keep_last=10)
+    said: list[str] = []
+    result = run_sweep(config, said, scheduler="pbt", num_samples=3, pbt_generations=2)
+    copies = [record for record in result.records if record.parent]
+    assert len(copies) == 1 and copies[0].state == "finished"
+    copy, folder = copies[0], Path(result.folder)
+    donor = next(record for record in result.records if record.name == copy.parent)
+    assert any(f"{copy.name} begins as a copy of {donor.name} after step 12" in line for line in said)
+    assert [record.state for record in result.records].count("stopped") == 1
+
+    # What the donor was at that step is what the copy began from, but for the parameters.
+    ours = torch.load(folder / copy.name / "checkpoint_000000012" / "state.pt", weights_only=True)
+    theirs = torch.load(folder / donor.name / "checkpoint_000000012" / "state.pt", weights_only=True)
+    for name in ("step", "position", "seed", "manifest_digest"):
+        assert ours[name] == theirs[name]
+    for part in [name for name, value in theirs.items() if isinstance(value, dict) and name != "recorder"]:
+        assert str(ours[part]) == str(theirs[part])
+    before, after = from_json(theirs["config"]), from_json(ours["config"])
+    assert (after.optim.lr, after.method.temperature) == (
+        copy.parameters["optim.lr"],
+        copy.parameters["method.temperature"],
+    )
+    assert before.optim.lr != after.optim.lr
+
+    # Its record is one run's: the donor's steps, then its own, on the images that the donor would have seen.
+    assert [line["step"] for line in metrics(folder / copy.name)] == list(range(24))
+    assert digests(folder / copy.name) == digests(folder / donor.name)
+    np.testing.assert_array_equal(losses(folder / copy.name)[:12], losses(folder / donor.name)[:12])
+    assert (losses(folder / copy.name)[13:] != losses(folder / donor.name)[13:]).all()
+    lineage = [json.loads(line) for line in (folder / copy.name / "lineage.jsonl").read_text().splitlines()]
+    assert [(line["until_step"], line["run"]) for line in lineage] == [(12, donor.name)]
+    assert any("optim.lr was" in change for change in lineage[0]["changed"])
+
+    # The same command again finds nothing left to do.
+    again = run_sweep(config, scheduler="pbt", num_samples=3, pbt_generations=2)
+    assert [record.points for record in again.records] == [record.points for record in result.records]
