@@ -36,6 +36,7 @@ from moco_ray.train.pretrain import pretrain
 from moco_ray.train.run_config import RunConfig
 
 CHECKPOINT_EVERY_S = 10.0
+STALL_BATCH = 64  # a checkpoint costs what it costs, whatever the batch
 LOSS_GOAL, REDONE_GOAL, STALL_GOAL = 1.0, 1.0, 0.01
 _NEVER = 10**6
 
@@ -87,21 +88,28 @@ def checkpoint_stall(images: Path, folder: Path, repeats: int) -> float:
     """Median seconds that a checkpoint adds to a run, from runs with and without that take turns."""
     steps, every = 48, 12
 
-    def run(name: str, checkpoint_every_steps: int) -> float:
+    def run(name: str, checkpoint_every_steps: int) -> tuple[float, int]:
+        """Seconds of training and the checkpoints that fell into it, the last one aside: every run writes that."""
         config = config_of(
             images, folder, name=name, num_workers=0, max_steps=steps, checkpoint_every_steps=checkpoint_every_steps
         )
-        model, method = ModelConfig(arch="resnet18"), MoCoConfig(queue_size=65536)
-        config = replace(config, model=model, method=method, run=replace(config.run, checkpoint_every_s=1e6))
+        config = replace(
+            config,
+            model=ModelConfig(arch="resnet18"),
+            method=MoCoConfig(queue_size=65536),
+            optim=replace(config.optim, global_batch_size=STALL_BATCH),
+            run=replace(config.run, checkpoint_every_s=1e6, keep_last=steps),
+        )
         marks: list[float] = []
         pretrain(config, say=lambda line: marks.append(time.monotonic()) if _is_mark(line, steps) else None)
-        return marks[1] - marks[0]
+        return marks[1] - marks[0], len([*(folder / name).glob("checkpoint_*/COMMITTED")]) - 1
 
-    differences = []
+    stalls = []
     for i in range(repeats):
-        without = run(f"without-{i}", _NEVER)
-        differences.append((run(f"with-{i}", every) - without) / (steps // every - 1))  # both write the last one
-    return max(0.0, statistics.median(differences))
+        without_s, _ = run(f"without-{i}", _NEVER)
+        with_s, num_checkpoints = run(f"with-{i}", every)
+        stalls.append((with_s - without_s) / num_checkpoints)
+    return max(0.0, statistics.median(stalls))
 
 
 def _is_mark(line: str, steps: int) -> bool:
