@@ -36,7 +36,7 @@ from moco_ray.train.pretrain import pretrain
 from moco_ray.train.run_config import RunConfig
 
 CHECKPOINT_EVERY_S = 10.0
-STALL_BATCH = 64  # a checkpoint costs what it costs, whatever the batch
+STALL_BATCH = 16  # a checkpoint costs what it costs, whatever the batch
 LOSS_GOAL, REDONE_GOAL, STALL_GOAL = 1.0, 1.0, 0.01
 _NEVER = 10**6
 
@@ -79,7 +79,7 @@ def config_of(images: Path, storage_path: Path, **run: object) -> Config:
         model=ModelConfig(arch="timm:test_resnet"),
         method=MoCoConfig(queue_size=1024),
         optim=OptimConfig(global_batch_size=128, bn_groups=8, epochs=10_000),
-        eval=EvalConfig(every_steps=_NEVER),
+        eval=EvalConfig(every_steps=_NEVER, max_queries=20, max_bank=100),  # the first is inside what is measured
         run=replace(RunConfig(storage_path=str(storage_path), name="run"), **run),  # type: ignore[arg-type]
     )
 
