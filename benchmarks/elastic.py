@@ -39,6 +39,7 @@ CHECKPOINT_EVERY_S = 10.0
 STALL_BATCH = 16  # a checkpoint costs what it costs, whatever the batch
 LOSS_GOAL, REDONE_GOAL, STALL_GOAL = 1.0, 1.0, 0.01
 _NEVER = 10**6
+_PATIENCE_S = 600.0  # a busy machine takes its time to start processes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -132,7 +133,7 @@ def node_loss(images: Path, folder: Path) -> tuple[float, float, float]:
             nodes.address, folder / "job.log", ["--preset", str(folder / "config.json"), "--run.name", "run"]
         )
         try:
-            driver.wait_for(lambda: _committed(folder) > 0)
+            driver.wait_for(lambda: _committed(folder) > 0, _PATIENCE_S)
             first, start = _committed(folder), time.monotonic()
             driver.wait_for(lambda: _committed(folder) > first)
             second = _committed(folder)
@@ -141,8 +142,8 @@ def node_loss(images: Path, folder: Path) -> tuple[float, float, float]:
             time.sleep(CHECKPOINT_EVERY_S / 2)
             before, killed = _committed(folder), time.monotonic()
             kill_node(trainers[1])
-            driver.wait_for_text("the interruption cost")
-            driver.wait_for(lambda: _committed(folder) > before)
+            driver.wait_for_text("the interruption cost", timeout_s=_PATIENCE_S)
+            driver.wait_for(lambda: _committed(folder) > before, _PATIENCE_S)
             seconds = time.monotonic() - killed
         finally:
             driver.stop()
