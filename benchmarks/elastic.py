@@ -36,8 +36,10 @@ from moco_ray.train.pretrain import pretrain
 from moco_ray.train.run_config import RunConfig
 
 CHECKPOINT_EVERY_S = 10.0
+STALL_BATCH = 16  # a checkpoint costs what it costs, whatever the batch
 LOSS_GOAL, REDONE_GOAL, STALL_GOAL = 1.0, 1.0, 0.01
 _NEVER = 10**6
+_PATIENCE_S = 600.0  # a busy machine takes its time to start processes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -78,7 +80,7 @@ def config_of(images: Path, storage_path: Path, **run: object) -> Config:
         model=ModelConfig(arch="timm:test_resnet"),
         method=MoCoConfig(queue_size=1024),
         optim=OptimConfig(global_batch_size=128, bn_groups=8, epochs=10_000),
-        eval=EvalConfig(every_steps=_NEVER),
+        eval=EvalConfig(every_steps=_NEVER, max_queries=20, max_bank=100),  # the first is inside what is measured
         run=replace(RunConfig(storage_path=str(storage_path), name="run"), **run),  # type: ignore[arg-type]
     )
 
@@ -87,21 +89,28 @@ def checkpoint_stall(images: Path, folder: Path, repeats: int) -> float:
     """Median seconds that a checkpoint adds to a run, from runs with and without that take turns."""
     steps, every = 48, 12
 
-    def run(name: str, checkpoint_every_steps: int) -> float:
+    def run(name: str, checkpoint_every_steps: int) -> tuple[float, int]:
+        """Seconds of training and the checkpoints that fell into it, the last one aside: every run writes that."""
         config = config_of(
             images, folder, name=name, num_workers=0, max_steps=steps, checkpoint_every_steps=checkpoint_every_steps
         )
-        model, method = ModelConfig(arch="resnet18"), MoCoConfig(queue_size=65536)
-        config = replace(config, model=model, method=method, run=replace(config.run, checkpoint_every_s=1e6))
+        config = replace(
+            config,
+            model=ModelConfig(arch="resnet18"),
+            method=MoCoConfig(queue_size=65536),
+            optim=replace(config.optim, global_batch_size=STALL_BATCH),
+            run=replace(config.run, checkpoint_every_s=1e6, keep_last=steps),
+        )
         marks: list[float] = []
         pretrain(config, say=lambda line: marks.append(time.monotonic()) if _is_mark(line, steps) else None)
-        return marks[1] - marks[0]
+        return marks[1] - marks[0], len([*(folder / name).glob("checkpoint_*/COMMITTED")]) - 1
 
-    differences = []
+    stalls = []
     for i in range(repeats):
-        without = run(f"without-{i}", _NEVER)
-        differences.append((run(f"with-{i}", every) - without) / (steps // every - 1))  # both write the last one
-    return max(0.0, statistics.median(differences))
+        without_s, _ = run(f"without-{i}", _NEVER)
+        with_s, num_checkpoints = run(f"with-{i}", every)
+        stalls.append((with_s - without_s) / num_checkpoints)
+    return max(0.0, statistics.median(stalls))
 
 
 def _is_mark(line: str, steps: int) -> bool:
@@ -124,7 +133,7 @@ def node_loss(images: Path, folder: Path) -> tuple[float, float, float]:
             nodes.address, folder / "job.log", ["--preset", str(folder / "config.json"), "--run.name", "run"]
         )
         try:
-            driver.wait_for(lambda: _committed(folder) > 0)
+            driver.wait_for(lambda: _committed(folder) > 0, _PATIENCE_S)
             first, start = _committed(folder), time.monotonic()
             driver.wait_for(lambda: _committed(folder) > first)
             second = _committed(folder)
@@ -133,8 +142,8 @@ def node_loss(images: Path, folder: Path) -> tuple[float, float, float]:
             time.sleep(CHECKPOINT_EVERY_S / 2)
             before, killed = _committed(folder), time.monotonic()
             kill_node(trainers[1])
-            driver.wait_for_text("the interruption cost")
-            driver.wait_for(lambda: _committed(folder) > before)
+            driver.wait_for_text("the interruption cost", timeout_s=_PATIENCE_S)
+            driver.wait_for(lambda: _committed(folder) > before, _PATIENCE_S)
             seconds = time.monotonic() - killed
         finally:
             driver.stop()

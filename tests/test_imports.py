@@ -80,3 +80,21 @@ def test_core_runs_where_ray_cannot_be_imported() -> None:
     assert "moco_ray.core.step" in modules
     program = "import sys; sys.modules['ray'] = None\n" + "".join(f"import {module}\n" for module in modules)
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
+
+
+# Ray fixes its mode of authentication when it is imported; a run sets it when it knows which Ray that will be.
+BEFORE_RAY = """
+import sys
+from moco_ray.train.pretrain import pretrain
+from tests.runs import tiny_config
+
+def say(line):
+    if line.startswith("results go to"):
+        sys.exit("ray" in sys.modules)
+
+pretrain(tiny_config("images", sys.argv[1], num_workers=1), say=say)
+"""
+
+
+def test_a_run_does_not_import_ray_before_it_starts_or_connects(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", BEFORE_RAY, str(tmp_path)], cwd=ROOT, check=True, timeout=120)

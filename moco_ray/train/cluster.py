@@ -146,10 +146,9 @@ def _keep_sigterm_handler() -> Iterator[None]:
 
 
 def is_connected() -> bool:
-    """Whether this process is connected to a cluster."""
-    import ray
-
-    return bool(ray.is_initialized())
+    """Whether this process is connected to a cluster. Does not import Ray: `connect` sets what Ray reads then."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
 
 
 def disconnect() -> None:

@@ -23,6 +23,7 @@ from tests.cluster.deployed import REPOSITORY
 from tests.cluster.nodes import STORE_BYTES
 
 _PORTS = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port")
+_START_PATIENCE_S = 180.0
 _NEEDED_FOR_JOBS = ("dashboard-port", "dashboard-agent-listen-port")
 
 
@@ -50,9 +51,14 @@ class Head:
         )
 
     def submit(self, job: str, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-        """Submit the repository's pretraining as a job of this name."""
+        """Submit the repository's pretraining as a job of this name, again while the head has not started wholly."""
         command = ("python", "jobs/pretrain.py", *arguments)
-        return self.ray("job", "submit", "--submission-id", job, "--working-dir", ".", *options, "--", *command)
+        deadline = time.monotonic() + _START_PATIENCE_S
+        while True:
+            done = self.ray("job", "submit", "--submission-id", job, "--working-dir", ".", *options, "--", *command)
+            if "No available agent to submit job, please try again later" not in done.stdout:
+                return done
+            assert time.monotonic() < deadline, done.stdout
 
     def status(self, job: str) -> str:
         """A job's status, in one word."""

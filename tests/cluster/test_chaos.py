@@ -154,7 +154,7 @@ class Chaos:
         if size is not None:
             self.driver.wait_for_text("the interruption cost", count + 1, 240)
             self.driver.wait_for_text(f"going on from step .* with {size} worker")
-        newest = max(step for _, step in self.steps())  # those who are killed by and by go on after `at`
+        newest = max(step for _, step in self.steps())  # workers outlive their controller or driver a moment
         self.driver.wait_for(lambda: any(step > newest + 2 for _, step in self.steps()), 240)
         seconds, redone, highest, last_s = 0.0, 0, -1, at
         for t, step in self.steps():

@@ -39,10 +39,10 @@ def _start(config: Path, folder: Path, workers: int) -> subprocess.Popen[bytes]:
 
 def _kill_all(job: subprocess.Popen[bytes]) -> None:
     """Kill the driver and whatever it has started, all at once."""
-    family = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
-    for process in family:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGKILL)
+    with suppress(psutil.NoSuchProcess):
+        for process in [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
     job.wait()
 
 
@@ -69,10 +69,12 @@ def test_five_kills_at_random_moments_leave_the_curve_as_it_was(images: Path, tm
     moments = random.Random(7)
     for workers in (0, 0, 2, 0, 0):
         job = _start(tmp_path / "config.json", tmp_path, workers)
-        _wait_for_step(job, tmp_path, _newest(tmp_path) + moments.randint(1, 9))
-        time.sleep(moments.uniform(0, 0.3))
-        assert job.poll() is None, "the run was over before it could be killed"
-        _kill_all(job)
+        try:
+            _wait_for_step(job, tmp_path, _newest(tmp_path) + moments.randint(1, 9))
+            time.sleep(moments.uniform(0, 0.3))
+            assert job.poll() is None, "the run was over before it could be killed"
+        finally:
+            _kill_all(job)
     job = _start(tmp_path / "config.json", tmp_path, 0)
     assert job.wait(timeout=180) == 0, (tmp_path / "job.log").read_text()[-3000:]
     folder = tmp_path / "run"
