@@ -139,8 +139,8 @@ def _run(setting: Setting, plan: Plan, access: Access, total: int, ends: list[in
         setting.say("this sweep exists: its population goes on from where it was")
     elif ledger.records:
         setting.say(
-            f"this sweep exists: {ended} trials have ended and stay, {len(ledger.records) - ended} go on from their "
-            "checkpoints"
+            f"this sweep exists; trials that have ended and stay: {ended}; that go on from their checkpoints: "
+            f"{len(ledger.records) - ended}"
         )
     setting.board.add(ledger.in_order())
     with only_our_lines(setting.say, for_good="RAY_ADDRESS" not in os.environ), setting.board.shown(console):
@@ -225,6 +225,8 @@ def _check_same(old: dict[str, object], new: dict[str, object], storage: Storage
 
 def _say_search(settings: SweepConfig, space: Space, metric: str, total: int, images: int, say: Say) -> None:
     how = {"random": "at random", "tpe": "by TPE"}[settings.search]
-    say(f"{total} trials of up to {images:,} images each; {metric} is maximised; parameters are chosen {how}:")
+    say(
+        f"{total} trial{'s' if total > 1 else ''} of up to {images:,} images each; {metric} is maximised; parameters are chosen {how}:"
+    )
     for dimension in space:
         say(f"    {dimension.describe()}")

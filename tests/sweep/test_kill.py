@@ -90,7 +90,7 @@ def test_no_finished_trial_runs_again(images: Path, tmp_path: Path) -> None:
     for name in interrupted:
         known = before[name]["points"]
         assert after[name]["points"][: len(known)] == known and after[name]["parameters"] == before[name]["parameters"]
-    assert f"{len(ended)} trials have ended and stay" in log.read_text()
+    assert f"trials that have ended and stay: {len(ended)};" in log.read_text()
     assert (sweep / "best.json").is_file() and (sweep / "report.html").is_file()
 
 

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from moco_ray.config import from_json
-from moco_ray.sweep.pbt import check_population, explore, generation_ends, select
+from moco_ray.data.manifest import Manifest
+from moco_ray.data.storage import Storage, StorageOptions
+from moco_ray.sweep.board import Board
+from moco_ray.sweep.config import SweepConfig
+from moco_ray.sweep.pbt import check_population, explore, generation_ends, run_population, select
+from moco_ray.sweep.records import Ledger, Point
+from moco_ray.sweep.setting import Setting
 from moco_ray.sweep.space import parse_space
+from moco_ray.train.found import MANIFEST, found_run, is_run
+from moco_ray.train.plan import list_images
+from moco_ray.train.pretrain import pretrain
 from tests.runs import digests, losses, metrics, tiny_config
 from tests.sweep.sweeps import run_sweep, sweep_config
+
+
+def _quiet(line: str) -> None:
+    pass
 
 
 def test_the_worst_are_replaced_by_the_best() -> None:
@@ -58,6 +73,74 @@ def test_what_a_checkpoint_depends_on_is_refused(text: str, tmp_path: Path) -> N
     config = tiny_config("x", tmp_path)
     with pytest.raises(ValueError, match=r"pbt changes parameters in the middle of a run"):
         check_population(parse_space((text,), config), config)
+
+
+def _setting(images: Path, folder: Path) -> Setting:
+    """A sweep of 12 steps, as its driver sees it right after its start."""
+    config = sweep_config(images, folder, max_steps=12)
+    space = parse_space((), config)
+    storage = Storage.open(str(folder / "sweep"), StorageOptions({}))
+    if not storage.exists(storage.join(MANIFEST)):
+        list_images(config, StorageOptions({}), _quiet).write(storage, storage.join(MANIFEST))
+    num_rows = len(Manifest.read(storage, storage.join(MANIFEST)).train_rows())
+    return Setting(
+        sweep=SweepConfig(scheduler="pbt", pbt_quantile=0.4),
+        config=config,
+        space=space,
+        metric="eval/rankme",
+        storage=storage,
+        uri=str(folder / "sweep"),
+        num_rows=num_rows,
+        images=288,
+        ledger=Ledger(storage),
+        board=Board(space, "eval/rankme", 288, _quiet),
+        say=_quiet,
+    )
+
+
+def _play(setting: Setting, die_before: int | None = None) -> int:
+    """Train a population of three in this process; end before a certain trial as a killed driver would."""
+    manifest = Manifest.read(setting.storage, setting.storage.join(MANIFEST))
+    count = 0
+
+    def run_all(next_trial: Callable[[], dict[str, Any] | None]) -> None:
+        nonlocal count
+        while (given := next_trial()) is not None:
+            if count == die_before:
+                raise KeyboardInterrupt
+            count += 1
+            record = setting.ledger.records[given["trial"]]
+            config, run = from_json(given["task"]["config"]), setting.folder_of(record)
+            if not is_run(run):
+                found_run(run, config, manifest, None)
+            pretrain(config, say=_quiet)
+            for line in map(json.loads, run.read_bytes(run.join("eval.jsonl")).splitlines()):
+                if line["step"] > given["seen"]:
+                    measured = {"step": line["step"], "position": line["position"], "value": line["eval/rankme"]}
+                    record.points.append(Point(**measured, metrics={}, order=setting.ledger.next_order()))
+            record.state = "finished"
+            setting.ledger.save(record)
+
+    run_population(setting, [4, 8, 12], 3, run_all)
+    return count
+
+
+@pytest.mark.slow
+def test_a_driver_that_ends_at_any_moment_comes_to_the_same_copies(images: Path, tmp_path: Path) -> None:
+    whole = _setting(images, tmp_path / "whole")
+    assert _play(whole) == 9  # three members, three generations
+    assert sum(bool(record.parent) for record in whole.ledger.in_order()) == 2
+    for moment in (1, 3, 5):
+        with pytest.raises(KeyboardInterrupt):
+            _play(_setting(images, tmp_path / str(moment)), moment)
+        again = _setting(images, tmp_path / str(moment))
+        done = _play(again)
+        assert done == 9 - moment  # nothing was done twice
+        ours = {record.name: record for record in again.ledger.in_order()}
+        for record in whole.ledger.in_order():
+            other = ours[record.name]
+            assert (other.parameters, other.parent) == (record.parameters, record.parent)
+            assert [point.value for point in other.points] == pytest.approx([point.value for point in record.points])
 
 
 @pytest.mark.slow

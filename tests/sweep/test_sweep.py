@@ -133,7 +133,7 @@ def _digits_config(folder: Path, storage: Path) -> Config:
         views=replace(base.views, crop_min=0.4, flip_p=0.0, grayscale_p=0.0, jitter_p=0.5, blur_p=(0.2, 0.2)),
         model=ModelConfig(arch="timm:test_resnet"),
         method=replace(base.method, queue_size=1024, encoder_momentum=0.99),
-        optim=replace(base.optim, global_batch_size=256, lr=0.06, epochs=5, weight_decay=1e-4),
+        optim=replace(base.optim, global_batch_size=256, lr=0.06, epochs=4, weight_decay=1e-4),
         eval=replace(base.eval, uri=str(folder / "test"), k=20, max_queries=1000, max_bank=4000),
     )
 
@@ -141,7 +141,7 @@ def _digits_config(folder: Path, storage: Path) -> Config:
 def test_the_best_temperature_lies_inside_a_range_that_is_far_too_wide(tmp_path: Path, shared_ray: None) -> None:
     digits = write_digits(tmp_path / "digits")
     config = _digits_config(digits, tmp_path)
-    result = run_sweep(config, space=("method.temperature=grid:0.001,0.1,0.5,100",))
+    result = run_sweep(config, space=("method.temperature=grid:0.001,0.2,100",))
     values = {record.parameters["method.temperature"]: record.value for record in result.records}
-    assert len(values) == 4 and all(value is not None for value in values.values())
-    assert result.best.parameters["method.temperature"] in (0.1, 0.5), values
+    assert len(values) == 3 and all(value is not None for value in values.values())
+    assert result.best.parameters["method.temperature"] == 0.2, values
