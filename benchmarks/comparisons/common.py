@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,7 +73,7 @@ class Trained:
         return 100 * math.sqrt(share * (1 - share) / self.num_queries)
 
 
-def parse(doc: str | None, *, plot: bool = True) -> Options:
+def parse(doc: str | None, arguments: Sequence[str] | None = None) -> Options:
     """Read the command line; without --data, patches of photos that packages ship are written and used."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=None, help="folder of training images, one sub-folder a class")
@@ -83,7 +83,7 @@ def parse(doc: str | None, *, plot: bool = True) -> Options:
     parser.add_argument("--runs", default=None, help="folder for the trainings, to go on after an interruption")
     parser.add_argument("--json", default=None, help="file for the figures")
     parser.add_argument("--plot", default=None, help="file for the plot, a PNG")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if (args.data is None) != (args.eval is None):
         parser.error("--data and --eval go together: kNN classifies the images of one among those of the other")
     runs = Path(args.runs or tempfile.mkdtemp(prefix="comparisons-"))

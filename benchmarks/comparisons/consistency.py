@@ -13,7 +13,7 @@ agree at least as well as those of the next smaller one.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -117,8 +117,8 @@ def measure(config: Config, options: Options) -> list[Agreement]:
     return list(agreements(str(run_folder(config, 0, options))))
 
 
-def main() -> None:
-    options = parse(__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(__doc__, arguments)
     configs = {m: case(setting(options), m) for m in MOMENTA}
     trained = {f"m = {m:g}": train(f"m = {m:g}", config, options) for m, config in configs.items()}
     found = {m: measure(config, options) for m, config in configs.items()}

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -163,14 +163,14 @@ def at_most(case: Case, peer: Case, figures: dict[Case, float], unit: str, goal:
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", default=None, help="file for the figures")
     parser.add_argument("--plot", default=None, help="file for the plot, a PNG")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each case")
     parser.add_argument("--largest", type=int, default=65536, help="keys of the largest dictionary")
     parser.add_argument("--largest-batch", type=int, default=1024, help="images of the largest end-to-end batch")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     s = setting()
     if s.device.type == "cpu":
         s = replace(s, model=ModelConfig(arch="resnet18"), size_px=64, batch_size=_GROUP_SIZE)

@@ -4,13 +4,14 @@ The same images in the same order, the same views, backbone and optimizer, and a
 sizes of batch. Temperatures: 0.2 for the three dictionaries and MoCo v3, 0.1 for SimCLR, as in its paper.
 
 Claims and goals: MoCo v2 is at least as good as SimCLR at the same batch, and SimCLR loses with a small batch (Chen et al.
-2020, arXiv:2003.04297, Table 3: 67.5 against 61.9 at 256, and 66.6 at 8192); MoCo is at least as good as the memory bank
+2020, arXiv:2003.04297, Table 2: 67.5 against 61.9 at 256, and 66.6 at 8192); MoCo is at least as good as the memory bank
 (arXiv:1911.05722, Sec. 4.1: by 2.6 points) and, with a queue of many batches, as the end-to-end dictionary of one (Fig. 3).
 MoCo v3 is shown without a goal but the random encoder: its papers compare it at other sizes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from benchmarks.comparisons.common import UNIT, describe, knn_row, parse, setting, train, with_batch
@@ -45,8 +46,8 @@ def cases(base: Config) -> dict[str, Config]:
     }
 
 
-def main() -> None:
-    options = parse(__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(__doc__, arguments)
     trained = {name: train(name, config, options) for name, config in cases(setting(options)).items()}
     moco, simclr, simclr_small, bank, end_to_end, v3 = trained
     rows = [knn_row(moco, trained[moco].knn, "random encoder", trained[moco].random_knn)]

@@ -6,6 +6,7 @@ Claim (He et al. 2020, arXiv:1911.05722, Fig. 3): MoCo's accuracy grows with the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from benchmarks.comparisons.common import UNIT, describe, knn_row, parse, setting, train
@@ -13,8 +14,8 @@ from benchmarks.comparisons.plots import Point, save_lines
 from benchmarks.harness import finish
 
 
-def main() -> None:
-    options = parse(__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(__doc__, arguments)
     base = setting(options)
     smallest = base.optim.global_batch_size
     sizes = [smallest, 4 * smallest, 16 * smallest]

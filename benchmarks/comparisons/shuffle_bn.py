@@ -7,6 +7,7 @@ at least that with it; with the shuffle kNN is at least that without.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from benchmarks.comparisons.common import UNIT, describe, knn_row, parse, setting, train
@@ -14,8 +15,8 @@ from benchmarks.comparisons.plots import Bar, save_bars
 from benchmarks.harness import Row, finish
 
 
-def main() -> None:
-    options = parse(__doc__)
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(__doc__, arguments)
     base = setting(options)
     trained = {
         name: train(name, replace(base, method=replace(base.method, shuffle_bn=shuffles)), options)
