@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks.comparisons.common import UNIT, describe, knn_row, parse, setting, train
+from benchmarks.comparisons.common import describe, knn_row, parse, setting, train
 from benchmarks.comparisons.plots import Bar, save_bars
 from benchmarks.harness import finish
 from moco_ray import Config
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     describe(trained)
     if options.plot:
         bars = [Bar(name, result.knn, result.error) for name, result in trained.items()]
-        save_bars(options.plot, {UNIT: bars}, title="From v1 to v2")
+        save_bars(options.plot, {"kNN, %": bars}, title="From v1 to v2: kNN and standard error")
     finish(rows, options.json)
 
 

@@ -26,8 +26,7 @@ from moco_ray.data.views import v2_views
 from moco_ray.evaluate.monitor import EvalConfig
 from moco_ray.train.run_config import RunConfig
 
-UNIT = "% kNN"
-_LAST_SHARE = 0.1  # of the steps, over which the contrast accuracy is averaged
+_LAST_SHARE = 0.1  # of the steps, over which loss and contrast accuracy are averaged
 _ONLY_AT_THE_ENDS = 10**9  # steps between evaluations
 
 
@@ -61,6 +60,12 @@ class Trained:
     """Percent, of the encoder before training."""
     contrast_accuracy: float
     """Percent of queries that find their key, over the last tenth of the training."""
+    contrast_error: float
+    """Its standard error in points, from how the steps differ."""
+    loss: float
+    """Mean over the last tenth of the training."""
+    loss_error: float
+    """Its standard error, likewise."""
     num_queries: int
     """Images classified, of one seed."""
     num_seeds: int
@@ -147,6 +152,9 @@ def train(name: str, config: Config, options: Options) -> Trained:
         knn=mean("knn"),
         random_knn=mean("random_knn"),
         contrast_accuracy=mean("contrast_accuracy"),
+        contrast_error=mean("contrast_error") / math.sqrt(options.seeds),
+        loss=mean("loss"),
+        loss_error=mean("loss_error") / math.sqrt(options.seeds),
         num_queries=min(config.eval.max_queries, _count(options.eval)),
         num_seeds=options.seeds,
     )
@@ -164,7 +172,7 @@ def knn_row(case: str, ours: float, peer: str, theirs: float) -> Row:
     return Row(
         case=f"{case} against {peer}",
         value=ours,
-        unit=UNIT,
+        unit="% kNN",
         baseline=theirs,
         ratio=ratio,
         goal=1.0,
@@ -183,13 +191,13 @@ def describe(trained: Mapping[str, Trained]) -> None:
 
 def _train(name: str, config: Config, seed: int, options: Options) -> dict[str, float]:
     folder = run_folder(config, seed, options)
-    summary = folder / "comparison.json"
-    if not summary.exists():
+    done = folder / "comparison.json"
+    if not done.exists():
         print(f"{name}, seed {seed}: {folder}", flush=True)
         run = replace(config.run, seed=seed, storage_path=str(options.runs), name=folder.name)
         pretrain(replace(config, run=run), say=lambda line: print(f"  {line}", flush=True))
-        summary.write_text(json.dumps(_summarize(folder)))
-    values: dict[str, float] = json.loads(summary.read_text())
+    values = _summarize(folder)
+    done.write_text(json.dumps(values))
     print(f"{name}, seed {seed}: {json.dumps(values)}", flush=True)
     return values
 
@@ -197,18 +205,22 @@ def _train(name: str, config: Config, seed: int, options: Options) -> dict[str, 
 def _summarize(folder: Path) -> dict[str, float]:
     evaluations = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    last_step = max(line["step"] for line in lines)
-    found = [
-        line["train/contrast_accuracy"]
-        for line in lines
-        if "train/contrast_accuracy" in line and line["step"] >= (1 - _LAST_SHARE) * last_step
-    ]
+    last = [line for line in lines if line["step"] >= (1 - _LAST_SHARE) * lines[-1]["step"]]
+    accuracy = [line["train/contrast_accuracy"] for line in last if "train/contrast_accuracy" in line]
+    loss = [line["train/loss"] for line in last]
     return {
         "random_knn": evaluations[0]["eval/knn_top1"],
         "knn": evaluations[-1]["eval/knn_top1"],
         "rankme": evaluations[-1]["eval/rankme"],
-        "contrast_accuracy": statistics.fmean(found),
+        "contrast_accuracy": statistics.fmean(accuracy),
+        "contrast_error": _standard_error(accuracy),
+        "loss": statistics.fmean(loss),
+        "loss_error": _standard_error(loss),
     }
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _epochs(options: Options, batch_size: int) -> int:

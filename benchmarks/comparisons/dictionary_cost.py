@@ -3,7 +3,7 @@
 MoCo and the memory bank keep their batch and get more keys; the end-to-end dictionary is its batch, so it goes as far
 as a batch of that size can be held. Time is the median of steps that take turns. Memory is the peak over two steps,
 weights, optimizer and activations included: on CUDA what the allocator gave out, on a CPU how much the resident memory of
-a fresh process grew.
+a process of its own grew.
 
 Claims (He et al. 2020, arXiv:1911.05722, Sec. 3.2; Chen et al. 2020, arXiv:2003.04297, Table 3: MoCo 5.0 GB a GPU and 53 h
 with 65,536 keys, end-to-end 7.4 GB and 65 h with a batch of 256, an estimated 93 GB with 4,096): the cost of a large
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,8 +111,9 @@ def peak_mib(case: Case, s: Setting) -> float:
         before = torch.cuda.memory_allocated(s.device)
         _two_steps(case, s)
         return (torch.cuda.max_memory_allocated(s.device) - before) / _MIB
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_resident_growth_mib, (case, s))
+    # Forked before anything was computed here, so that the libraries are loaded once and no threads are lost.
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        return pool.submit(_resident_growth_mib, case, s).result()
 
 
 def _two_steps(case: Case, s: Setting) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks.comparisons.common import UNIT, describe, knn_row, parse, setting, train, with_batch
+from benchmarks.comparisons.common import describe, knn_row, parse, setting, train, with_batch
 from benchmarks.comparisons.plots import Bar, save_bars
 from benchmarks.harness import finish
 from moco_ray import Config
@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     describe(trained)
     if options.plot:
         bars = [Bar(name, result.knn, result.error) for name, result in trained.items()]
-        save_bars(options.plot, {UNIT: bars}, title="Equal training; method, batch")
+        save_bars(
+            options.plot, {"kNN, %": bars}, title="kNN after equal training, by method and batch, with standard errors"
+        )
     finish(rows, options.json)
 
 

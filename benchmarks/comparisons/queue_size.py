@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks.comparisons.common import UNIT, describe, knn_row, parse, setting, train
+from benchmarks.comparisons.common import describe, knn_row, parse, setting, train
 from benchmarks.comparisons.plots import Point, save_lines
 from benchmarks.harness import finish
 
@@ -32,7 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.plot:
         points = [Point(size, result.knn, result.error) for size, result in trained.items()]
         save_lines(
-            options.plot, {"": points}, title="kNN by queue size", x_label="keys in the queue", y_label=UNIT, log=2
+            options.plot,
+            {"": points},
+            title="kNN by queue size, with standard errors",
+            x_label="keys in the queue",
+            y_label="kNN, %",
+            log=2,
         )
     finish(rows, options.json)
 
