@@ -97,7 +97,7 @@ def parse(doc: str | None, arguments: Sequence[str] | None = None) -> Options:
         if not photos.is_dir():
             write_patches(photos)
         args.data, args.eval = str(photos / "train"), str(photos / "test")
-    steps = args.steps or (39_063 if torch.cuda.is_available() else 196)
+    steps = args.steps or (19_531 if torch.cuda.is_available() else 196)
     return Options(
         data=args.data, eval=args.eval, steps=steps, seeds=args.seeds, runs=runs, json=args.json, plot=args.plot
     )

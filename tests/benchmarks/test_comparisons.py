@@ -17,6 +17,8 @@ NUM_TRAIN, NUM_TEST = 24, 6  # of each photo
 
 Main = Callable[[Sequence[str] | None], None]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -62,25 +64,21 @@ def test_dictionary_cost_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert cases.count("MoCo, 1,024 keys against MoCo, 256 keys") == 2  # time and memory
 
 
-@pytest.mark.slow
 def test_queue_size_runs(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases = train_and_compare(queue_size.main, photos, capsys)
     assert "queue of 4,096 against queue of 256" in cases
 
 
-@pytest.mark.slow
 def test_shuffle_bn_runs(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases = train_and_compare(shuffle_bn.main, photos, capsys)
     assert "contrast accuracy without against with it" in cases
 
 
-@pytest.mark.slow
 def test_methods_run(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases = train_and_compare(methods_knn.main, photos, capsys)
     assert "MoCo v2, 256 against SimCLR, 256" in cases and "SimCLR, 256 against SimCLR, 64" in cases
 
 
-@pytest.mark.slow
 def test_consistency_finds_that_keys_of_the_last_step_are_what_they_would_be_now(
     photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,7 +90,6 @@ def test_consistency_finds_that_keys_of_the_last_step_are_what_they_would_be_now
         assert newest.age == 0 and newest.cosine == pytest.approx(1, abs=1e-5) and newest.strangers < newest.cosine
 
 
-@pytest.mark.slow
 def test_ablation_runs(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases = train_and_compare(ablation.main, photos, capsys)
     assert f"{ablation.V2} against {ablation.V1}" in cases
