@@ -45,11 +45,11 @@ def cases(base: Config) -> dict[str, Config]:
 
     return {
         V1: case("linear", "v1", "milestones", 0.07),
-        MLP: case("mlp", "v1", "milestones", 0.07),
         MLP_02: case("mlp", "v1", "milestones", 0.2),
         VIEWS: case("linear", "v2", "milestones", 0.07),
         MLP_VIEWS: case("mlp", "v2", "milestones", 0.2),
         V2: case("mlp", "v2", "cosine", 0.2),
+        MLP: case("mlp", "v1", "milestones", 0.07),
     }
 
 
