@@ -49,7 +49,8 @@ def save_line_panels(path: str, panels: Mapping[str, Mapping[str, Sequence[Point
     figure, axes = _figure(len(panels))
     for panel, (y_label, lines) in zip(axes, panels.items(), strict=True):
         draw_lines(panel, lines, title=y_label, x_label=x_label, y_label="", log=2)
-        panel.set_yscale("log")
+        panel.set_yscale("log", base=2)
+        panel.yaxis.set_major_formatter(lambda y, _: f"{y:,.4g}")
     figure.savefig(path, dpi=_DPI)
 
 
