@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.comparisons.common import Options, describe, parse, run_folder, setting, train
-from benchmarks.comparisons.plots import Point, save_lines
+from benchmarks.comparisons.plots import Point, save_line_panels
 from benchmarks.harness import Row, finish
 from moco_ray import Config, load_preset
 from moco_ray.core.batch import Batch
@@ -144,8 +144,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     describe(trained)
     if options.plot:
-        lines = {f"m = {m:g}": [Point(a.age, a.cosine) for a in ages] for m, ages in found.items()}
-        save_lines(options.plot, lines, title="Keys against themselves now", x_label="age, steps", y_label="cosine")
+        panels = {
+            "cosine of a key and itself now": {
+                f"m = {m:g}": [Point(a.age, a.cosine) for a in ages] for m, ages in found.items()
+            },
+            "less that with strangers": {
+                f"m = {m:g}": [Point(a.age, a.cosine - a.strangers) for a in ages] for m, ages in found.items()
+            },
+        }
+        save_line_panels(options.plot, panels, x_label="age, steps")
     finish(rows, options.json)
 
 

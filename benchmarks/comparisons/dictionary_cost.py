@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             label: {name: [Point(case.num_keys, figures[case]) for case in some] for name, some in by_mechanism.items()}
             for label, figures in (("seconds a step", seconds), ("peak memory, MiB", memory))
         }
-        save_line_panels(args.plot, panels, x_label="keys in the dictionary")
+        save_line_panels(args.plot, panels, x_label="keys in the dictionary", log=2)
     finish(rows_of(seconds, "s") + rows_of(memory, "MiB"), args.json)
 
 

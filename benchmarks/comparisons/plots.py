@@ -44,13 +44,16 @@ def save_lines(
     figure.savefig(path, dpi=_DPI)
 
 
-def save_line_panels(path: str, panels: Mapping[str, Mapping[str, Sequence[Point]]], *, x_label: str) -> None:
-    """Draw panels side by side, each of named lines over a common kind of axis, both axes logarithmic."""
+def save_line_panels(
+    path: str, panels: Mapping[str, Mapping[str, Sequence[Point]]], *, x_label: str, log: int | None = None
+) -> None:
+    """Draw panels side by side, each of named lines; log is the base of logarithmic axes."""
     figure, axes = _figure(len(panels))
-    for panel, (y_label, lines) in zip(axes, panels.items(), strict=True):
-        draw_lines(panel, lines, title=y_label, x_label=x_label, y_label="", log=2)
-        panel.set_yscale("log", base=2)
-        panel.yaxis.set_major_formatter(lambda y, _: f"{y:,.4g}")
+    for panel, (title, lines) in zip(axes, panels.items(), strict=True):
+        draw_lines(panel, lines, title=title, x_label=x_label, y_label="", log=log)
+        if log is not None:
+            panel.set_yscale("log", base=log)
+            panel.yaxis.set_major_formatter(lambda y, _: f"{y:,.4g}")
     figure.savefig(path, dpi=_DPI)
 
 
