@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import moco_ray
+from benchmarks.photos import write_patches
 from moco_ray.config import Config
 from moco_ray.core.encoders import ModelConfig
 from moco_ray.core.methods.moco import MoCoConfig
@@ -25,7 +26,6 @@ from moco_ray.evaluate.knn import knn_top1
 from moco_ray.evaluate.monitor import EvalConfig, features_of
 from moco_ray.train.pretrain import pretrain
 from moco_ray.train.run_config import RunConfig
-from tests.photos import write_patches
 
 CIFAR10 = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10_jpeg.tar.xz"
 
