@@ -17,7 +17,7 @@ from moco_ray.data.storage import Storage, resolve_storage_options
 from moco_ray.evaluate.monitor import choose_eval_set
 from moco_ray.sweep.board import Board
 from moco_ray.sweep.config import SweepConfig
-from moco_ray.sweep.objective import check_metric, choose_metric
+from moco_ray.sweep.objective import check_metric, choose_metric, objective_warning
 from moco_ray.sweep.pbt import check_population, generation_ends, run_population
 from moco_ray.sweep.plan import Plan, plan_trials
 from moco_ray.sweep.records import Ledger
@@ -230,3 +230,5 @@ def _say_search(settings: SweepConfig, space: Space, metric: str, total: int, im
     )
     for dimension in space:
         say(f"    {dimension.describe()}")
+    if warning := objective_warning(metric, space):
+        say(warning)
