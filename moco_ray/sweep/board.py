@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -64,11 +65,12 @@ class Board:
             for state in _COLOURS
             if any(record.state == state for record in records)
         )
-        table = Table(title=f"{counts} · {time.monotonic() - self._since_s:,.0f} s", title_justify="left")
-        table.add_column("trial")
+        title = f"{counts} · {time.monotonic() - self._since_s:,.0f} s"
+        table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+        table.add_column("trial", no_wrap=True)
         for dimension in self._space:
             table.add_column(dimension.path.split(".")[1], justify="right")
-        for name in ("state", "images", self._metric):
+        for name in ("state", "images", self._metric.split("/")[-1]):
             table.add_column(name, justify="left" if name == "state" else "right")
         for record in records[-40:]:
             table.add_row(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from moco_ray.config import Config
+from moco_ray.sweep.space import Space
 
 KNN, RANKME = "eval/knn_top1", "eval/rankme"
 _AUTO = "auto"
+_HIGHEST_TEMPERATURE = 1.0
 _WHY_NOT = {
     "train/loss": (
         "the contrastive loss of two temperatures, queues or batches cannot be compared: it falls when the temperature "
@@ -48,3 +50,14 @@ def choose_metric(metric: str, config: Config, *, has_labels: bool) -> str:
             f"--eval.uri FOLDER (one sub-folder for each class), keep eval.holdout-fraction above 0, or use --metric {RANKME}"
         )
     return metric
+
+
+def objective_warning(metric: str, space: Space) -> str | None:
+    """What the metric would be fooled by in this space: measured in docs/sweeps.md."""
+    hottest = max((max((d.high, *d.options)) for d in space if d.path == "method.temperature"), default=0.0)
+    if metric != RANKME or hottest <= _HIGHEST_TEMPERATURE:
+        return None
+    return (
+        f"warning: temperatures up to {hottest:g} are searched by {RANKME}, which is high for features that never learn, as "
+        f"they do with temperatures above {_HIGHEST_TEMPERATURE:g}; search lower ones, or name labelled images by --eval.uri"
+    )

@@ -164,6 +164,6 @@ def _svg(figure: Figure) -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], count=1, flags=re.DOTALL)
-    return re.sub(
-        r' width="[^"]*pt" height="[^"]*pt"|height="[^"]*pt" width="[^"]*pt"', ' class="picture"', text, count=1
-    )
+    size = re.search(r' width="([^"]*)pt" height="[^"]*pt"|height="[^"]*pt" width="([^"]*)pt"', text)
+    assert size is not None
+    return text.replace(size[0], f' class="picture" style="max-width: {float(size[1] or size[2]) / 11:.0f}rem"', 1)

@@ -17,7 +17,7 @@ from moco_ray.data.storage import Storage, resolve_storage_options
 from moco_ray.evaluate.monitor import choose_eval_set
 from moco_ray.sweep.board import Board
 from moco_ray.sweep.config import SweepConfig
-from moco_ray.sweep.objective import check_metric, choose_metric
+from moco_ray.sweep.objective import check_metric, choose_metric, objective_warning
 from moco_ray.sweep.pbt import check_population, generation_ends, run_population
 from moco_ray.sweep.plan import Plan, plan_trials
 from moco_ray.sweep.records import Ledger
@@ -93,12 +93,13 @@ def sweep(
                 f"warning: trials of {steps:,} steps are measured every {decided.eval.every_steps:,} steps, which is too "
                 "seldom to stop bad ones early; use a smaller eval.every-steps"
             )
-        plan = plan_trials(settings, config, total, say)
+        is_over = not ends and sum(record.has_ended for record in ledger.in_order()) >= total
+        plan = None if is_over else plan_trials(settings, config, total, say)
         if is_dry:
             return None
         setting = Setting(
             sweep=settings,
-            config=plan.config,
+            config=plan.config if plan else config,
             space=space,
             metric=metric,
             storage=storage,
@@ -109,8 +110,11 @@ def sweep(
             board=Board(space, metric, images, say),
             say=say,
         )
-        first_image = str(manifest.table["uri"][0].as_py())
-        _run(setting, plan, shared_access(config, uri, options, metric, first_image), total, ends, console)
+        if plan is None:
+            say("this sweep is over: all of its trials have ended")
+        else:
+            first_image = str(manifest.table["uri"][0].as_py())
+            _run(setting, plan, shared_access(config, uri, options, metric, first_image), total, ends, console)
         return conclude(setting, config, command)
 
 
@@ -230,3 +234,5 @@ def _say_search(settings: SweepConfig, space: Space, metric: str, total: int, im
     )
     for dimension in space:
         say(f"    {dimension.describe()}")
+    if warning := objective_warning(metric, space):
+        say(warning)

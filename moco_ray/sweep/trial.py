@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray import tune
@@ -24,7 +24,7 @@ Result = dict[str, Any]
 class Access:
     """What all trials share and nothing may print; it travels through the object store."""
 
-    task: dict[str, Any]
+    task: dict[str, Any] = field(repr=False)
     """Fields of every trial's `child.Task`."""
     options: StorageOptions
     """Access to the sweep's folder."""

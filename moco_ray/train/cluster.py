@@ -17,7 +17,14 @@ from typing import Any
 
 OUR_MARK = "moco_ray| "
 # What these have to say is said in our own lines; their files under Ray's session folder hold the rest.
-_NOISE = ("PlacementGroupCleaner", "SplitCoordinator", "TrainController", "RayTrainWorker", "PreemptionWatcher")
+_NOISE = (
+    "PlacementGroupCleaner",
+    "SplitCoordinator",
+    "TrainController",
+    "RayTrainWorker",
+    "PreemptionWatcher",
+    "TrialRun",
+)
 # A data task that is stopped with its group of workers.
 _NOISY_LINES = (
     "Exception ignored in",

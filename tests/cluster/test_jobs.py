@@ -100,11 +100,16 @@ def test_without_the_token_nothing_is_accepted(cluster: Head, tmp_path: Path) ->
 def test_a_submitted_sweep_runs_its_trials_with_the_uploaded_code(cluster: Head, images: Path, tmp_path: Path) -> None:
     flags = ["--preset", "smoke", "--data.uri", str(images), "--run.storage-path", str(tmp_path), "--run.name", "sweep"]
     flags += ["--run.num-workers", "1", "--num-samples", "2", "--search", "tpe"]
-    options = ("--submission-id", "sweep", "--working-dir", ".")
+    options = ("--submission-id", "sweep", "--working-dir", ".", "--no-wait")
     submitted = cluster.ray("job", "submit", *options, "--", "python", "tune/sweep.py", *flags)
     assert submitted.returncode == 0, submitted.stdout
-    assert "1 trial at once: each trains with 1 x 1 CPU and leaves 1 CPU for its data" in submitted.stdout
-    assert "done: 2 finished" in submitted.stdout and "--optim.lr" in submitted.stdout, submitted.stdout
+    wait_until(
+        lambda: cluster.status("sweep") not in ("PENDING", "RUNNING"), lambda: cluster.log("sweep"), timeout_s=550
+    )
+    log = cluster.log("sweep")
+    assert cluster.status("sweep") == "SUCCEEDED", log
+    assert "1 trial at once: each trains with 1 x 1 CPU and leaves 1 CPU for its data" in log
+    assert "done: 2 finished" in log and "--optim.lr" in log, log
     for trial in ("trial_0000", "trial_0001"):
         assert (tmp_path / "sweep" / trial / "encoder.safetensors").is_file()
         assert "connecting to Ray at" in (tmp_path / "sweep" / trial / "log.txt").read_text()

@@ -130,7 +130,7 @@ def test_a_driver_that_ends_at_any_moment_comes_to_the_same_copies(images: Path,
     whole = _setting(images, tmp_path / "whole")
     assert _play(whole) == 9  # three members, three generations
     assert sum(bool(record.parent) for record in whole.ledger.in_order()) == 2
-    for moment in (1, 3, 5):
+    for moment in (2, 5):
         with pytest.raises(KeyboardInterrupt):
             _play(_setting(images, tmp_path / str(moment)), moment)
         again = _setting(images, tmp_path / str(moment))

@@ -38,7 +38,7 @@ def _list(config: Config, folder: Path) -> None:
 
 
 def _wait(is_so: Callable[[], bool], what: Callable[[], str]) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 400
     while not is_so():
         assert time.monotonic() < deadline, what()
         time.sleep(0.1)
