@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from moco_ray.core import collectives
-from moco_ray.core.group_batch_norm import GroupBatchNorm, is_plain_batch_norm, is_timm_batch_norm
+from moco_ray.core.group_batch_norm import GroupBatchNorm, is_plain_batch_norm, is_timm_batch_norm, take_over
 
 
 class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -28,10 +28,7 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Take over the parameters (the same objects, frozen or not) and buffers of a BatchNorm."""
         assert norm.track_running_stats and norm.momentum is not None
         new = cls(norm.num_features, eps=norm.eps, momentum=norm.momentum, affine=norm.affine)
-        new.weight, new.bias = norm.weight, norm.bias
-        new.running_mean, new.running_var = norm.running_mean, norm.running_var
-        new.num_batches_tracked = norm.num_batches_tracked
-        new.train(norm.training)
+        take_over(new, norm)
         return new
 
     def forward(self, input: Tensor) -> Tensor:

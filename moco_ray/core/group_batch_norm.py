@@ -33,10 +33,7 @@ class GroupBatchNorm(nn.BatchNorm2d):
         """Take over the parameters (the same objects, frozen or not) and buffers of a BatchNorm1d or 2d."""
         assert norm.track_running_stats and norm.momentum is not None
         new = cls(norm.num_features, eps=norm.eps, momentum=norm.momentum, affine=norm.affine)
-        new.weight, new.bias = norm.weight, norm.bias
-        new.running_mean, new.running_var = norm.running_mean, norm.running_var
-        new.num_batches_tracked = norm.num_batches_tracked
-        new.train(norm.training)
+        take_over(new, norm)
         new.group_size, new.pending_groups = group_size, 0
         new.register_buffer("pending_mean", torch.zeros_like(new.running_mean), persistent=False)  # type: ignore[arg-type]
         new.register_buffer("pending_var", torch.zeros_like(new.running_var), persistent=False)  # type: ignore[arg-type]
@@ -100,6 +97,14 @@ def use_group_batch_norm(module: nn.Module, group_size: int) -> None:
             setattr(module, name, _replacement(child, group_size))
         else:
             use_group_batch_norm(child, group_size)
+
+
+def take_over(new: nn.modules.batchnorm._BatchNorm, norm: nn.modules.batchnorm._BatchNorm) -> None:
+    """Give one BatchNorm the parameters (the same objects, frozen or not), buffers and mode of another."""
+    new.weight, new.bias = norm.weight, norm.bias
+    new.running_mean, new.running_var = norm.running_mean, norm.running_var
+    new.num_batches_tracked = norm.num_batches_tracked
+    new.train(norm.training)
 
 
 def is_plain_batch_norm(module: nn.Module) -> bool:
