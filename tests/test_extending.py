@@ -36,6 +36,7 @@ def extended(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_documents_method_trains_evaluates_and_resumes(extended: Path, images: Path) -> None:
     flags = "--preset byol --model.arch timm:test_resnet --model.hidden-dim 32 --optim.global-batch-size 16 --views.crop-px 32"
     run = f"--run.num-workers 0 --run.name run --run.storage-path {extended}/runs --data.uri {images}"
