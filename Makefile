@@ -22,8 +22,11 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
+# A process for each of the three: they start clusters, sweeps and runs on Rays of their own.
 test-slow: install
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu" tests/cluster
+	$(BIN)/python -m pytest -m "slow and not gpu" tests/sweep
+	$(BIN)/python -m pytest -m "slow and not gpu" --ignore=tests/cluster --ignore=tests/sweep
 
 check: install
 	$(BIN)/ruff format --check .
