@@ -70,8 +70,8 @@ class Method(nn.Module):
         Args:
             outputs: Of each trunk, for the images of the part.
             keys: What `keys` returned.
-            part: Which of this rank's images; all of them unless the method is separable. Only then may ranks
-                meet in a collective here, and all call.
+            part: Which of this rank's images. A method that is not separable always gets all of them, and only in
+                such a method may ranks meet in a collective here.
             batch: This rank's part of the batch.
             apply: For heads.
         """
@@ -113,7 +113,7 @@ class Setting:
 
 
 class MethodConfig(Protocol):
-    """The configuration of a method, a frozen dataclass. `core/methods.py` lists them."""
+    """The configuration of a method, a frozen dataclass. `core/methods/__init__.py` lists them."""
 
     name: ClassVar[str]
     """As --method has it."""
