@@ -52,7 +52,7 @@ def _plan_processes(sweep: SweepConfig, config: Config, wanted: int, say: Say) -
     largest = max((node.resources.get("CPU", 0.0) for node in nodes), default=0.0)
     cpus = sweep.cpus_per_trial or (_CPUS_OF_A_PROCESS if grows else min(_CPUS_OF_A_PROCESS, max(largest, 1.0)))
     need = {"CPU": cpus, **({"GPU": 1.0} if uses_gpu else {})}
-    room = int(sum(fitting(need, node) for node in nodes))
+    room = sum(fitting(need, node.resources) for node in nodes)
     at_once = _most(wanted, lambda k: k <= room, lambda k: grows and can_start([need] * k))
     if at_once == 0:
         raise ValueError(_never(f"one trial, a process with {_amounts(need)},", nodes, grows, "--cpus-per-trial"))
@@ -71,7 +71,7 @@ def _plan_groups(sweep: SweepConfig, config: Config, wanted: int, say: Say) -> P
         connect(workers * min(wanted, max(1, (os.cpu_count() or 1) // (workers + 1))), say)
     group = choose_workers(config, say)
     nodes, grows = living_nodes(), has_autoscaler()
-    room = int(sum(fitting(group.resources, node) for node in nodes))
+    room = sum(fitting(group.resources, node.resources) for node in nodes)
     total = sum(node.resources.get("CPU", 0.0) for node in nodes)
     each, cpus = group.fewest, group.resources.get("CPU", 0.0)
     data = _amounts({"CPU": sweep.data_cpus})

@@ -29,12 +29,14 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from moco_ray.core.layout import useful_rank_counts
 from moco_ray.train.notes import Notes
 from moco_ray.train.worker import LEAVING
+from moco_ray.train.workers import fitting
 
 _SAVE_PATIENCE_S = 120.0
 _KNOCK_TIMEOUT_S = 2.0
 _KNOCKS_AT_ONCE = 16
 _LOST = ("actor is dead", "actor died", "is unavailable", "ActorDied", "ActorUnavailable", "NodeDied")
 _SAY_WAITING_EVERY_S = 30.0
+_LOOK_AGAIN_S = 0.5
 
 Say = Callable[[str], None]
 
@@ -90,11 +92,11 @@ class UsefulSizes(ElasticScalingPolicy):
         """The largest useful size that fits on the nodes that stay, with a CPU left for data; 0 if none does."""
         nodes = staying_nodes()
         usable = {name: resources for name, resources in reserved_resources.items() if name in nodes}
-        possible = super()._count_possible_workers(usable)
-        cpus = self.scaling_config._resources_per_worker_not_none.get("CPU", 0.0)
-        if cpus > 0:
+        each = self.scaling_config._resources_per_worker_not_none
+        possible = sum(fitting(each, resources) for resources in usable.values())
+        if cpus := each.get("CPU", 0.0):
             total = sum(resources.get("CPU", 0.0) for resources in nodes.values())
-            possible = min(possible, int(max(0.0, total - 1.0 + 1e-6) // cpus))
+            possible = min(possible, fitting({"CPU": cpus}, {"CPU": max(0.0, total - 1.0)}))
         return max((size for size in self._sizes if size <= possible), default=0)
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
@@ -105,12 +107,14 @@ class UsefulSizes(ElasticScalingPolicy):
         if isinstance(decision, ResizeDecision):
             self._said_waiting_s = float("-inf")
             self._say(f"starting {decision.num_workers} worker{'s' if decision.num_workers > 1 else ''}")
-        elif time.monotonic() - self._said_waiting_s > _SAY_WAITING_EVERY_S:
+            return decision
+        if time.monotonic() - self._said_waiting_s > _SAY_WAITING_EVERY_S:
             self._said_waiting_s = time.monotonic()
             self._say(
                 f"waiting for nodes with room for {self._sizes[0]} worker{'s' if self._sizes[0] > 1 else ''} "
                 f"({_amounts(self.scaling_config._resources_per_worker_not_none)} each)"
             )
+        time.sleep(_LOOK_AGAIN_S)  # Ray Train asks again at once, which would keep a core of the head busy
         return decision
 
     def make_decision_for_running_worker_group(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -94,13 +94,11 @@ def _check_possible(workers: Workers, nodes: list[Node], grows: bool, say: Say) 
     Raises:
         ValueError: The fewest workers would wait for ever.
     """
-    room = sum(fitting(workers.resources, node) for node in nodes)
+    room = sum(fitting(workers.resources, node.resources) for node in nodes)
     if room >= workers.fewest:
         return
     if grows and can_start([workers.resources] * workers.fewest):
-        say(
-            f"there is room for {room:g} of at least {_workers(workers.fewest)} now: asked the autoscaler for more nodes"
-        )
+        say(f"there is room for {room} of at least {_workers(workers.fewest)} now: asked the autoscaler for more nodes")
         return
     asked = ", ".join(f"{amount:g} {name}" for name, amount in workers.resources.items())
     short = [
@@ -108,11 +106,11 @@ def _check_possible(workers: Workers, nodes: list[Node], grows: bool, say: Say) 
     ]
     if grows:
         why = (
-            f"the nodes that run have room for {room:g} of them, and the cluster's autoscaler cannot start nodes for the "
+            f"the nodes that run have room for {room} of them, and the cluster's autoscaler cannot start nodes for the "
             "others: it has no type of node with so much, or its max_workers is too low"
         )
     else:
-        missing = f"no node has so much {' or '.join(short)}" if short else f"there is room for {room:g}"
+        missing = f"no node has so much {' or '.join(short)}" if short else f"there is room for {room}"
         why = f"{missing}, and there is no autoscaler to start more"
     listed = "\n".join(f"  {node.describe()}" for node in nodes)
     raise ValueError(
@@ -121,9 +119,9 @@ def _check_possible(workers: Workers, nodes: list[Node], grows: bool, say: Say) 
     )
 
 
-def fitting(each: dict[str, float], node: Node) -> float:
-    """Workers that one node holds."""
-    return min((node.resources.get(name, 0.0) + 1e-6) // amount for name, amount in each.items() if amount > 0)
+def fitting(each: Mapping[str, float], resources: Mapping[str, float]) -> int:
+    """Workers that these resources hold; five of 0.4 CPUs fit into 2, though 2 // 0.4 is 4."""
+    return int(min((resources.get(name, 0.0) + 1e-6) // amount for name, amount in each.items() if amount > 0))
 
 
 def _say_sizes(num_groups: int, workers: Workers, say: Say) -> None:

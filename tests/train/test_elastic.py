@@ -18,15 +18,28 @@ from tests.runs import tiny_config
 @pytest.mark.slow
 @pytest.mark.parametrize(("room", "size"), [(0, 0), (1, 1), (3, 3), (4, 4), (5, 4), (7, 4), (8, 8), (9, 8)])
 def test_a_group_has_no_size_that_is_no_faster_than_a_smaller_one(room: int, size: int, shared_ray: None) -> None:
+    assert _size(fewest=1, most=8, cpus_each=1.0, room=room) == size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cpus_each", "room", "size"), [(0.4, 2.0, 5), (0.1, 0.5, 5), (0.4, 1.9, 0)])
+def test_parts_of_a_cpu_are_counted_as_ray_counts_them(
+    cpus_each: float, room: float, size: int, shared_ray: None
+) -> None:
+    assert _size(fewest=5, most=5, cpus_each=cpus_each, room=room) == size  # 2 // 0.4 is 4
+
+
+def _size(*, fewest: int, most: int, cpus_each: float, room: float) -> int:
+    """Workers of the next group, where there is so much room."""
     import ray
     from ray.train.v2.api.config import ScalingConfig
 
     from moco_ray.train.elastic import UsefulSizes
 
     (node,) = ray.nodes()  # it has CPUs for nine workers and data
-    workers = ScalingConfig(num_workers=(1, 8), resources_per_worker={"CPU": 1.0})
+    workers = ScalingConfig(num_workers=(fewest, most), resources_per_worker={"CPU": cpus_each})
     policy = UsefulSizes(workers, 8, Notes("attempt"), Notes("run"), lambda line: None)
-    assert policy._count_possible_workers({node["NodeID"]: {"CPU": float(room)}}) == size
+    return policy._count_possible_workers({node["NodeID"]: {"CPU": float(room)}})
 
 
 @pytest.mark.slow

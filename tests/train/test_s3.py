@@ -145,9 +145,6 @@ def ray_without_credentials() -> Iterator[str]:
     import subprocess
     import sys
 
-    import ray
-
-    ray.shutdown()
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     program = (
         "import ray, time; info = ray.init(address='local', num_cpus=5, include_dashboard=False, log_to_driver=False);"
