@@ -20,7 +20,7 @@ demo: install
 	$(BIN)/python jobs/demo.py
 
 test: install
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 # A process for each of the three: they start clusters, sweeps and runs on Rays of their own.
 test-slow: install

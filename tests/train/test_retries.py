@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -36,8 +35,9 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def own_images(images: Path, tmp_path: Path) -> Path:
-    """Images that a test may take away."""
-    return Path(shutil.copytree(images, tmp_path / "images"))
+    """A link to images, which a test may break."""
+    _point(tmp_path / "images", images)
+    return tmp_path / "images"
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +50,16 @@ def _quiet(line: str) -> None:
     pass
 
 
-def _break(path: Path) -> None:
+def _point(link: Path, target: Path) -> None:
+    """Let a link lead somewhere, at once: nobody finds nothing there."""
+    new = link.with_name("new")
+    new.symlink_to(target)
+    new.rename(link)
+
+
+def _break(link: Path) -> None:
     """Let every access to a folder fail as that of a broken mount does: with an error that may pass."""
-    path.rename(path.with_name("away"))
-    path.symlink_to(path)  # leads to itself
-
-
-def _mend(path: Path) -> None:
-    if path.is_symlink():
-        path.unlink()
-        path.with_name("away").rename(path)
+    _point(link, link)  # leads to itself
 
 
 def _config(uri: Path, folder: Path, retries: int) -> Config:
@@ -68,7 +68,8 @@ def _config(uri: Path, folder: Path, retries: int) -> Config:
 
 
 def _breaking(path: Path, said: list[str], mend_at: str) -> Callable[[str], None]:
-    """A `say` that breaks a folder after the first step, and mends it at a certain line."""
+    """A `say` that breaks a link after the first step, and mends it at a certain line."""
+    images = path.readlink()
 
     def say(line: str) -> None:
         is_first = not any(before.startswith("step 1/") for before in said)
@@ -76,7 +77,7 @@ def _breaking(path: Path, said: list[str], mend_at: str) -> Callable[[str], None
         if is_first and line.startswith("step 1/"):
             _break(path)
         if mend_at in line:
-            _mend(path)
+            _point(path, images)
 
     return say
 
@@ -96,13 +97,13 @@ def test_data_that_cannot_be_read_for_a_while_does_not_end_a_run(
 
 
 def test_after_the_last_retry_the_failure_is_raised_and_the_next_command_goes_on(
-    own_images: Path, tmp_path: Path, undisturbed: Path
+    own_images: Path, images: Path, tmp_path: Path, undisturbed: Path
 ) -> None:
     said: list[str] = []
     with pytest.raises(DataUnavailable, match="images"):
         pretrain(_config(own_images, tmp_path, retries=1), say=_breaking(own_images, said, "never"))
     assert sum("trying again in" in line for line in said) == 1
-    _mend(own_images)
+    _point(own_images, images)
     pretrain(_config(own_images, tmp_path, retries=0), say=_quiet)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(undisturbed), rtol=1e-9)
 
