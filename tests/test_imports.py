@@ -98,3 +98,10 @@ pretrain(tiny_config("images", sys.argv[1], num_workers=1), say=say)
 
 def test_a_run_does_not_import_ray_before_it_starts_or_connects(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", BEFORE_RAY, str(tmp_path)], cwd=ROOT, check=True, timeout=120)
+
+
+@pytest.mark.parametrize("module", ["moco_ray.train.elastic", "moco_ray.data.stream"])
+def test_processes_without_a_network_start_without_importing_one(module: str) -> None:
+    """The controller's and the data tasks' processes start, or start again, before the first step."""
+    program = f"import sys, {module}; sys.exit(bool({{'torchvision', 'timm'}} & sys.modules.keys()))"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)

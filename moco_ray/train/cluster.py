@@ -10,12 +10,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-OUR_MARK = "moco_ray| "
+_OUR_MARK = "moco_ray| "
 # What these have to say is said in our own lines; their files under Ray's session folder hold the rest.
 _NOISE = (
     "PlacementGroupCleaner",
@@ -65,6 +65,11 @@ def living_nodes() -> list[Node]:
 
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return [Node(name=node["NodeManagerAddress"], resources=dict(node["Resources"])) for node in alive]
+
+
+def fitting(each: Mapping[str, float], resources: Mapping[str, float]) -> int:
+    """Workers that these resources hold; five of 0.4 CPUs fit into 2, though 2 // 0.4 is 4."""
+    return int(min((resources.get(name, 0.0) + 1e-6) // amount for name, amount in each.items() if amount > 0))
 
 
 def has_autoscaler() -> bool:
@@ -184,6 +189,12 @@ def _check_reachable(address: str) -> None:
         ) from error
 
 
+def say_from_worker(line: str) -> None:
+    """Say something in a process of the cluster, for the driver to print."""
+    sys.stdout.write(f"{_OUR_MARK}{line}\n")  # print would come twice: Ray Train logs what is printed, too
+    sys.stdout.flush()
+
+
 @contextmanager
 def only_our_lines(say: Say, *, for_good: bool) -> Iterator[None]:
     """Inside, print the lines of our workers as they are, and of Ray's own processes only what matters.
@@ -204,8 +215,8 @@ def only_our_lines(say: Say, *, for_good: bool) -> Iterator[None]:
     def show(data: dict[str, Any]) -> None:
         source = data.get("actor_name") or data.get("task_name")
         for line in data.get("lines", []):
-            if line.startswith(OUR_MARK):
-                say(line.removeprefix(OUR_MARK))
+            if line.startswith(_OUR_MARK):
+                say(line.removeprefix(_OUR_MARK))
             elif source and not _is_noise(source, line):
                 print(f"[{source}] {line}", file=sys.stderr, flush=True)
 

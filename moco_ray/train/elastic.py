@@ -27,9 +27,8 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from moco_ray.core.layout import useful_rank_counts
-from moco_ray.train.notes import Notes
-from moco_ray.train.worker import LEAVING
-from moco_ray.train.workers import fitting
+from moco_ray.train.cluster import fitting
+from moco_ray.train.notes import LEAVING, Notes
 
 _SAVE_PATIENCE_S = 120.0
 _KNOCK_TIMEOUT_S = 2.0

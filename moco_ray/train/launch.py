@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import tempfile
 import uuid
 import warnings
@@ -15,7 +14,7 @@ import torch
 
 from moco_ray.data.blocks import Source
 from moco_ray.data.stream import LONGEST_STALL_S
-from moco_ray.train.cluster import OUR_MARK, only_our_lines
+from moco_ray.train.cluster import only_our_lines, say_from_worker
 from moco_ray.train.job import Job, Outcome, RunFailed
 from moco_ray.train.lease import StepDone
 from moco_ray.train.notes import Notes
@@ -79,9 +78,9 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
             num_ranks=context.get_world_size(),
         )
         if place.rank == 0:
-            watch_spilling(_say_from_worker)
+            watch_spilling(say_from_worker)
         try:
-            return train(own_job, place, _say_from_worker)
+            return train(own_job, place, say_from_worker)
         except ValueError as error:  # other ranks may wait for this one: fail, and let the next group say why
             notes.write("user_error", str(error))
             raise
@@ -93,7 +92,7 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
             num_groups=job.config.optim.bn_groups,
             notes=notes,
             run_notes=run_notes,
-            say=_say_from_worker,
+            say=say_from_worker,
             torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
             scaling_config=ScalingConfig(
                 num_workers=(workers.fewest, workers.most),
@@ -133,8 +132,3 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
 def _compute_threads(workers_here: int) -> int:
     """Threads of each worker's arithmetic: one core is left to the data, whose tasks would stall all the others."""
     return max(1, ((os.cpu_count() or 1) - 1) // workers_here)
-
-
-def _say_from_worker(line: str) -> None:
-    sys.stdout.write(f"{OUR_MARK}{line}\n")  # print would come twice: Ray Train logs what is printed, too
-    sys.stdout.flush()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LEAVING = "a node of the group is being taken away"
+"""A cause."""
+
 
 @dataclass(frozen=True)
 class Notes:

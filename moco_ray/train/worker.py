@@ -21,6 +21,7 @@ from moco_ray.data.storage import Storage
 from moco_ray.data.stream import BadRow, Loaded, Stream, StreamError
 from moco_ray.train.checkpoint import CheckpointStore, State
 from moco_ray.train.job import Job, Outcome
+from moco_ray.train.notes import LEAVING
 from moco_ray.train.place import Place
 from moco_ray.train.recorder import Recorder
 from moco_ray.train.state import build_learner, learner_state
@@ -30,7 +31,6 @@ _LOOK_EVERY_S = 5.0  # longest time in which a group does not hear that it must 
 _SAVE_PATIENCE_S = 90.0
 _WAIT_TO_BE_STOPPED_S = 30.0
 
-LEAVING = "a node of the group is being taken away"
 
 _LOG = logging.getLogger(__name__)
 

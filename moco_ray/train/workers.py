@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from moco_ray.config import Config
 from moco_ray.core.layout import useful_rank_counts
-from moco_ray.train.cluster import Node, can_start, connect, has_autoscaler, living_nodes
+from moco_ray.train.cluster import Node, can_start, connect, fitting, has_autoscaler, living_nodes
 from moco_ray.train.run_config import worker_resources
 
 Say = Callable[[str], None]
@@ -117,11 +117,6 @@ def _check_possible(workers: Workers, nodes: list[Node], grows: bool, say: Say) 
         f"{_workers(workers.fewest)} with {asked} each can never start: {why}; use fewer "
         f"workers{' or --run.device cpu' if 'GPU' in short else ''}, or add nodes. There are\n{listed}"
     )
-
-
-def fitting(each: Mapping[str, float], resources: Mapping[str, float]) -> int:
-    """Workers that these resources hold; five of 0.4 CPUs fit into 2, though 2 // 0.4 is 4."""
-    return int(min((resources.get(name, 0.0) + 1e-6) // amount for name, amount in each.items() if amount > 0))
 
 
 def _say_sizes(num_groups: int, workers: Workers, say: Say) -> None:
