@@ -1,6 +1,7 @@
 # Every target installs first if need be: `make demo` and `make test` work on a machine with only Python and make.
 PYTHON ?= python3
 BIN := .venv/bin
+IN_PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 export RAY_AUTH_MODE ?= token
 export RAY_DEDUP_LOGS ?= 0
 
@@ -20,13 +21,14 @@ demo: install
 	$(BIN)/python jobs/demo.py
 
 test: install
-	$(BIN)/python -m pytest -m "not slow and not gpu" --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(IN_PARALLEL)
 
-# A process for each of the three: they start clusters, sweeps and runs on Rays of their own.
+# A process for each of the first three: they start clusters, sweeps and runs on Rays of their own.
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu" tests/cluster
 	$(BIN)/python -m pytest -m "slow and not gpu" tests/sweep
-	$(BIN)/python -m pytest -m "slow and not gpu" --ignore=tests/cluster --ignore=tests/sweep
+	$(BIN)/python -m pytest -m "slow and not gpu" tests/train
+	$(BIN)/python -m pytest -m "slow and not gpu" --ignore=tests/cluster --ignore=tests/sweep --ignore=tests/train $(IN_PARALLEL)
 
 check: install
 	$(BIN)/ruff format --check .

@@ -27,7 +27,7 @@ from moco_ray.evaluate.monitor import EvalConfig, features_of
 from moco_ray.train.pretrain import pretrain
 from moco_ray.train.run_config import RunConfig
 
-CIFAR10 = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10_jpeg.tar.xz"
+CIFAR10 = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10_jpeg.tar.xz"
 
 
 def _say(line: str) -> None:
