@@ -44,7 +44,7 @@ def copy_from_rank_zero(module: nn.Module, optimizer: torch.optim.Optimizer | No
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 for value in optimizer.state[parameter].values():
-                    if isinstance(value, Tensor):
+                    if isinstance(value, Tensor) and value.device == parameter.device:  # AdamW counts steps on the CPU
                         dist.broadcast(value, src=0)
 
 

@@ -29,6 +29,15 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return total
 
 
+def all_reduce_min(number: int, device: torch.device) -> int:
+    """The smallest number of all ranks. All ranks must call; the device is one that they reduce on."""
+    if world_size() == 1:
+        return number
+    smallest = torch.tensor(number, device=device)
+    dist.all_reduce(smallest, dist.ReduceOp.MIN)
+    return int(smallest)
+
+
 def all_gather_rows(rows: Tensor, rows_per_rank: list[int]) -> list[Tensor]:
     """Gather tensors that differ in their first dimension. All ranks must call.
 

@@ -74,6 +74,7 @@ class Learner:
         self.method = method
         self.optimizer = optimizer
         self.micro_batch_groups = micro_batch_groups or 2**30
+        self._agreed_groups = self.micro_batch_groups  # the same on all ranks, where a rank may need smaller ones later
         self.device = parameter.device
         self._autocast = autocast
         self._mean = torch.tensor(mean, dtype=parameter.dtype, device=self.device)
@@ -112,7 +113,7 @@ class Learner:
         return self._result(batch, totals)
 
     def try_memory(self, batch: Batch) -> None:
-        """Find the micro-batch that fits, by a backward pass that is thrown away and meets no other rank.
+        """Find the micro-batch that fits, by a backward pass that is thrown away. All ranks must call.
 
         It takes as many groups as this rank will ever hold, which may be one more than it holds now.
         """
@@ -129,6 +130,8 @@ class Learner:
 
         self._until_it_fits(images[0], batch, work)
         self._forget()
+        if not self.method.is_separable:
+            self._agreed_groups = collectives.all_reduce_min(self.micro_batch_groups, self.device)
 
     def _gradients(self, images: list[Tensor], batch: Batch, keys: Any) -> tuple[Tensor, list[Tensor]]:
         """Gradients of the loss over the global batch, averaged over ranks. All ranks must call.
@@ -139,8 +142,11 @@ class Learner:
         """
         self.optimizer.zero_grad(set_to_none=False)
         parts = self._parts(images[0], batch)
-        if len(parts) > 1 and not self.method.is_separable:
-            return self._cached_gradients(images, batch, keys, parts)
+        if not self.method.is_separable:
+            if self._some_rank_cuts(images[0], batch):
+                return self._cached_gradients(images, batch, keys, parts)
+            parts = [_ALL]
+            self._sync_has_begun = True  # a rank that began to cut now would meet the others in another order
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
         outputs = []
         for part in parts:
@@ -211,6 +217,16 @@ class Learner:
     def _groups_at_once(self, images: Tensor, batch: Batch) -> int:
         groups = len(images) // batch.group_size
         return groups if self._is_whole else min(self.micro_batch_groups, groups)
+
+    def _some_rank_cuts(self, images: Tensor, batch: Batch) -> bool:
+        """Whether the rank with the most groups needs more than one micro-batch: all ranks decide alike."""
+        if self._is_whole:
+            return False
+        if collectives.world_size() == 1:
+            return len(self._parts(images, batch)) > 1
+        images_a_group = len(images) // len(batch.groups[collectives.rank()])
+        most = max(len(groups) for groups in batch.groups) * images_a_group // batch.group_size
+        return most > self._agreed_groups
 
     def _result(self, batch: Batch, totals: Tensor) -> StepResult:
         digest = rows_digest(batch.rows)

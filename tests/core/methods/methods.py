@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
@@ -24,7 +25,7 @@ class Case:
     """A method on a network."""
 
     config: MethodConfig
-    backbone: type[nn.Module] = TinyResNet
+    backbone: Callable[[], nn.Module] = TinyResNet
     model: ModelConfig | None = None
     can_be_cut: bool = True
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
+from moco_ray.core import collectives
 from moco_ray.core.agreement import ranks_agree
 from moco_ray.core.group_batch_norm import keep_running_share
+from tests.core.limits import FitsForward
 from tests.core.methods.methods import CASES
 from tests.core.ranks import run_on_ranks
 from tests.core.tiny import assert_curves_equal, assert_states_equal, state_of, tiny_batch, train
@@ -32,8 +36,7 @@ def alone() -> dict[str, dict[str, Any]]:
     return train_here(None)
 
 
-@pytest.mark.parametrize("micro_batch_groups", [None, 1])
-@pytest.mark.parametrize("num_ranks", [2, 3])
+@pytest.mark.parametrize(("num_ranks", "micro_batch_groups"), [(2, None), (2, 1), (3, None), (3, 2)])
 def test_any_number_of_ranks_gives_the_run_of_one(
     alone: dict[str, Any], num_ranks: int, micro_batch_groups: int | None
 ) -> None:
@@ -43,6 +46,24 @@ def test_any_number_of_ranks_gives_the_run_of_one(
             assert run[name]["agree"], name
             assert run[name]["curve"] == runs[0][name]["curve"], name
             assert_runs_equal(run[name], alone[name])
+
+
+def memory_here(name: str) -> dict[str, Any]:
+    """Train where memory is short on the first rank, which holds three groups of four images."""
+    limit = 9 if collectives.rank() == 0 else 1000
+    learner = replace(CASES[name], backbone=partial(FitsForward, limit)).learner()
+    learner.try_memory(tiny_batch(0))
+    return {"curve": train(learner, 3), "state": state_of(learner), "groups": learner.micro_batch_groups}
+
+
+@pytest.mark.parametrize("name", ["end-to-end", "memory-bank"])
+def test_memory_that_is_short_on_one_rank_changes_nothing(name: str) -> None:
+    learner = replace(CASES[name], backbone=partial(FitsForward, 1000)).learner()
+    alone = {"curve": train(learner, 3), "state": state_of(learner)}
+    runs = run_on_ranks(3, memory_here, name)
+    assert [run["groups"] < 3 for run in runs] == [True, False, False]
+    for run in runs:
+        assert_runs_equal(run, alone)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
