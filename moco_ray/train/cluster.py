@@ -10,9 +10,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 _OUR_MARK = "moco_ray| "
@@ -50,6 +51,8 @@ class Node:
     """Its address."""
     resources: dict[str, float]
     """Its Ray resources in all, used or not."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Its Ray labels."""
 
     def describe(self) -> str:
         """A line for the user."""
@@ -64,7 +67,10 @@ def living_nodes() -> list[Node]:
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return [Node(name=node["NodeManagerAddress"], resources=dict(node["Resources"])) for node in alive]
+    return [
+        Node(name=node["NodeManagerAddress"], resources=dict(node["Resources"]), labels=dict(node["Labels"]))
+        for node in alive
+    ]
 
 
 def fitting(each: Mapping[str, float], resources: Mapping[str, float]) -> int:
@@ -72,28 +78,72 @@ def fitting(each: Mapping[str, float], resources: Mapping[str, float]) -> int:
     return int(min((resources.get(name, 0.0) + 1e-6) // amount for name, amount in each.items() if amount > 0))
 
 
+def fitting_beside_data(cpus_each: float, cpus: Sequence[float]) -> int:
+    """Workers that nodes with so many CPUs hold, where one of the nodes keeps a whole CPU: a data task needs that."""
+    fits = [fitting({"CPU": cpus_each}, {"CPU": amount}) for amount in cpus]
+    kept = [fitting({"CPU": cpus_each}, {"CPU": amount - 1.0}) for amount in cpus]
+    return max((sum(fits) - fits[i] + kept[i] for i, amount in enumerate(cpus) if amount >= 1.0), default=0)
+
+
 def has_autoscaler() -> bool:
     """Whether something starts nodes where they are missing."""
     return int(_cluster_status().autoscaling_state.autoscaler_state_version) > 0
 
 
-def can_start(bundles: list[dict[str, float]]) -> bool:
-    """Ask the autoscaler for nodes with room for all bundles at once, and whether it could ever have them."""
+def can_start(bundles: list[dict[str, float]], labels: list[dict[str, str]] | None = None) -> bool:
+    """Ask the autoscaler for nodes with room for all bundles at once, and whether it could ever have them.
+
+    Args:
+        bundles: Resources that one node each must have free.
+        labels: Labels of the node of each bundle; None for any node.
+    """
     from ray.autoscaler.sdk import request_resources
 
-    request_resources(bundles=bundles)
-    # Each view of the cluster that the head hands out has a higher number; only later ones hold the request.
-    asked = _cluster_status().cluster_resource_state.cluster_resource_state_version
+    request_resources(bundles=bundles, bundle_label_selectors=labels)
+    asked = request_number()
     deadline = time.monotonic() + _VERDICT_TIMEOUT_S
     while time.monotonic() < deadline:
-        state = _cluster_status().autoscaling_state
-        if state.last_seen_cluster_resource_state_version > asked:
-            possible = not state.infeasible_cluster_resource_constraints
+        status = _cluster_status()
+        if _requested(status) != Counter(_key(bundle) for bundle in bundles):  # another run's request took its place
+            request_resources(bundles=bundles, bundle_label_selectors=labels)
+            asked = request_number()
+        elif (possible := _verdict(status, asked)) is not None:
             if not possible:
                 request_resources(bundles=[])
             return possible
         time.sleep(0.5)
     return True  # no verdict: wait for the nodes, which says what it waits for
+
+
+def request_number() -> int:
+    """A number for the request to the autoscaler that has just been made, to ask for the verdict on it."""
+    # Each view of the cluster that the head hands out has a higher number; only later ones hold the request.
+    return int(_cluster_status().cluster_resource_state.cluster_resource_state_version)
+
+
+def is_possible(asked: int) -> bool | None:
+    """The autoscaler's verdict on all that is requested of it; None as long as there is none on this request."""
+    return _verdict(_cluster_status(), asked)
+
+
+def _verdict(status: Any, asked: int) -> bool | None:
+    state = status.autoscaling_state
+    if state.last_seen_cluster_resource_state_version <= asked:
+        return None
+    return not state.infeasible_cluster_resource_constraints
+
+
+def _requested(status: Any) -> Counter[tuple[tuple[str, float], ...]]:
+    """The bundles that the autoscaler is asked for, and how many of each."""
+    found: Counter[tuple[tuple[str, float], ...]] = Counter()
+    for constraint in status.cluster_resource_state.cluster_resource_constraints:
+        for entry in constraint.resource_requests:
+            found[_key(entry.request.resources_bundle)] += entry.count
+    return found
+
+
+def _key(bundle: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple(sorted((name, round(amount, 4)) for name, amount in bundle.items() if amount))
 
 
 def give_back_nodes() -> None:

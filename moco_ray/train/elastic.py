@@ -27,7 +27,14 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from moco_ray.core.layout import useful_rank_counts
-from moco_ray.train.cluster import fitting
+from moco_ray.train.cluster import (
+    fitting,
+    fitting_beside_data,
+    has_autoscaler,
+    is_possible,
+    living_nodes,
+    request_number,
+)
 from moco_ray.train.notes import LEAVING, Notes
 
 _SAVE_PATIENCE_S = 120.0
@@ -36,6 +43,8 @@ _KNOCKS_AT_ONCE = 16
 _LOST = ("actor is dead", "actor died", "is unavailable", "ActorDied", "ActorUnavailable", "NodeDied")
 _SAY_WAITING_EVERY_S = 30.0
 _LOOK_AGAIN_S = 0.5
+_LOOK_AT_AUTOSCALER_EVERY_S = 2.0
+_ASK_FOR_DATA_EVERY_S = 20.0
 
 Say = Callable[[str], None]
 
@@ -44,34 +53,55 @@ class ElasticTrainer(TorchTrainer):
     """A TorchTrainer that grows to useful sizes only, saves before it grows, and shrinks at once."""
 
     def __init__(
-        self, worker: Any, *, num_groups: int, notes: Notes, run_notes: Notes, say: Say, **arguments: Any
+        self,
+        worker: Any,
+        *,
+        num_groups: int,
+        label: dict[str, str] | None,
+        notes: Notes,
+        run_notes: Notes,
+        say: Say,
+        **arguments: Any,
     ) -> None:
         super().__init__(worker, **arguments)
-        self._policy = (num_groups, notes, run_notes, say)
+        self._policy = (num_groups, label, notes, run_notes, say)
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leave Ctrl-C to the command line: Ray Train's handler would end the process with exit code 0."""
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         arguments["scaling_policy"] = UsefulSizes(self.scaling_config, *self._policy)  # type: ignore[arg-type]
-        _, notes, run_notes, _ = self._policy
+        _, _, notes, run_notes, _ = self._policy
         arguments["callbacks"].append(Chronicle(notes, run_notes))
         return super()._initialize_and_run_controller(**arguments)
 
 
 class UsefulSizes(ElasticScalingPolicy):
-    """Ray Train's elastic policy, with three differences.
+    """Ray Train's elastic policy, with four differences.
 
     A group never has a size that is no faster than a smaller one. Nodes that are dead or being drained do not count,
     so a lost node makes the group smaller at once. Before a group grows it is asked to save, so growing redoes no step.
+    Of an autoscaler, which starts nothing at all for a request that it cannot meet as a whole, it asks what that can
+    start, and a CPU for data.
     """
 
     def __init__(
-        self, scaling_config: ScalingConfig, num_groups: int, notes: Notes, run_notes: Notes, say: Say
+        self,
+        scaling_config: ScalingConfig,
+        num_groups: int,
+        label: dict[str, str] | None,
+        notes: Notes,
+        run_notes: Notes,
+        say: Say,
     ) -> None:
         super().__init__(scaling_config)
         self._run_notes = run_notes
         self._sizes = useful_rank_counts(num_groups, scaling_config.min_workers, scaling_config.max_workers)
+        self._label = label
+        self._wanted = self._sizes[-1]  # workers that the autoscaler is asked for
+        self._asked = 0  # the number of that request
+        self._looked_s = self._wanted_most_s = float("-inf")
+        self._asked_for_data_s = float("-inf")
         self._notes, self._say = notes, say
         self._asked_s: float | None = None  # when the workers were asked to save
         self._said_waiting_s = float("-inf")
@@ -84,6 +114,8 @@ class UsefulSizes(ElasticScalingPolicy):
         if (group := self._run_notes.read("placement_group")) is not None:  # Ray needs a dashboard to find this out
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
         super().after_controller_start(train_run_context)
+        self._asked = request_number()
+        self._wanted_most_s = time.monotonic()
         assert self._requester_id is not None
         self._run_notes.write("requester", self._requester_id)
 
@@ -94,16 +126,57 @@ class UsefulSizes(ElasticScalingPolicy):
         each = self.scaling_config._resources_per_worker_not_none
         possible = sum(fitting(each, resources) for resources in usable.values())
         if cpus := each.get("CPU", 0.0):
-            total = sum(resources.get("CPU", 0.0) for resources in nodes.values())
-            possible = min(possible, fitting({"CPU": cpus}, {"CPU": max(0.0, total - 1.0)}))
+            amounts = [resources.get("CPU", 0.0) for resources in nodes.values()]
+            possible = min(possible, fitting_beside_data(cpus, amounts))
         return max((size for size in self._sizes if size <= possible), default=0)
+
+    def _get_num_workers_for_resource_request(self) -> int:
+        return self._wanted
+
+    def _adapt_to_autoscaler(self) -> None:
+        """Ask for fewer workers where so many cannot be had, and now and then for all again."""
+        now = time.monotonic()
+        if now - self._looked_s < _LOOK_AT_AUTOSCALER_EVERY_S or not has_autoscaler():
+            return
+        self._looked_s = now
+        wanted = self._wanted
+        if is_possible(self._asked) is False:
+            each = self.scaling_config._resources_per_worker_not_none
+            held = sum(fitting(each, node.resources) for node in living_nodes())
+            fewer = max((size for size in self._sizes if size < wanted), default=wanted)
+            wanted = max(fewer, max((size for size in self._sizes if size <= min(held, wanted)), default=0))
+        elif now - self._wanted_most_s > self.scaling_config.elastic_resize_monitor_interval_s:
+            self._wanted_most_s, wanted = now, self._sizes[-1]
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._send_resource_request()  # type: ignore[no-untyped-call]
+            self._asked = request_number()
+
+    def _ask_for_data(self) -> None:
+        """Ask for the CPU that data tasks will need: they ask for it themselves, but only once there are workers."""
+        now = time.monotonic()
+        if now - self._asked_for_data_s > _ASK_FOR_DATA_EVERY_S:
+            self._asked_for_data_s = now
+            self._autoscaling_coordinator.request_resources.remote(
+                requester_id=f"{self._requester_id}-data",
+                resources=[{"CPU": 1.0}],
+                label_selectors=[self._label or {}],
+                expire_after_s=3 * _ASK_FOR_DATA_EVERY_S,
+            )
+
+    def _leave_the_cpu_to_data(self) -> None:
+        self._asked_for_data_s = float("-inf")
+        self._autoscaling_coordinator.cancel_request.remote(requester_id=f"{self._requester_id}-data")
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """Start with as many workers as are useful and possible; wait for the fewest."""
         self._asked_s = None
         self._notes.delete("save")
+        self._ask_for_data()
+        self._adapt_to_autoscaler()
         decision = super().make_decision_for_non_running_worker_group()
         if isinstance(decision, ResizeDecision):
+            self._leave_the_cpu_to_data()
             self._said_waiting_s = float("-inf")
             self._say(f"starting {decision.num_workers} worker{'s' if decision.num_workers > 1 else ''}")
             return decision
@@ -120,6 +193,7 @@ class UsefulSizes(ElasticScalingPolicy):
         self, worker_group_state: Any, worker_group_status: Any
     ) -> ScalingDecision:
         """Grow when it makes a step faster, after the workers have saved; a loss of nodes shows as a failure."""
+        self._adapt_to_autoscaler()
         if self._asked_s is None:
             decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
             if not isinstance(decision, ResizeDecision) or decision.num_workers <= worker_group_state.num_workers:

@@ -90,6 +90,7 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
         return ElasticTrainer(
             worker,
             num_groups=job.config.optim.bn_groups,
+            label=label,
             notes=notes,
             run_notes=run_notes,
             say=say_from_worker,

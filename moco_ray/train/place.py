@@ -282,7 +282,8 @@ class RayTrainWorker:
         import ray
 
         resource = "GPU" if self.uses_gpu else "CPU"
-        if ray.available_resources().get(resource, 0.0) < 1.0:  # type: ignore[no-untyped-call]
+        nodes = ray._private.state.available_resources_per_node()  # type: ignore[no-untyped-call]
+        if not any(free.get(resource, 0.0) >= 1.0 for free in nodes.values()):
             return None
         task = ray.remote(num_cpus=0 if self.uses_gpu else 1, num_gpus=1 if self.uses_gpu else 0, max_retries=0)
         reference = task(work).remote(*arguments)

@@ -96,11 +96,19 @@ def _attempt(config: Config, pulse: Pulse, say: Say, *, is_first: bool) -> RunRe
         run.check_writable()
     say(f"results go to {folder}")
     with hold_run(run, say, lambda: pulse.newest) as lease:
-        return _train(config, folder, run, run_options, lease, pulse, say)
+        return _train(config, folder, run, run_options, lease, pulse, say, is_first=is_first)
 
 
 def _train(
-    config: Config, folder: str, run: Storage, run_options: StorageOptions, lease: Lease, pulse: Pulse, say: Say
+    config: Config,
+    folder: str,
+    run: Storage,
+    run_options: StorageOptions,
+    lease: Lease,
+    pulse: Pulse,
+    say: Say,
+    *,
+    is_first: bool,
 ) -> RunResult:
     old = _stored_config(run)
     if old is not None:
@@ -118,7 +126,13 @@ def _train(
         )
     eval_manifest = _eval_manifest(config, run, old is not None, say)
     warn_of_method(config, len(source.train_rows), say)
-    workers = choose_workers(config, say)
+    initial_weights = _initial_weights(config, encoder, say)
+    try:
+        workers = choose_workers(config, say)
+    except ValueError as error:
+        if is_first:
+            raise
+        raise RunFailed(f"the cluster is not what it was: {error}") from error
     job = Job(
         config=config,
         spec=_stream_spec(config),
@@ -128,7 +142,7 @@ def _train(
         last_step=last_step(config, len(source.train_rows)),
         run_uri=folder,
         run_options=run_options,
-        initial_weights=_initial_weights(config, encoder, say),
+        initial_weights=initial_weights,
         eval_set=choose_eval_set(
             manifest,
             eval_manifest,

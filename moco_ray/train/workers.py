@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from moco_ray.config import Config
 from moco_ray.core.layout import useful_rank_counts
-from moco_ray.train.cluster import Node, can_start, connect, fitting, has_autoscaler, living_nodes
-from moco_ray.train.run_config import worker_resources
+from moco_ray.train.cluster import (
+    Node,
+    can_start,
+    connect,
+    fitting,
+    fitting_beside_data,
+    has_autoscaler,
+    living_nodes,
+)
+from moco_ray.train.run_config import data_label, worker_resources
 
 Say = Callable[[str], None]
 
@@ -48,6 +57,8 @@ def choose_workers(config: Config, say: Say) -> Workers:
     resources = {"CPU": _cpus_per_worker(config, fewest, nodes, grows), **({"GPU": 1.0} if uses_gpu else {})}
     workers = Workers(fewest=fewest, most=most, uses_gpu=uses_gpu, resources=resources | worker_resources(run))
     _check_possible(workers, nodes, grows, say)
+    if label := data_label(run):
+        _check_label(label, nodes, grows)
     _say_sizes(config.optim.bn_groups, workers, say)
     return workers
 
@@ -78,14 +89,21 @@ def _cpus_per_worker(config: Config, fewest: int, nodes: list[Node], grows: bool
     asked = config.run.cpus_per_worker
     if grows:
         return asked or 1.0
-    total = sum(node.resources.get("CPU", 0.0) for node in nodes)
-    each = asked if asked is not None else min(1.0, max(0.0, (total - 1) / fewest))
-    if each <= 0 or fewest * each > total - 1 + 1e-6:
+    cpus = [node.resources.get("CPU", 0.0) for node in nodes]
+    each = asked if asked is not None else _largest_share(cpus, fewest)
+    if each <= 0 or fitting_beside_data(each, cpus) < fewest:
         raise ValueError(
             f"{_workers(fewest)} with {each:g} CPUs each leave no CPU for reading images on a "
-            f"cluster of {total:g} CPUs; lower run.cpus-per-worker or the number of workers, or add a node with CPUs"
+            f"cluster of {sum(cpus):g} CPUs; lower run.cpus-per-worker or the number of workers, or add a node with CPUs"
         )
     return each
+
+
+def _largest_share(cpus: Sequence[float], fewest: int) -> float:
+    """Most CPUs, up to one, that each of so many workers can have where a whole CPU is kept for data; 0 if none."""
+    shares = {share / count for amount in cpus for share in (amount, amount - 1.0) for count in range(1, fewest + 1)}
+    in_ray = {math.floor(share * 1e4) / 1e4 for share in {*shares, 1.0}}  # Ray counts in ten-thousandths
+    return max((each for each in in_ray if 0 < each <= 1 and fitting_beside_data(each, cpus) >= fewest), default=0.0)
 
 
 def _check_possible(workers: Workers, nodes: list[Node], grows: bool, say: Say) -> None:
@@ -95,9 +113,11 @@ def _check_possible(workers: Workers, nodes: list[Node], grows: bool, say: Say) 
         ValueError: The fewest workers would wait for ever.
     """
     room = sum(fitting(workers.resources, node.resources) for node in nodes)
+    cpus = [node.resources.get("CPU", 0.0) for node in nodes]
+    room = min(room, fitting_beside_data(workers.resources["CPU"], cpus))
     if room >= workers.fewest:
         return
-    if grows and can_start([workers.resources] * workers.fewest):
+    if grows and can_start([*[workers.resources] * workers.fewest, {"CPU": 1.0}]):
         say(f"there is room for {room} of at least {_workers(workers.fewest)} now: asked the autoscaler for more nodes")
         return
     asked = ", ".join(f"{amount:g} {name}" for name, amount in workers.resources.items())
@@ -107,7 +127,7 @@ def _check_possible(workers: Workers, nodes: list[Node], grows: bool, say: Say) 
     if grows:
         why = (
             f"the nodes that run have room for {room} of them, and the cluster's autoscaler cannot start nodes for the "
-            "others: it has no type of node with so much, or its max_workers is too low"
+            "others and a CPU for data: it has no type of node with so much, or its max_workers is too low"
         )
     else:
         missing = f"no node has so much {' or '.join(short)}" if short else f"there is room for {room}"
@@ -116,6 +136,24 @@ def _check_possible(workers: Workers, nodes: list[Node], grows: bool, say: Say) 
     raise ValueError(
         f"{_workers(workers.fewest)} with {asked} each can never start: {why}; use fewer "
         f"workers{' or --run.device cpu' if 'GPU' in short else ''}, or add nodes. There are\n{listed}"
+    )
+
+
+def _check_label(label: dict[str, str], nodes: list[Node], grows: bool) -> None:
+    """Refuse a label for data that no node has, running or to be started.
+
+    Raises:
+        ValueError: Nothing would ever read an image.
+    """
+    if any(label.items() <= node.labels.items() and node.resources.get("CPU", 0.0) >= 1 for node in nodes):
+        return
+    if grows and can_start([{"CPU": 1.0}], [label]):
+        return
+    asked = ",".join("=".join(pair) for pair in label.items())
+    own = sorted({f"{name}={value}" for node in nodes for name, value in node.labels.items() if "ray.io/" not in name})
+    raise ValueError(
+        f"run.data-label is {asked}, but no node with a CPU has this label{' or could be started' if grows else ''}; "
+        f"labels of the nodes that run: {', '.join(own) or 'none'}"
     )
 
 

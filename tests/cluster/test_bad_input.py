@@ -63,6 +63,10 @@ def _run(address: str, images: Path, storage: Path, *flags: str) -> tuple[int, s
             ["--run.num-workers", "2", "--run.cpus-per-worker", "1"],
             r"2 workers with 1 CPUs each leave no CPU for reading images on a cluster of 2 CPUs",
         ),
+        (
+            ["--run.num-workers", "1", "--run.data-label", "role=data"],
+            r"run.data-label is role=data, but no node with a CPU has this label; labels of the nodes that run: none",
+        ),
     ],
 )
 def test_workers_that_no_node_can_hold_are_refused_with_what_there_is(
