@@ -132,6 +132,8 @@ def _check_ranges(config: Config) -> None:
             f"eval.resize-px {config.eval.resize_px} is smaller than the crop of {config.views.crop_px}; "
             "use views.crop-px or more"
         )
+    if config.optim.warmup_epochs < 0:
+        raise ValueError(f"optim.warmup-epochs is {config.optim.warmup_epochs}; use 0 or more")
     if config.run.retries < 0:
         raise ValueError(f"run.retries is {config.run.retries}; use 0 or more")
     worker_resources(config.run)

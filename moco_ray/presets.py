@@ -49,7 +49,8 @@ def moco_v3_resnet50() -> Config:
     """MoCo v3 with a ResNet-50 on ImageNet (arXiv:2104.02057), 100 epochs; the rate for 300 and 1000 epochs is 0.3.
 
     Command: python jobs/pretrain.py --preset moco-v3-resnet50 --data.uri s3://BUCKET/imagenet/train
-    Hardware: 16 GPUs of 32 GB. Expected: 68.9 % linear top-1. Not yet run.
+    Hardware: 16 GPUs of 80 GB, estimated: BatchNorm over the global batch takes 256 images whole, twice. Expected: 68.9 %
+    linear top-1. Not yet run.
     """
     return Config(
         preset="moco-v3-resnet50",
@@ -139,7 +140,7 @@ def simclr() -> Config:
     """SimCLR on ImageNet (arXiv:2002.05709), 100 epochs.
 
     Command: python jobs/pretrain.py --preset simclr --data.uri s3://BUCKET/imagenet/train
-    Hardware: 32 GPUs of 32 GB. Expected: between the 61.9 % of a batch of 256 and the 66.6 % of 8192 after 200 epochs
+    Hardware: 16 GPUs of 80 GB, estimated as for moco-v3-resnet50. Expected: between the 61.9 % of a batch of 256 and the 66.6 % of 8192 after 200 epochs
     (arXiv:2003.04297, Table 2). Not yet run.
     """
     return Config(
@@ -163,7 +164,8 @@ def cifar10() -> Config:
     """ResNet-18 on CIFAR-10, the asymmetric setting of the reference's demo, 200 epochs.
 
     Command: python jobs/pretrain.py --preset cifar10 --data.uri cifar10/train --eval.uri cifar10/test
-    Hardware: one GPU of 8 GB, about an hour. Expected: kNN 82.6 %. Not yet run.
+    Hardware: one GPU of 8 GB, about an hour. Expected: kNN about 82.6 %, which the demo measures on the projector's outputs
+    and a run on the backbone's features. Not yet run.
     """
     return Config(
         preset="cifar10",

@@ -11,6 +11,7 @@ import pytest
 from moco_ray.cli import main
 from moco_ray.config import Config
 from moco_ray.presets import load_preset
+from moco_ray.train.plan import warn
 from moco_ray.train.run_config import RunConfig, data_label, worker_resources
 
 WRONG_RUNS: list[tuple[dict[str, Any], str]] = [
@@ -75,3 +76,19 @@ def test_resources_and_labels_are_read() -> None:
     assert worker_resources(run) == {"trainer": 1.0, "memory": 2e9}
     assert data_label(run) == {"moco-ray/role": "data", "zone": "b"}
     assert (worker_resources(RunConfig()), data_label(RunConfig())) == ({}, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"bn_groups": 1}, "with optim.bn-groups 1 a query and its key share BatchNorm statistics"),
+        ({"warmup_epochs": 10.0, "epochs": 10}, "the learning rate never leaves the warm-up"),
+        ({"schedule": "milestones", "milestones": (120, 160), "epochs": 100}, "the learning rate never falls"),
+        ({}, None),
+    ],
+)
+def test_a_recipe_that_undoes_itself_is_warned_of(changes: dict[str, Any], said: str | None) -> None:
+    base = load_preset("moco-v2")
+    lines: list[str] = []
+    warn(replace(base, optim=replace(base.optim, **changes)), 1_281_167, lines.append)
+    assert [said in line for line in lines] == ([True] if said else [])

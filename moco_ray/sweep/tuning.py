@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -20,6 +22,7 @@ from moco_ray.sweep.records import Ledger, Point, Record
 from moco_ray.sweep.trial import Access, TrialRun
 
 _MAX_LOSSES = 20  # of the process or node of one trial
+_SAY_WAITING_EVERY_S = 30.0
 _VALUE, _POSITION = "value", "position"
 _NOBODY: Any = None  # ASHA never looks at the controller
 
@@ -171,6 +174,8 @@ class _Keeper(tune.Callback):
     def __init__(self, ledger: Ledger, tell: Callable[[Record], None], say: Callable[[str], None]) -> None:
         self._ledger, self._tell, self._say = ledger, tell, say
         self._seconds_before: dict[str, float] = {}
+        self._unsaved: set[str] = set()
+        self._said_waiting_s = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -215,9 +220,26 @@ class _Keeper(tune.Callback):
         self._save(record)
         self._tell(record)
 
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        waiting = [_name(trial) for trial in trials if trial.status == Trial.PENDING]
+        if not waiting or any(trial.status == Trial.RUNNING for trial in trials):
+            self._said_waiting_s = time.monotonic()
+        elif time.monotonic() - self._said_waiting_s > _SAY_WAITING_EVERY_S:
+            self._said_waiting_s = time.monotonic()
+            self._say(f"{', '.join(waiting)}: waiting for a node with room, which other work may hold")
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        self._save_all()
+
     def _save(self, record: Record) -> None:
-        with suppress(OSError):  # storage that is away for a moment; the next measurement writes it again
-            self._ledger.save(record)
+        self._unsaved.add(record.name)
+        self._save_all()
+
+    def _save_all(self) -> None:
+        with suppress(OSError):  # storage that is away for a moment; the next event writes it again
+            for name in sorted(self._unsaved):
+                self._ledger.save(self._ledger.records[name])
+                self._unsaved.discard(name)
 
 
 def _name(trial: Any) -> str:

@@ -14,7 +14,7 @@ from moco_ray.core.hashing import hash64
 from moco_ray.data.decode import BadImage, decode_image
 from moco_ray.data.manifest import Manifest, read_rows
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn_of_method
+from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn
 
 _SAMPLE = 512
 
@@ -37,7 +37,7 @@ def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
     num_rows = len(make_source(config, manifest, options).train_rows)
     encoder = build_encoder(config.model, config.views.crop_px)
     config = decide(config, num_rows)
-    warn_of_method(config, num_rows, say)
+    warn(config, num_rows, say)
     optim, steps = config.optim, last_step(config, num_rows)
     say(
         f"run: {num_rows:,} images, {optim.epochs} epochs of {num_rows / optim.global_batch_size:,.1f} steps; "

@@ -76,10 +76,26 @@ def decide(config: Config, num_rows: int) -> Config:
     )
 
 
-def warn_of_method(config: Config, num_rows: int, say: Say) -> None:
-    """Say what a user should know before training this method on so many images."""
-    if (warning := config.method.warning(num_rows, config.optim.global_batch_size)) is not None:
+def warn(config: Config, num_rows: int, say: Say) -> None:
+    """Say what a user should know before training with this method and schedule on so many images."""
+    optim = config.optim
+    if (warning := config.method.warning(num_rows, optim.global_batch_size)) is not None:
         say(f"warning: {warning}")
+    if config.method.shuffles_keys and optim.bn_groups == 1:
+        say(
+            "warning: with optim.bn-groups 1 a query and its key share BatchNorm statistics, and shuffling changes nothing; "
+            "use more groups"
+        )
+    if optim.warmup_epochs >= optim.epochs:
+        say(
+            f"warning: optim.warmup-epochs {optim.warmup_epochs:g} of optim.epochs {optim.epochs:g}: the learning rate never "
+            "leaves the warm-up; use a shorter one"
+        )
+    if optim.schedule == "milestones" and all(milestone >= optim.epochs for milestone in optim.milestones):
+        say(
+            f"warning: optim.milestones {', '.join(map(str, optim.milestones))} lie beyond optim.epochs {optim.epochs:g}: the "
+            "learning rate never falls; use earlier ones or --optim.schedule cosine"
+        )
 
 
 def last_step(config: Config, num_rows: int) -> int:

@@ -27,7 +27,7 @@ from moco_ray.train.job import Job, Outcome, RunFailed
 from moco_ray.train.launch import run_in_this_process, run_on_ray
 from moco_ray.train.lease import Lease, hold_run
 from moco_ray.train.place import Pulse
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn_of_method
+from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn
 from moco_ray.train.shared_paths import check_paths, check_visible
 from moco_ray.train.workers import choose_workers
 
@@ -125,7 +125,7 @@ def _train(
             "resume it, or another --run.name"
         )
     eval_manifest = _eval_manifest(config, run, old is not None, say)
-    warn_of_method(config, len(source.train_rows), say)
+    warn(config, len(source.train_rows), say)
     initial_weights = _initial_weights(config, encoder, say)
     try:
         workers = choose_workers(config, say)

@@ -22,8 +22,8 @@ RUN += ["--method.queue-size", "256", "--eval.every-steps", "100000", "--run.max
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[AutoscalingHead]:
-    """A cluster of only a head, which may start one node: room for one worker and its data."""
-    started = AutoscalingHead({"small": {"CPU": 2}}, max_nodes=1, idle_s=10)
+    """A cluster of only a head, which may start a node for one worker, and one for its data."""
+    started = AutoscalingHead({"trainer": {"CPU": 1, "trainer": 1}, "data": {"CPU": 1}}, max_nodes=1, idle_s=10)
     yield started
     started.stop()
 
@@ -59,13 +59,14 @@ def test_a_run_waits_for_nodes_grows_with_them_and_lets_them_go(
     head: AutoscalingHead, images: Path, tmp_path: Path
 ) -> None:
     head.wait_for_nodes(0)
-    # Four workers can never be started: the autoscaler would start no node at all for a request of so many.
+    # There is never room for four workers, and the autoscaler starts no node at all for a request that it cannot meet.
     flags = ["--run.min-workers", "1", "--run.max-workers", "4", "--run.resize-every-s", "3"]
+    flags += ["--run.worker-resources", "trainer=1"]
     driver = _driver(head, images, tmp_path, *flags)
     try:
         driver.wait_for_text("there is room for 0 of at least 1 worker now: asked the autoscaler for more nodes")
         driver.wait_for_text(r"waiting for the first batch")
-        assert head.num_nodes() == 1
+        assert head.num_nodes() == 2  # the worker's, and one for data that no task had asked for yet
         head.allow(2)
         assert driver.end() == 0, driver.text()
     finally:

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from moco_ray.data.storage import Storage, StorageOptions
+from moco_ray.sweep import tuning
 from moco_ray.sweep.records import Ledger, Point, Record
-from moco_ray.sweep.tuning import asha
+from moco_ray.sweep.tuning import _Keeper, asha
 
 STEPS, EVERY = 27, 3
 
@@ -88,3 +90,36 @@ def test_a_decision_that_was_never_carried_out_is_made_up_for(tmp_path: Path) ->
     _asha(again)
     assert [record.state for record in again.in_order()][3] == "stopped"
     assert _ledger(tmp_path).records["trial_0003"].state == "stopped"
+
+
+class _AwayForAMoment(Ledger):
+    """Its storage has failed for longer than it is waited for."""
+
+    is_away = False
+
+    def save(self, record: Record) -> None:
+        if self.is_away:
+            raise OSError("no answer")
+        super().save(record)
+
+
+def test_an_end_that_could_not_be_written_is_written_later(tmp_path: Path) -> None:
+    ledger = _AwayForAMoment(Storage.open(str(tmp_path), StorageOptions({})))
+    ledger.save(Record(name="trial_0000", index=0, parameters={}))
+    keeper = _Keeper(ledger, lambda record: None, lambda line: None)
+    ledger.is_away = True
+    keeper.on_trial_result(0, [], _trial("trial_0000"), {"seconds": 1.0, "ended": "failed", "reason": "it diverged"})
+    ledger.is_away = False
+    assert _ledger(tmp_path).records["trial_0000"].state == "running"
+    keeper.on_experiment_end([])
+    assert _ledger(tmp_path).records["trial_0000"].reason == "it diverged"
+
+
+def test_a_sweep_says_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "_SAY_WAITING_EVERY_S", 0.0)
+    said: list[str] = []
+    keeper = _Keeper(_ledger(tmp_path), lambda record: None, said.append)
+    trial = _trial("trial_0000")
+    for trial.status in ("RUNNING", "PENDING"):
+        keeper.on_step_end(0, [trial])
+    assert said == ["trial_0000: waiting for a node with room, which other work may hold"]
