@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -107,13 +108,15 @@ class AutoscalingHead:
         fresh.write_text(json.dumps(config))
         fresh.replace(self._config)
 
-    def num_nodes(self) -> int:
-        """Nodes besides the head that run now: counts the processes."""
-        return sum("raylet" in Path(_command(process)).name for process in self._family()) - 1
+    def num_nodes(self, resource: str = "CPU") -> int:
+        """Nodes with this resource that run now, of which the head has none: counts the processes."""
+        commands = [_command(process) for process in self._family()]
+        raylets = [command for command in commands if command and Path(command[0]).name == "raylet"]
+        return sum(re.search(rf"[=,]{resource},", argument) is not None for command in raylets for argument in command)
 
-    def wait_for_nodes(self, number: int, timeout_s: float = 90.0) -> None:
-        """Wait until so many nodes run besides the head."""
-        self._wait(lambda: self.num_nodes() == number, timeout_s)
+    def wait_for_nodes(self, number: int, resource: str = "CPU", timeout_s: float = 90.0) -> None:
+        """Wait until so many nodes with this resource run."""
+        self._wait(lambda: self.num_nodes(resource) == number, timeout_s)
 
     def stop(self) -> None:
         """Kill every process of the cluster."""
@@ -144,10 +147,10 @@ class AutoscalingHead:
             time.sleep(0.5)
 
 
-def _command(process: psutil.Process) -> str:
+def _command(process: psutil.Process) -> list[str]:
     with suppress(psutil.Error):
-        return (process.cmdline() or [""])[0]
-    return ""
+        return process.cmdline()
+    return []
 
 
 def _free_ports(number: int) -> list[int]:
