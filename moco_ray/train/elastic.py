@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -114,8 +115,9 @@ class UsefulSizes(ElasticScalingPolicy):
         if (group := self._run_notes.read("placement_group")) is not None:  # Ray needs a dashboard to find this out
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
         super().after_controller_start(train_run_context)
-        self._asked = request_number()
         self._wanted_most_s = time.monotonic()
+        with suppress(Exception):
+            self._asked = request_number()
         assert self._requester_id is not None
         self._run_notes.write("requester", self._requester_id)
 
@@ -136,9 +138,15 @@ class UsefulSizes(ElasticScalingPolicy):
     def _adapt_to_autoscaler(self) -> None:
         """Ask for fewer workers where so many cannot be had, and now and then for all again."""
         now = time.monotonic()
-        if now - self._looked_s < _LOOK_AT_AUTOSCALER_EVERY_S or not has_autoscaler():
+        if now - self._looked_s < _LOOK_AT_AUTOSCALER_EVERY_S:
             return
         self._looked_s = now
+        with suppress(Exception):  # a head that is slow to answer is no reason to restart the workers
+            self._adapt(now)
+
+    def _adapt(self, now: float) -> None:
+        if not has_autoscaler():
+            return
         wanted = self._wanted
         if is_possible(self._asked) is False:
             each = self.scaling_config._resources_per_worker_not_none
