@@ -140,8 +140,8 @@ def simclr() -> Config:
     """SimCLR on ImageNet (arXiv:2002.05709), 100 epochs.
 
     Command: python jobs/pretrain.py --preset simclr --data.uri s3://BUCKET/imagenet/train
-    Hardware: 16 GPUs of 80 GB, estimated as for moco-v3-resnet50. Expected: between the 61.9 % of a batch of 256 and the 66.6 % of 8192 after 200 epochs
-    (arXiv:2003.04297, Table 2). Not yet run.
+    Hardware: 16 GPUs of 80 GB, estimated as for moco-v3-resnet50. Expected: between the 61.9 % of a batch of 256 and the
+    66.6 % of 8192 after 200 epochs (arXiv:2003.04297, Table 2). Not yet run.
     """
     return Config(
         preset="simclr",

@@ -100,7 +100,7 @@ class UsefulSizes(ElasticScalingPolicy):
         self._sizes = useful_rank_counts(num_groups, scaling_config.min_workers, scaling_config.max_workers)
         self._label = label
         self._wanted = self._sizes[-1]  # workers that the autoscaler is asked for
-        self._asked = 0  # the number of that request
+        self._request = 0  # the number of that request
         self._looked_s = self._wanted_most_s = float("-inf")
         self._asked_for_data_s = float("-inf")
         self._notes, self._say = notes, say
@@ -117,7 +117,7 @@ class UsefulSizes(ElasticScalingPolicy):
         super().after_controller_start(train_run_context)
         self._wanted_most_s = time.monotonic()
         with suppress(Exception):
-            self._asked = request_number()
+            self._request = request_number()
         assert self._requester_id is not None
         self._run_notes.write("requester", self._requester_id)
 
@@ -148,7 +148,7 @@ class UsefulSizes(ElasticScalingPolicy):
         if not has_autoscaler():
             return
         wanted = self._wanted
-        if is_possible(self._asked) is False:
+        if is_possible(self._request) is False:
             each = self.scaling_config._resources_per_worker_not_none
             held = sum(fitting(each, node.resources) for node in living_nodes())
             fewer = max((size for size in self._sizes if size < wanted), default=wanted)
@@ -158,7 +158,7 @@ class UsefulSizes(ElasticScalingPolicy):
         if wanted != self._wanted:
             self._wanted = wanted
             self._send_resource_request()  # type: ignore[no-untyped-call]
-            self._asked = request_number()
+            self._request = request_number()
 
     def _ask_for_data(self) -> None:
         """Ask for the CPU that data tasks will need: they ask for it themselves, but only once there are workers."""

@@ -31,7 +31,6 @@ _LOOK_EVERY_S = 5.0  # longest time in which a group does not hear that it must 
 _SAVE_PATIENCE_S = 90.0
 _WAIT_TO_BE_STOPPED_S = 30.0
 
-
 _LOG = logging.getLogger(__name__)
 
 
