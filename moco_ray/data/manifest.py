@@ -185,7 +185,7 @@ def _in_threads(work: Callable[[Any], Any], tasks: list[Any], storage: Storage) 
 
 
 def _read_file(storage: Storage, uri: str, num_bytes: int) -> bytes:
-    path = uri if storage.protocol == "file" else uri.split("://", 1)[1]
+    path = storage.path_of(uri)
     content = b""
     for _ in range(_READ_TRIES):
         try:
@@ -194,14 +194,14 @@ def _read_file(storage: Storage, uri: str, num_bytes: int) -> bytes:
             raise ValueError(f"{error}; it was there when the manifest was made") from error
         if num_bytes < 0 or len(content) == num_bytes:
             return content
-    now = int(storage.fs.info(path)["size"])
+    now = storage.size(path)
     if now == num_bytes:
         raise ReadError(f"{uri} was cut off after {len(content)} of {num_bytes} bytes, {_READ_TRIES} times")
     raise ValueError(f"{uri} has {now} bytes, {num_bytes} when the manifest was made: it was changed since")
 
 
 def _read_row_group(storage: Storage, uri: str, group: int, column: str) -> pa.ChunkedArray:
-    path = uri if storage.protocol == "file" else uri.split("://", 1)[1]
+    path = storage.path_of(uri)
     error: Exception | None = None
     for _ in range(_READ_TRIES):
         try:

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from moco_ray.data.manifest import Manifest, make_manifest
-from moco_ray.data.storage import Storage, StorageOptions
+from moco_ray.data.storage import Storage, StorageOptions, check_access
+from moco_ray.data.uris import HTTP, as_uri, file_system_of, shown
 
 _IMAGE_EXTENSIONS = frozenset(".jpg .jpeg .jpe .png .bmp .gif .webp .tif .tiff .ppm .pgm .jp2 .avif".split())
 _URI_COLUMNS = ("uri", "path", "url", "file", "filename")
@@ -50,6 +51,11 @@ class DataConfig:
     max_pixels: int = 100_000_000
     """Images with more pixels are bad: a small file can hold a huge image."""
 
+    def __post_init__(self) -> None:
+        """Take paths as text."""
+        for name in ("uri", "storage_options"):
+            object.__setattr__(self, name, as_uri(f"data.{name.replace('_', '-')}", getattr(self, name)))
+
 
 @dataclass(frozen=True)
 class _File:
@@ -68,6 +74,7 @@ def build_manifest(config: DataConfig, options: StorageOptions, progress: Progre
     Raises:
         ValueError: The URI cannot be read, or there are no images.
     """
+    check_access(config.uri, options)
     storage = Storage.open(config.uri, options)
     if storage.is_file(storage.root):
         files = [_File(storage.root, -1)]
@@ -117,6 +124,11 @@ def _list_files(config: DataConfig, storage: Storage, progress: Progress) -> lis
                 last_s = time.monotonic()
                 progress(f"listed {len(files):,} files in {num_folders:,} folders, {len(waiting):,} folders to go")
     if not files:
+        if storage.protocol in HTTP:
+            raise ValueError(
+                f"{config.uri} links to no files: http has no folders, only pages that may list some; name a .csv or .parquet "
+                "list of URLs instead"
+            )
         if not storage.exists(storage.root):
             storage.check_bucket()
             raise ValueError(f"{config.uri} does not exist; check the path")
@@ -129,12 +141,13 @@ def _list_one(storage: Storage, folder: str) -> tuple[str, list[tuple[str, int, 
 
 
 def _extension(path: str) -> str:
+    path = path.split("?", 1)[0] if "://" in path else path  # of a URL, without its query
     return os.path.splitext(path.rsplit("/", 1)[-1])[1].lower()
 
 
 def _from_images(storage: Storage, images: Sequence[_File]) -> Manifest:
     below = [file.path[len(storage.root.rstrip("/")) + 1 :] for file in images]
-    tops = [path.split("/", 1)[0] if "/" in path else None for path in below]
+    tops = [shown(path.split("/", 1)[0]) if "/" in path else None for path in below]
     names = sorted({top for top in tops if top is not None})
     labels: list[str | None] = tops if None not in tops and len(names) > 1 else [None] * len(tops)
     ids, classes = _encode_labels(labels)
@@ -161,17 +174,18 @@ def _from_table(config: DataConfig, storage: Storage, table: pa.Table) -> Manife
     column = next((name for name in _URI_COLUMNS if name in table.column_names), None)
     if column is None:
         raise ValueError(f"{config.uri} has no uri column; its columns are {', '.join(table.column_names)}")
-    folder = storage.root.rsplit("/", 1)[0]
     uris: list[str] = []
     for value in table[column].to_pylist():
         if not value:
             raise ValueError(f"{config.uri} has an empty {column} in row {len(uris)}")
-        text = str(value)
-        uris.append(text if "://" in text or text.startswith("/") else storage.uri(f"{folder}/{text}"))
+        uris.append(storage.entry_uri(str(value)))
     if not uris:
         raise ValueError(f"{config.uri} is empty: it names no image")
-    if len({uri.split("://", 1)[0] if "://" in uri else "" for uri in uris}) > 1:
-        raise ValueError(f"{config.uri} mixes protocols; use one manifest for each")
+    if len(kinds := {file_system_of(uri) for uri in uris}) > 1:
+        raise ValueError(
+            f"{config.uri} mixes protocols or archives ({', '.join(' of '.join(kind) for kind in sorted(kinds)[:4])}); use one "
+            "manifest for each"
+        )
     labels = _label_values(config, table)
     ids, classes = _encode_labels(labels if labels is not None else [None] * len(uris))
     order = sorted(range(len(uris)), key=uris.__getitem__)

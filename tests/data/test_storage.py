@@ -18,6 +18,7 @@ import pytest
 
 from moco_ray.data import storage
 from moco_ray.data.storage import ReadError, Storage, StorageOptions, resolve_storage_options
+from moco_ray.data.storage_errors import final_error
 from tests.data.conftest import open_storage
 from tests.faults import Fault, FaultyProxy, Kind
 from tests.s3 import S3Server
@@ -377,7 +378,7 @@ def test_a_full_disk_is_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "full").symlink_to("/dev/full")
     with pytest.raises(OSError) as caught, open(tmp_path / "full", "wb", buffering=0) as file:
         file.write(b"1")
-    error = storage._final_error(caught.value, "/data/run/state.pt")
+    error = final_error(caught.value, "/data/run/state.pt")
     assert isinstance(error, storage.NoSpaceError)
     assert str(error) == "no space left for /data/run/state.pt: free some, older checkpoints for example"
 
