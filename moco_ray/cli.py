@@ -82,7 +82,8 @@ def parse(arguments: Sequence[str]) -> _Arguments:
     """
     name, rest = _take(arguments, "--preset", [*PRESETS, "the path of a run's config.json"])
     method, rest = _take(rest, "--method", method_names())
-    default = load_preset(name or _DEFAULT_PRESET)
+    access = _take(rest, "--run.storage-options", [])[0] or _take(rest, "--data.storage-options", [])[0]
+    default = load_preset(name or _DEFAULT_PRESET, access)
     if method is not None and method != default.method.name:
         default = replace(default, method=method_class(method)())
     _check_flags(rest, default)

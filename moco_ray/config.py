@@ -15,6 +15,7 @@ from moco_ray.core.methods.moco import MoCoConfig
 from moco_ray.core.optim import OptimConfig
 from moco_ray.core.vit import VITS
 from moco_ray.data.sources import DataConfig
+from moco_ray.data.uris import as_uri
 from moco_ray.data.views import ViewsConfig
 from moco_ray.evaluate.monitor import EvalConfig
 from moco_ray.train.run_config import RunConfig, data_label, worker_resources
@@ -24,6 +25,14 @@ _FREE_FIELDS = frozenset(
     {"data.storage_options", "data.max_bad_fraction"}
     | {f"eval.{name}" for name in ("every_steps", "max_bank", "k", "temperature", "resize_px", "max_time_fraction")}
     | {f"run.{f.name}" for f in dataclasses.fields(RunConfig) if f.name not in ("seed", "dtype")}
+)
+_PATH_FIELDS = (
+    "data.uri",
+    "data.storage_options",
+    "eval.uri",
+    "model.init",
+    "run.storage_path",
+    "run.storage_options",
 )
 _SECRET_FIELDS = frozenset({"data.storage_options", "run.storage_options"})
 
@@ -55,9 +64,19 @@ class Config:
         Raises:
             ValueError: Fields contradict each other.
         """
+        _take_paths(self)
         _check_batch(self)
         _check_workers(self)
         _check_ranges(self)
+
+
+def _take_paths(config: Config) -> None:
+    """Make text of pathlib's paths and of names that are not UTF-8, here and nowhere else."""
+    for path in _PATH_FIELDS:
+        group, name = path.split(".")
+        value = getattr(getattr(config, group), name)
+        if (text := as_uri(path.replace("_", "-"), value)) is not value:
+            object.__setattr__(config, group, dataclasses.replace(getattr(config, group), **{name: text}))
 
 
 def _check_workers(config: Config) -> None:

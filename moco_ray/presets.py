@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import replace
-from pathlib import Path
 
 from moco_ray.config import Config, from_json
 from moco_ray.core.encoders import ModelConfig
@@ -14,6 +14,8 @@ from moco_ray.core.methods.moco import MoCoConfig
 from moco_ray.core.methods.moco_v3 import MoCoV3Config
 from moco_ray.core.methods.simclr import SimCLRConfig
 from moco_ray.core.optim import OptimConfig
+from moco_ray.data.storage import Missing, ReadError, Storage, check_access, resolve_storage_options
+from moco_ray.data.uris import as_uri
 from moco_ray.data.views import cifar_views, simclr_views, v1_views, v2_views, v3_views
 from moco_ray.evaluate.monitor import EvalConfig
 from moco_ray.train.run_config import RunConfig
@@ -225,19 +227,22 @@ PRESETS = {
 }
 
 
-def load_preset(name: str) -> Config:
+def load_preset(name: str | os.PathLike[str], storage_options: str | None = None) -> Config:
     """Make the configuration of a preset, or read that of a run from its config.json.
+
+    Args:
+        name: Of a preset, or the path or URL of a config.json (or of a sweep's best.json).
+        storage_options: Access to a URL: a JSON object of fsspec options or a file with one. None: the AWS environment.
 
     Raises:
         ValueError: There is no such preset and no such file.
     """
+    if not isinstance(name, str):
+        name = str(as_uri("preset", name))
     if name in PRESETS:
         return PRESETS[name]()
-    if name.endswith(".json"):
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise ValueError(f"--preset {name}: there is no such file")
-        config = from_json(path.read_text())
+    if "://" in name or name.endswith(".json"):
+        config = from_json(_read(name, storage_options))
         return replace(config, run=replace(config.run, name=None))  # another run, not that one resumed
     close = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.4)
     raise ValueError(
@@ -245,3 +250,17 @@ def load_preset(name: str) -> Config:
         + (f"; did you mean {close[0]}?" if close else ";")
         + f" There are {', '.join(PRESETS)}, or the path of a run's config.json"
     )
+
+
+def _read(uri: str, storage_options: str | None) -> str:
+    try:
+        options = resolve_storage_options(uri, storage_options)
+        check_access(uri, options)
+        storage = Storage.open(uri, options)
+        return storage.read_bytes(storage.root).decode("utf-8-sig")
+    except Missing:
+        raise ValueError(f"--preset {uri}: there is no such file") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--preset {uri} is no text (byte {error.start} is no UTF-8)") from None
+    except (ValueError, ReadError) as error:
+        raise ValueError(f"--preset {error}") from error

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ _OWN_SHARE, _OTHERS_SHARE = (
 )  # of the keys' life: whoever has a provider renews first, others find the new ones
 _LONGEST_MARGIN_S = 600.0
 _ASK_AGAIN_S, _ASK_OTHERS_AGAIN_S = 3.0, 0.5  # least pause between two questions: to a provider, to the driver
+_SHARE_EVERY_S, _PUT_AGAIN_S, _JOIN_S = 2.0, 30.0, 10.0
 _ANSWER_S = 60.0  # a provider that asks a person would block every read
 
 
@@ -181,19 +183,48 @@ def _shared(name: str, old: Keys) -> Keys | None:
     return keys
 
 
-def share(rings: list[KeyRing], put_anyway: bool) -> None:
-    """Renew the keys of own rings that are due or that another process was refused with, and publish what is new.
+@contextmanager
+def sharing(rings: Iterable[KeyRing | None]) -> Iterator[None]:
+    """Inside, keep the keys of own rings fresh for the processes of this driver's cluster.
 
-    Args:
-        rings: Those to share.
-        put_anyway: Publish also what was published before.
+    A thread renews those that are about to expire, or that another process says are refused, and publishes them in the
+    cluster's key-value store: what Ray starts anywhere finds them there.
     """
-    for ring in rings:
-        before = ring.current
-        ring.renew_if_due()
-        if shared_keys.refused(ring.name) == ring.current.fingerprint:
-            ring.replace(ring.current)
-        if put_anyway or ring.current != before:
-            keys = ring.current
-            values = {"access_key": keys.access_key, "secret": keys.secret, "token": keys.token}
-            shared_keys.write(ring.name, {**values, "expires_at": keys.expires_at})
+    own = list({ring.name: ring for ring in rings if ring is not None and ring.is_own}.values())
+    if not own:
+        yield
+        return
+    ended = threading.Event()
+
+    def keep_up() -> None:
+        last_s: dict[str, float] = {}
+        while True:
+            for ring in own:
+                with suppress(Exception):  # a head that is slow to answer; there is a next time
+                    _share(ring, last_s)
+            if ended.wait(_SHARE_EVERY_S):
+                return
+
+    thread = threading.Thread(target=keep_up, name="share keys", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(_JOIN_S)
+        for ring in own:
+            with suppress(Exception):
+                shared_keys.forget(ring.name)
+
+
+def _share(ring: KeyRing, last_s: dict[str, float]) -> None:
+    """Renew keys if need be, and publish those that are new, or that were published long ago."""
+    before = ring.current
+    ring.renew_if_due()
+    if shared_keys.refused(ring.name) == ring.current.fingerprint:
+        ring.replace(ring.current)
+    if ring.current != before or time.monotonic() - last_s.get(ring.name, float("-inf")) > _PUT_AGAIN_S:
+        keys = ring.current
+        values = {"access_key": keys.access_key, "secret": keys.secret, "token": keys.token}
+        shared_keys.write(ring.name, {**values, "expires_at": keys.expires_at})
+        last_s[ring.name] = time.monotonic()

@@ -16,6 +16,7 @@ from moco_ray.data.storage_errors import (
     Refused,
     error_code,
     final_error,
+    text_of,
 )
 from moco_ray.data.uris import shown
 
@@ -89,6 +90,6 @@ def _may_log_in(ring: KeyRing | None, code: str, is_first: bool) -> bool:
 
 
 def _given_up(error: Exception, uri: str, tries: int, elapsed_s: float, is_first: bool) -> ReadError:
-    why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    why = text_of(error) if text_of(error) == type(error).__name__ else f"{type(error).__name__}: {text_of(error)}"
     advice = "; check the address or the endpoint, and the network" if is_first else ""
-    return ReadError(f"{shown(uri)}: {shown(why)} (tried {tries} times in {elapsed_s:.0f} s){advice}")
+    return ReadError(f"{shown(uri)}: {why} (tried {tries} times in {elapsed_s:.0f} s){advice}")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.storage import Storage, StorageOptions, check_access
-from moco_ray.data.uris import HTTP, as_uri, file_system_of, shown
+from moco_ray.data.uris import HTTP, file_system_of, shown
 
 _IMAGE_EXTENSIONS = frozenset(".jpg .jpeg .jpe .png .bmp .gif .webp .tif .tiff .ppm .pgm .jp2 .avif".split())
 _URI_COLUMNS = ("uri", "path", "url", "file", "filename")
@@ -50,11 +50,6 @@ class DataConfig:
     """The run stops when a larger share of all images than this does not decode."""
     max_pixels: int = 100_000_000
     """Images with more pixels are bad: a small file can hold a huge image."""
-
-    def __post_init__(self) -> None:
-        """Take paths as text."""
-        for name in ("uri", "storage_options"):
-            object.__setattr__(self, name, as_uri(f"data.{name.replace('_', '-')}", getattr(self, name)))
 
 
 @dataclass(frozen=True)
@@ -124,7 +119,7 @@ def _list_files(config: DataConfig, storage: Storage, progress: Progress) -> lis
                 last_s = time.monotonic()
                 progress(f"listed {len(files):,} files in {num_folders:,} folders, {len(waiting):,} folders to go")
     if not files:
-        if storage.protocol in HTTP:
+        if storage.protocol in HTTP and storage.exists(storage.root):
             raise ValueError(
                 f"{config.uri} links to no files: http has no folders, only pages that may list some; name a .csv or .parquet "
                 "list of URLs instead"

@@ -66,7 +66,7 @@ def final_error(error: Exception, uri: str, *, is_first: bool = False) -> ValueE
         uri: What was asked for.
         is_first: Whether nothing has worked yet: then a name that nobody knows is a mistake, and no passing failure.
     """
-    where, text = shown(uri), _text(error)
+    where, text = shown(uri), text_of(error)
     if isinstance(error, ValueError | NotImplementedError) and not isinstance(error, OSError):
         return ValueError(f"{where}: {text}")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -122,12 +122,15 @@ def _unreachable(error: Exception, where: str, is_first: bool) -> ValueError | N
                 f"{where}: the server's certificate is not trusted ({cause.verify_message}); name its authority's file in "
                 "AWS_CA_BUNDLE (SSL_CERT_FILE for http), or check the address"
             )
-        if isinstance(cause, ssl.SSLError) and (cause.reason or "") in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+        if isinstance(cause, ssl.SSLError) and getattr(cause, "reason", None) in (
+            "WRONG_VERSION_NUMBER",
+            "RECORD_LAYER_FAILURE",
+        ):
             return ValueError(
                 f"{where}: the server does not speak TLS at this address; use http:// or the port for https://"
             )
         if is_first and isinstance(cause, socket.gaierror) and cause.errno in (socket.EAI_NONAME, socket.EAI_NODATA):
-            return ValueError(f"{where}: nobody knows this host ({_text(cause)}); check the address or the endpoint")
+            return ValueError(f"{where}: nobody knows this host ({text_of(cause)}); check the address or the endpoint")
     return None
 
 
@@ -183,8 +186,8 @@ def _with_code(code: str, text: str) -> str:
     return text if not code or code in text or code.isdecimal() else f"{code}: {text}"
 
 
-def _text(error: BaseException) -> str:
-    """What an error says, or its name; FileNotFoundError of an HTTP file system only repeats the address."""
+def text_of(error: BaseException) -> str:
+    """What went wrong, in the error's words; FileNotFoundError of an HTTP file system only repeats the address."""
     if (
         isinstance(error, FileNotFoundError)
         and error.__cause__ is not None

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-import fsspec
-
 S3 = ("s3", "s3a")
 HTTP = ("http", "https")
 ARCHIVES = ("zip", "tar")
@@ -144,6 +142,8 @@ def as_uri(field: str, value: Any) -> Any:
 
 def known_protocols() -> list[str]:
     """Protocols that can be opened here: those of fsspec whose packages are installed."""
+    import fsspec
+
     found = []
     for protocol in fsspec.available_protocols():
         try:

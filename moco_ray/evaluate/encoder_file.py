@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from moco_ray.core.encoders import Encoder, ModelConfig, build_backbone, feature_dim
 from moco_ray.data.storage import Storage, resolve_storage_options
+from moco_ray.data.uris import as_uri
 
 _NAME = "encoder.safetensors"
 _FORMAT = "moco_ray encoder 1"
@@ -35,7 +37,7 @@ def encoder_bytes(backbone: nn.Module, metadata: Mapping[str, str]) -> bytes:
     return save_safetensors(state, {"format": _FORMAT, "feature_dim": str(feature_dim(backbone)), **metadata})
 
 
-def load_encoder(path: str, storage_options: str | None = None) -> nn.Module:
+def load_encoder(path: str | os.PathLike[str], storage_options: str | None = None) -> nn.Module:
     """Load a pretrained backbone.
 
     Args:
@@ -49,6 +51,7 @@ def load_encoder(path: str, storage_options: str | None = None) -> nn.Module:
     Raises:
         ValueError: There is no such file, or it is no encoder of moco_ray.
     """
+    path = str(as_uri("path", path))
     content = _read(path, storage_options)
     info = _info(content, path)
     model = ModelConfig(arch=info["arch"], stem=info["stem"], patch_px=info.get("patch_px", 16))
@@ -60,7 +63,7 @@ def load_encoder(path: str, storage_options: str | None = None) -> nn.Module:
     return backbone.eval()
 
 
-def encoder_info(path: str, storage_options: str | None = None) -> dict[str, Any]:
+def encoder_info(path: str | os.PathLike[str], storage_options: str | None = None) -> dict[str, Any]:
     """What is known of an encoder file.
 
     Args:
@@ -74,6 +77,7 @@ def encoder_info(path: str, storage_options: str | None = None) -> dict[str, Any
     Raises:
         ValueError: There is no such file, or it is no encoder of moco_ray.
     """
+    path = str(as_uri("path", path))
     return _info(_read(path, storage_options), path)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from moco_ray.config import Config, experiment_differences, from_json, to_json
+from moco_ray.data.keys import sharing
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, resolve_storage_options
 from moco_ray.evaluate.monitor import choose_eval_set
@@ -30,6 +31,7 @@ from moco_ray.sweep.tuning import asha, run_trials
 from moco_ray.train.cluster import only_our_lines
 from moco_ray.train.found import EVAL_MANIFEST, MANIFEST, list_eval_images
 from moco_ray.train.lease import hold_run
+from moco_ray.train.naming import check_name
 from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options
 from moco_ray.train.shared_paths import check_paths
 
@@ -74,8 +76,8 @@ def sweep(
     options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
     root = Storage.open(config.run.storage_path, options)
     name = str(config.run.name)
-    uri = f"{config.run.storage_path.rstrip('/')}/{name}" if root.protocol != "file" else root.join(name)
-    storage = Storage.open(uri, options)
+    storage = root.child(name)
+    uri = storage.uri(storage.root)
     say(f"sweep {name}; the same command, or --run.name {name}, goes on with it")
     storage.check_writable()
     say(f"results go to {uri}")
@@ -113,8 +115,9 @@ def sweep(
         if plan is None:
             say("this sweep is over: all of its trials have ended")
         else:
-            first_image = str(manifest.table["uri"][0].as_py())
-            _run(setting, plan, shared_access(config, uri, options, metric, first_image), total, ends, console)
+            access = shared_access(config, uri, options, metric, manifest.first_uri)
+            with sharing((access.options.key_ring(), access.image_options.key_ring())):
+                _run(setting, plan, access, total, ends, console)
         return conclude(setting, config, command)
 
 
@@ -160,8 +163,7 @@ def _with_name(settings: SweepConfig, config: Config, space: Space) -> Config:
         described = json.dumps(_definition(settings, config, space, settings.metric), sort_keys=True)
         digest = hashlib.sha256(described.encode()).hexdigest()[:8]
         config = replace(config, run=replace(config.run, name=f"sweep-{config.preset}-{digest}"))
-    if "/" in str(config.run.name) or config.run.name in (".", ".."):
-        raise ValueError(f"run.name {config.run.name!r} must be the name of a folder, without slashes")
+    check_name(str(config.run.name))
     return config
 
 

@@ -17,7 +17,7 @@ from moco_ray.core.global_batch_norm import check_batch_norms, has_global_batch_
 from moco_ray.core.group_batch_norm import use_group_batch_norm
 from moco_ray.data.blocks import StreamSpec
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
+from moco_ray.data.storage import Storage, StorageOptions, check_access, resolve_storage_options
 from moco_ray.evaluate.encoder_file import load_encoder, load_initial_weights
 from moco_ray.evaluate.monitor import choose_eval_set
 from moco_ray.train.cluster import disconnect, is_connected
@@ -26,6 +26,7 @@ from moco_ray.train.illustrate import illustrate
 from moco_ray.train.job import Job, Outcome, RunFailed
 from moco_ray.train.launch import run_in_this_process, run_on_ray
 from moco_ray.train.lease import Lease, hold_run
+from moco_ray.train.naming import check_name, forget_claims, free_name
 from moco_ray.train.place import Pulse
 from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn
 from moco_ray.train.shared_paths import check_paths, check_visible
@@ -63,11 +64,13 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
         RunFailed: The cluster failed again and again; the same call goes on.
         OSError: The storage did, likewise.
     """
+    if not config.data.uri:
+        raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
+    check_paths(config)
     config = _with_name(config)
     name = config.run.name
     command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=name)
     say(f"run {name}; to resume it: {command}")
-    check_paths(config)
     pulse = Pulse()
     is_ours = config.run.num_workers != 0 and not is_connected()  # a connection of the caller's stays
     for attempt in range(config.run.retries + 1):
@@ -88,14 +91,13 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
 def _attempt(config: Config, pulse: Pulse, say: Say, *, is_first: bool) -> RunResult:
     """Go on with the run from where its folder stands, to its end."""
     run_options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
-    root = Storage.open(config.run.storage_path, run_options)
-    is_uri = "://" in config.run.storage_path
-    folder = f"{config.run.storage_path.rstrip('/')}/{config.run.name}" if is_uri else root.join(str(config.run.name))
-    run = Storage.open(folder, run_options)
+    run = Storage.open(config.run.storage_path, run_options).child(str(config.run.name))
+    folder = run.uri(run.root)
     if is_first:  # later on, a folder that cannot be written to has failed: it is no mistake of the user
         run.check_writable()
     say(f"results go to {folder}")
     with hold_run(run, say, lambda: pulse.newest) as lease:
+        forget_claims(run)
         return _train(config, folder, run, run_options, lease, pulse, say, is_first=is_first)
 
 
@@ -116,6 +118,8 @@ def _train(
     data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
     manifest = Manifest.read(run, run.join(MANIFEST)) if old else list_images(config, data_options, say)
     data_options = row_options(manifest, config)
+    if old is not None and is_first:
+        check_access(manifest.first_uri, data_options)
     source = make_source(config, manifest, data_options)
     encoder = _check_model(config)
     config = decide(config, len(source.train_rows))
@@ -188,11 +192,13 @@ def _conclude(
 
 
 def _with_name(config: Config) -> Config:
-    if not config.data.uri:
-        raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
-    name = config.run.name or f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if "/" in name or name in (".", ".."):
-        raise ValueError(f"run.name {name!r} must be the name of a folder, without slashes")
+    """The configuration with a name for its run: the given one, or one that no other run has."""
+    name, path = config.run.name, config.run.storage_path
+    if name is None:
+        root = Storage.open(path, resolve_storage_options(path, config.run.storage_options))
+        root.check_writable()
+        name = free_name(root, config.preset)
+    check_name(name)
     return replace(config, run=replace(config.run, name=name))
 
 

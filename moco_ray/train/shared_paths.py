@@ -8,6 +8,7 @@ from typing import Any
 
 from moco_ray.config import Config
 from moco_ray.data.manifest import Manifest
+from moco_ray.data.uris import is_local, local_path
 
 _EXAMPLES = {"run.storage-path": "s3://bucket/runs", "data.uri": "s3://bucket/images", "eval.uri": "s3://bucket/test"}
 _UNPACKED_JOBS = "working_dir_files"  # Ray unpacks a submitted job into a folder of this name, and deletes it
@@ -34,7 +35,18 @@ def check_paths(config: Config) -> None:
             raise ValueError(
                 f"{name} {path} still has a placeholder in it; write your own value, such as {_EXAMPLES[name]}"
             )
-        if path and _is_submitted() and "://" not in path and not os.path.isabs(os.path.expanduser(path)):
+        if path and path.startswith("memory://") and config.run.num_workers != 0:
+            raise ValueError(
+                f"{name} {path}: memory:// is the memory of one process, which the workers do not see; use "
+                "--run.num-workers 0, or a folder"
+            )
+        if (
+            path
+            and _is_submitted()
+            and is_local(path)
+            and "://" not in path
+            and not os.path.isabs(os.path.expanduser(path))
+        ):
             raise ValueError(
                 f"{name} {path!r} is relative, and a submitted job runs in a temporary copy of its folder that is deleted "
                 f"afterwards; use storage that outlives it: --{name} {_EXAMPLES[name]}"
@@ -60,10 +72,9 @@ def check_visible(run_file: str | None, config: Config, manifest: Manifest) -> N
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    image = str(manifest.table["uri"][0].as_py())
     wanted = {
         "run.storage-path": (config.run.storage_path, run_file),
-        "data.uri": (config.data.uri, None if "://" in image else image),
+        "data.uri": (config.data.uri, local_path(manifest.first_uri) if is_local(manifest.first_uri) else None),
     }
     files = [path for _, path in wanted.values() if path is not None]
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
