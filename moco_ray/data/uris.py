@@ -131,7 +131,10 @@ def as_uri(field: str, value: Any) -> Any:
     if value is None or (isinstance(value, str) and value.isascii()):
         return value
     if not isinstance(value, str | os.PathLike):
-        raise ValueError(f"{field} is {value!r}, a {type(value).__name__}; use text or a pathlib.Path")
+        is_secret = field.endswith("options")
+        raise ValueError(
+            f"{field} is {'' if is_secret else f'{value!r}, '}a {type(value).__name__}; use text or a pathlib.Path"
+        )
     text = os.fsdecode(value)
     if isinstance(value, os.PathLike) and _LOST_SLASH.match(text):
         raise ValueError(f"{field} is {value!r}: pathlib makes one slash of two, so give a URL as text")
