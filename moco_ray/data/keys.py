@@ -14,7 +14,7 @@ from moco_ray.data import shared_keys
 
 _OWN_SHARE, _OTHERS_SHARE = (
     0.7,
-    0.85,
+    0.75,
 )  # of the keys' life: whoever has a provider renews first, others find the new ones
 _LONGEST_MARGIN_S = 600.0
 _ASK_AGAIN_S, _ASK_OTHERS_AGAIN_S = 3.0, 0.5  # least pause between two questions: to a provider, to the driver
@@ -48,10 +48,11 @@ class KeyRing:
         current: The newest keys.
         trouble: Why the provider gave none when it was asked last; None if it did.
         is_own: Whether this process asks the provider itself.
+        waits: Whether somebody else is to renew them, who may be a little late: the driver, or who writes a file of them.
         has_worked: Whether something has worked with keys of this ring.
     """
 
-    def __init__(self, name: str, keys: Keys, ask: Callable[[Keys], Keys | None], *, is_own: bool) -> None:
+    def __init__(self, name: str, keys: Keys, ask: Callable[[Keys], Keys | None], *, is_own: bool, waits: bool) -> None:
         """Hold the first keys.
 
         Args:
@@ -59,8 +60,9 @@ class KeyRing:
             keys: The keys to begin with.
             ask: Gives the newest keys; told of those that it should replace.
             is_own: Whether that asks the provider, and not another process.
+            waits: Whether somebody else renews them.
         """
-        self.name, self.current, self.is_own = name, keys, is_own
+        self.name, self.current, self.is_own, self.waits = name, keys, is_own, waits
         self.trouble: str | None = None
         self.has_worked = False
         self._ask = ask
@@ -138,7 +140,7 @@ class _Rings:
 _RINGS = _Rings()
 
 
-def own_ring(provider: Hashable, ask: Callable[[], Keys | None]) -> KeyRing | None:
+def own_ring(provider: Hashable, ask: Callable[[], Keys | None], *, waits: bool) -> KeyRing | None:
     """The ring of a provider that this process can ask; None if it gives no keys.
 
     Keys that say when they expire are kept until then; others are asked for at every call.
@@ -146,6 +148,7 @@ def own_ring(provider: Hashable, ask: Callable[[], Keys | None]) -> KeyRing | No
     Args:
         provider: What the provider is found with: two calls with the same share their keys.
         ask: Asks the provider.
+        waits: Whether that reads what somebody else writes.
     """
     with _RINGS.lock:
         ring = _RINGS.by_provider.get(provider)
@@ -157,7 +160,7 @@ def own_ring(provider: Hashable, ask: Callable[[], Keys | None]) -> KeyRing | No
         if keys is None:
             return None
         if ring is None or ring.current != keys:
-            ring = KeyRing(shared_keys.new_name(), keys, lambda _: ask(), is_own=True)
+            ring = KeyRing(shared_keys.new_name(), keys, lambda _: ask(), is_own=True, waits=waits)
             _RINGS.by_provider[provider] = _RINGS.by_name[ring.name] = ring
         return ring
 
@@ -171,7 +174,7 @@ def ring_of(name: str, first: Keys) -> KeyRing:
     """
     with _RINGS.lock:
         if name not in _RINGS.by_name:
-            _RINGS.by_name[name] = KeyRing(name, first, lambda old: _shared(name, old), is_own=False)
+            _RINGS.by_name[name] = KeyRing(name, first, lambda old: _shared(name, old), is_own=False, waits=True)
         return _RINGS.by_name[name]
 
 

@@ -86,7 +86,7 @@ def _newest(ring: KeyRing | None) -> Keys | None:
 
 def _may_log_in(ring: KeyRing | None, code: str, is_first: bool) -> bool:
     """Whether to wait for other keys: those of a run have expired, and somebody or the driver may renew them."""
-    return ring is not None and code in EXPIRED and not is_first and (ring.has_worked or not ring.is_own)
+    return ring is not None and code in EXPIRED and (ring.waits or (ring.has_worked and not is_first))
 
 
 def _given_up(error: Exception, uri: str, tries: int, elapsed_s: float, is_first: bool) -> ReadError:

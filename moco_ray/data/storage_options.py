@@ -69,7 +69,8 @@ def _resolve_s3(values: dict[str, Any], options: str | None) -> StorageOptions:
         given = _parse_options(options)  # a file may hold other ones now
         return s3_files.find_keys({**given, **{name: values[name] for name in ("profile", "anon") if name in values}})
 
-    ring = keys.own_ring((options, s3_files.aws_environment()), ask)
+    is_file = options is not None and not options.lstrip().startswith("{")
+    ring = keys.own_ring((options, s3_files.aws_environment()), ask, waits=is_file)
     values = s3_files.with_aws_defaults(values)
     if ring is None:
         return StorageOptions(values)
