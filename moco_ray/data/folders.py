@@ -26,6 +26,7 @@ _OTHER_PICTURES = frozenset(
     ".heic .heif .jxl .dcm .nii .raw .dng .cr2 .cr3 .nef .arw .orf .rw2 .psd .svg .exr .hdr .npy .npz .h5 .hdf5 .mp4 "
     ".mov .avi .mkv .tfrecord .lmdb .mat .pdf .eps .czi .svs .ndpi .lif".split()
 )
+_TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"})
 
 Progress = Callable[[str], None]
 
@@ -133,6 +134,11 @@ def _absolute(uri: str) -> str:
     return os.path.realpath(path) if protocol == "file" else f"{protocol.replace('s3a', 's3')}://{path.rstrip('/')}"
 
 
+def same_place(uri: str, other: str) -> bool:
+    """Whether two URIs are two ways to write one place."""
+    return _absolute(uri) == _absolute(other)
+
+
 def _below(storage: Storage, path: str) -> str:
     return path[len(storage.root.rstrip("/")) + 1 :]
 
@@ -167,4 +173,6 @@ def said_of_kinds(extensions: set[str]) -> list[str]:
         advice.append("convert HEIC pictures to JPEG (the package pillow-heif opens them)")
     if others := sorted(extensions & _OTHER_PICTURES - {".heic", ".heif"}):
         advice.append(f"convert {', '.join(others)} to PNG or JPEG if they are images to train on")
+    if tables := sorted(extensions & _TABLES):
+        advice.append(f"a {' or '.join(tables)} file is read where data.uri names it itself")
     return advice

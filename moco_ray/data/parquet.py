@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from moco_ray.data.listed import Rows
 from moco_ray.data.parquet_columns import Columns, choose_columns, count_nulls
 from moco_ray.data.splits import Role, role_of, role_of_file
-from moco_ray.data.storage import Storage
+from moco_ray.data.storage import Storage, split_uri
 from moco_ray.data.tables import only, places_of, reason_without, rows_of_uris
 
 _READ_THREADS = 16
@@ -62,6 +62,15 @@ def parquet_rows(
         if nulls := sum(part.num_nulls for part in parts):
             result.notes.append(f"{nulls:,} of {len(result.uris):,} rows have no image bytes, and count as bad images")
     return result
+
+
+def _check_first(uri: str, storage: Storage, place: str) -> None:
+    """Refuse structs that only keep the name that a picture once had."""
+    if storage.protocol == split_uri(uri)[0] and not storage.exists(split_uri(uri)[1]):
+        raise ValueError(
+            f"column {place} names images beside the Parquet file, and the rows hold no bytes, but {uri} is not there; put "
+            "the images there, or write their bytes into the file"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +178,7 @@ def _place_rows(
         uri, uris, labels, roles, label_name=columns.label or "", reason=reason_without(uri, columns.label)
     )
     if "." in place:
+        _check_first(result.uris[0], storage, place)
         result.notes.append(f"images are read from where {place} says: the rows hold no bytes")
     return result
 

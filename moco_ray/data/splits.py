@@ -13,9 +13,9 @@ from moco_ray.data.labels import quoted
 Role = Literal["train", "val", "test", "unlabelled", "other"]
 
 _ROLES: dict[str, Role] = {
-    **dict.fromkeys(("train", "training", "trn"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "eval", "evaluation"), "val"),
-    **dict.fromkeys(("test", "testing", "tst"), "test"),
+    **dict.fromkeys(("train", "training", "trn", "trainset"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "eval", "evaluation", "valset", "devset"), "val"),
+    **dict.fromkeys(("test", "testing", "tst", "testset"), "test"),
     **dict.fromkeys(("unlabeled", "unlabelled", "unsupervised"), "unlabelled"),
 }
 _IMAGES = frozenset(
