@@ -53,6 +53,13 @@ def encode_labels(values: Sequence[Any]) -> tuple[NDArray[np.int64], tuple[str, 
     return _number(plain, sorted({*texts, *map(str, numbers)}))
 
 
+def encode_names(names: Sequence[str | None]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Number the classes of folders, sorted as text: whoever made a folder of the name none meant a class."""
+    classes = tuple(sorted({name for name in names if name is not None}))
+    ids = {name: i for i, name in enumerate(classes)}
+    return np.array([-1 if name is None else ids[name] for name in names], dtype=np.int64), classes
+
+
 def _number(plain: Sequence[Any], ordered: Sequence[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     names = [str(value) for value in ordered]
     negative = [name for name in names if name.startswith("-") and _INTEGER.fullmatch(name)]

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from moco_ray.data.labels import NoClasses, count_words, encode_labels
+from moco_ray.data.labels import NoClasses, count_words, encode_labels, encode_names
 from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.splits import Role, has_train_and_other
 
@@ -27,7 +27,7 @@ class Rows:
     labels: list[Any]
     """As they were found; None without one."""
     label_name: str = ""
-    """The column that they come from, for messages; "" for folders."""
+    """The column that they come from; "" for names of folders."""
     roles: list[Role | None] | None = None
     """What each is for; None: all are trained on."""
     names: dict[Role, list[str]] = field(default_factory=dict)
@@ -125,7 +125,7 @@ def _part(rows: Rows, chosen: NDArray[np.int64], role: Role, is_label_named: boo
     reason = rows.reasons.get(role, "")
     values = [None if rows.roles and rows.roles[i] == "unlabelled" else rows.labels[i] for i in chosen]
     try:
-        ids, classes = encode_labels(values)
+        ids, classes = encode_labels(values) if rows.label_name else encode_names(values)
     except NoClasses as error:
         if is_label_named:
             raise ValueError(

@@ -74,7 +74,7 @@ def test_results_of_runs_and_sweeps_are_no_images(folder: Storage) -> None:
     assert found.notes[0] == "left out: r/x, sweep-y (results of runs, or named by another flag)"
     with pytest.raises(ValueError, match="is the folder of a run or sweep"):
         listed(f"{uri}/r/x")
-    with pytest.raises(ValueError, match="holds no image: 0 files .*left out: x"):
+    with pytest.raises(ValueError, match=r"holds no image: 0 files .*left out: x"):
         listed(f"{uri}/r")
 
 
@@ -125,5 +125,10 @@ def test_neither_part_with_classes_leaves_no_test(tmp_path: Path) -> None:
 
 
 def test_a_label_column_for_a_folder_of_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="data.label-column 'x': .* is a folder of images"):
+    with pytest.raises(ValueError, match=r"data\.label-column 'x': .* is a folder of images"):
         list_source(DataConfig(uri=write(tmp_path, "a/0.png"), label_column="x"), StorageOptions({}), print)
+
+
+def test_names_of_class_folders_are_classes_whatever_they_are(tmp_path: Path) -> None:
+    found = listed(write(tmp_path, *(f"{name}/0.png" for name in ("none", "NA", "-1", "10", "9", "1.0"))))
+    assert found.train.classes == ("-1", "1.0", "10", "9", "NA", "none")

@@ -7,6 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -68,14 +69,14 @@ def test_labels_of_any_type_are_classes_where_they_can_be(
         (pa.array([Decimal("0.5"), Decimal("1.0")]), "a number that is no class"),
         (pa.array([{"x": 1}, {"x": 2}]), "nested fields"),
         (pa.array([[{"box": [1, 2]}], []]), "nested fields"),
-        (pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int64())), "no class"),
+        (pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int64())), "several labels"),
         (pa.array([datetime.datetime(2026, 1, 1)] * 2, pa.timestamp("ns")), "holds times"),
         (pa.array([1, 2], pa.timestamp("ns", "UTC")), "holds times"),
         (pa.array([1, 2], pa.duration("ns")), "holds times"),
         (pa.array([1, 2], pa.time64("ns")), "holds times"),
         (pa.array([datetime.date(2026, 1, 1)] * 2), "holds times"),
         (pa.array([b"\xff\xfe", b"\x00\xff"]), "bytes that are no text"),
-        (pa.array([1, 2], pa.month_day_nano_interval()) if False else pa.array([[[1, 2]], [[3]]]), "several labels"),
+        (pa.array([[[1, 2]], [[3]]]), "several labels"),
     ],
 )
 def test_labels_that_are_no_classes_are_said_and_refused_only_where_they_were_named(
@@ -85,7 +86,7 @@ def test_labels_that_are_no_classes_are_said_and_refused_only_where_they_were_na
     found = listed(uri)
     assert found.train.classes == () and "no classes: column 'label'" in found.words and message in found.words
     assert "--data.label-column" in found.words
-    with pytest.raises(ValueError, match=f"data.label-column 'label' .*{message}"):
+    with pytest.raises(ValueError, match=rf"data\.label-column 'label' .*{message}"):
         listed(uri, label_column="label")
 
 
@@ -104,7 +105,7 @@ def test_structs_without_bytes_give_the_images_beside_the_file(folder: Storage) 
     put(folder, "img/0.png", "img/1.png")
     cells = [{"bytes": None, "path": f"./img/{i}.png"} for i in range(2)]
     uri = put_parquet(folder, "a.parquet", pa.table({"image": pa.array(cells, STRUCT), "label": ["x", "y"]}))
-    manifest = build(uri)
+    manifest = build(f"{uri}/a.parquet")
     assert names(manifest, folder) == ["img/0.png", "img/1.png"] and contents(manifest) == images(2)
     assert classes(manifest) == ["x", "y"]
 
@@ -167,9 +168,9 @@ def test_parquet_files_are_named_by_split(tmp_path: Path, train: str, test: str)
 
 
 def test_arrays_of_numbers_are_no_images_and_named_so(tmp_path: Path) -> None:
-    pixels = pa.FixedShapeTensorArray.from_numpy_ndarray(__import__("numpy").zeros((2, 3, 3), "uint8"))
+    pixels = pa.FixedShapeTensorArray.from_numpy_ndarray(np.zeros((2, 3, 3), np.uint8))
     for name, column in (("list", [[1, 2], [3]]), ("tensor", pixels)):
-        with pytest.raises(ValueError, match="no column of image bytes: image is .*numbers and not an encoded image"):
+        with pytest.raises(ValueError, match=r"no column of image bytes: image is .*numbers and not an encoded image"):
             listed(write(tmp_path / name, {"image": column}))
 
 
