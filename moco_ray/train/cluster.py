@@ -166,6 +166,16 @@ def _cluster_status() -> Any:
     return reply
 
 
+def choose_authentication() -> None:
+    """Have a Ray that this process starts ask for a token. To call before anything imports Ray, if that can be.
+
+    Ray reads the mode when it is imported. Imported without one it chooses tokens itself as it starts, with a warning; a
+    mode that is set in between reaches the processes that it starts but not this one, and the two refuse each other.
+    """
+    if not os.environ.get("RAY_ADDRESS") and "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 def connect(num_workers: int, say: Say) -> None:
     """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine.
 
@@ -175,10 +185,8 @@ def connect(num_workers: int, say: Say) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # otherwise workers' lines come twice
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     os.environ.setdefault("RAY_worker_niceness", "0")
+    choose_authentication()
     address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        # Read when Ray is imported. Without a mode Ray decides by whether a token file exists, and processes disagree.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
     if not ray.is_initialized():
@@ -188,6 +196,11 @@ def connect(num_workers: int, say: Say) -> None:
             try:
                 with _keep_sigterm_handler():
                     ray.init(address=address, logging_level=logging.WARNING)
+            except ray.exceptions.AuthenticationError as error:
+                raise ValueError(
+                    f"the Ray cluster at RAY_ADDRESS {address!r} refuses this token ({str(error).split('.')[0]}); set "
+                    "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN to the token of its head"
+                ) from error
             except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 raise ValueError(f"no Ray cluster answers at RAY_ADDRESS {address!r}: {error}") from error
         else:
