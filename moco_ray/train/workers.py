@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from moco_ray.config import Config
+from moco_ray.config.run import data_label, worker_resources
 from moco_ray.core.layout import useful_rank_counts
 from moco_ray.train.cluster import (
     Node,
@@ -19,7 +20,6 @@ from moco_ray.train.cluster import (
     has_autoscaler,
     living_nodes,
 )
-from moco_ray.train.run_config import data_label, worker_resources
 
 Say = Callable[[str], None]
 
