@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from moco_ray.config.data import DataConfig as DataConfig
 from moco_ray.data.folders import (
     IMAGE_EXTENSIONS,
     File,
@@ -34,25 +35,6 @@ from moco_ray.data.tables import (
 _METADATA = "metadata"  # Hugging Face's name of the list that lies among the images it describes
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """The images to train on."""
-
-    uri: str = ""
-    """A folder of images, a .csv or .parquet manifest with a uri column, or Parquet files with image bytes; a local
-    path or any fsspec URL, such as s3://bucket/images."""
-    storage_options: str | None = None
-    """Access to uri: a JSON object of fsspec options or a file with one. None: the AWS environment or profile."""
-    image_column: str | None = None
-    """Column of image bytes in Parquet files. None: found by its name or type."""
-    label_column: str | None = None
-    """Column of labels in a manifest or Parquet files. None: "label" or the like, if there is one."""
-    max_bad_fraction: float = 0.02
-    """The run stops when a larger share of all images than this does not decode."""
-    max_pixels: int = 100_000_000
-    """Images with more pixels are bad: a small file can hold a huge image."""
 
 
 def build_manifest(config: DataConfig, options: StorageOptions, progress: Progress) -> Manifest:
