@@ -7,10 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from moco_ray.config import Config
-from moco_ray.core.encoders import build_encoder
 from moco_ray.core.group_batch_norm import has_batch_norm
 from moco_ray.data.blocks import Source
 from moco_ray.data.manifest import Manifest
@@ -18,6 +16,7 @@ from moco_ray.data.order import Order
 from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
 from moco_ray.evaluate.monitor import holdout_mask
+from moco_ray.train.network import network_without_weights
 
 _EVALUATIONS_A_RUN = 20
 
@@ -59,11 +58,10 @@ def decide(config: Config, num_rows: int) -> Config:
     """Replace what is automatic by what it comes to for this data and network.
 
     Raises:
-        ValueError: What was asked for contradicts one of them, or there is no such network.
+        ValueError: What was asked for contradicts one of them, there is no such network, or it cannot take the crops.
     """
-    with torch.device("meta"):  # layers without weights: it costs milliseconds and draws nothing
-        network = build_encoder(config.model, config.views.crop_px)
     size = config.optim.global_batch_size
+    network = network_without_weights(config)
     method = config.method.decide(num_images=num_rows, global_batch_size=size, has_batch_norm=has_batch_norm(network))
     every = config.eval.every_steps
     if every is None:
