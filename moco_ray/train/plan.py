@@ -15,7 +15,7 @@ from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import Order
 from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
-from moco_ray.evaluate.monitor import holdout_mask
+from moco_ray.evaluate.monitor import EvalSet, choose_eval_set, holdout_mask
 from moco_ray.train.network import network_without_weights
 
 _EVALUATIONS_A_RUN = 20
@@ -105,3 +105,17 @@ def last_step(config: Config, num_rows: int) -> int:
 def row_options(manifest: Manifest, config: Config) -> StorageOptions:
     """Access to the images themselves, which need not be where the manifest was."""
     return resolve_storage_options(str(manifest.table["uri"][0].as_py()), config.data.storage_options)
+
+
+def run_eval_set(config: Config, manifest: Manifest, eval_manifest: Manifest | None) -> EvalSet:
+    """The images that a run is evaluated on and illustrated with."""
+    options = row_options(manifest, config)
+    return choose_eval_set(
+        manifest,
+        eval_manifest,
+        config.eval,
+        config.run.seed,
+        options,
+        row_options(eval_manifest, config) if eval_manifest else options,
+        config.data.max_pixels,
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,19 +12,20 @@ import numpy as np
 
 from moco_ray.config import Config, experiment_differences, from_json
 from moco_ray.data.blocks import StreamSpec
+from moco_ray.data.checkpoint_files import checkpoint_steps
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.evaluate.encoder_file import load_encoder
-from moco_ray.evaluate.monitor import choose_eval_set
 from moco_ray.train.cluster import disconnect, is_connected
 from moco_ray.train.found import CONFIG, EVAL_MANIFEST, MANIFEST, found_run, list_eval_images
 from moco_ray.train.illustrate import illustrate
 from moco_ray.train.job import Job, Outcome, RunFailed
 from moco_ray.train.launch import run_in_this_process, run_on_ray
 from moco_ray.train.lease import Lease, hold_run
+from moco_ray.train.metrics import join_parts
 from moco_ray.train.network import check_network, initial_weights
 from moco_ray.train.place import Pulse
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn
+from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, run_eval_set, warn
 from moco_ray.train.shared_paths import check_paths, check_visible
 from moco_ray.train.workers import choose_workers
 
@@ -137,27 +140,32 @@ def _train(
         run_uri=folder,
         run_options=run_options,
         initial_weights=weights,
-        eval_set=choose_eval_set(
-            manifest,
-            eval_manifest,
-            config.eval,
-            config.run.seed,
-            data_options,
-            row_options(eval_manifest, config) if eval_manifest else data_options,
-            config.data.max_pixels,
-        ),
+        eval_set=run_eval_set(config, manifest, eval_manifest),
         uses_gpu=workers.uses_gpu,
         lease_owner=lease.owner,
     )
     if old is None:
         found_run(run, config, manifest, eval_manifest)
     start = time.monotonic()
-    if workers.most == 0:
-        outcome = run_in_this_process(job, source, pulse, lease.before, say)
-    else:
-        check_visible(run.join(CONFIG) if run.protocol == "file" else None, config, manifest)
-        outcome = run_on_ray(job, source, workers, pulse, lease.before, say)
+    try:
+        if workers.most == 0:
+            outcome = run_in_this_process(job, source, pulse, lease.before, say)
+        else:
+            check_visible(run.join(CONFIG) if run.protocol == "file" else None, config, manifest)
+            outcome = run_on_ray(job, source, workers, pulse, lease.before, say)
+    except KeyboardInterrupt:
+        _leave(run, folder, say)
+        raise
     return _conclude(outcome, job, run, time.monotonic() - start, config.run.storage_options, say)
+
+
+def _leave(run: Storage, folder: str, say: Say) -> None:
+    """Of a run that is stopped: join its metrics where that is quick, and say how to use what there is."""
+    with contextlib.suppress(Exception):  # whoever stops a run wants it to end
+        if run.protocol == "file":
+            run.write_bytes(run.join("metrics.jsonl"), join_parts(run))
+        if checkpoint_steps(run):
+            say(f"to use what it has learned so far: python jobs/export.py {shlex.quote(folder)}")
 
 
 def _conclude(
