@@ -89,13 +89,15 @@ def probe(backbone: nn.Module, image_px: int) -> list[float]:
     """What a backbone makes of one made-up image in evaluation mode: eight sums over all of its features.
 
     Two networks with the same weights that differ in any step of their function give other numbers. Empty where the
-    features are not finite.
+    features are not finite, or the network does not take images of this size.
     """
     some = next(backbone.parameters())
     was_training = backbone.training
     wave = torch.arange(3 * image_px * image_px, dtype=torch.float64).mul_(0.37).sin_().view(1, 3, image_px, image_px)
     try:
         features = backbone.eval()(wave.to(some)).double().cpu()[0]  # (d,)
+    except Exception:  # it is built for images of another size
+        return []
     finally:
         backbone.train(was_training)
     angles = torch.arange(1, len(features) + 1, dtype=torch.float64)[:, None] * torch.arange(1, 9)  # (d, 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any
 
 import torch
@@ -55,15 +56,20 @@ def takes_images(name: str, image_px: int, **arguments: Any) -> bool:
     import timm
 
     try:
-        with torch.device("meta"), torch.no_grad():
+        with torch.device("meta"), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of layers that come out empty
             model = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
             model.train()(torch.zeros(2, 3, image_px, image_px))
     except Exception as error:
         return "meta" in str(error)  # it needs numbers: whoever computes with some will see
-    return not arguments or image_px % _patch_px(model) == 0
+    return not arguments or all(image_px % patch == 0 for patch in _patches(model, image_px))
 
 
-def _patch_px(model: nn.Module) -> int:
-    """Side of the patches that an image is cut into; what is left of it would be dropped."""
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
-    return int(patch if isinstance(patch, int) else patch[0])
+def _patches(model: nn.Module, image_px: int) -> list[int]:
+    """Sides of the patches that images are cut into; what is left of an image would be dropped."""
+    embeddings = [module for module in model.modules() if hasattr(module, "img_size") and hasattr(module, "patch_size")]
+    return [_side(module.patch_size) for module in embeddings if _side(module.img_size) == image_px]
+
+
+def _side(size: Any) -> int:
+    return int(size[0]) if isinstance(size, tuple | list) else int(size or 0)

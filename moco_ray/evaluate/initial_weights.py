@@ -144,11 +144,8 @@ def _differences(backbone: nn.Module, info: Mapping[str, Any], *, is_resized: bo
     theirs = info.get("probe", [])
     if differences or not theirs or is_resized:
         return differences
-    try:
-        ours = probe(backbone, info["crop_px"])
-    except Exception:  # it is built for images of another size
-        return []
-    return [] if same_probe(ours, theirs) else ["other features from the same image"]
+    is_same = same_probe(probe(backbone, info["crop_px"]), theirs)
+    return [] if is_same else ["other features from the same image"]
 
 
 def _fit_positions(tensors: dict[str, Tensor], backbone: nn.Module) -> str:

@@ -16,21 +16,22 @@ from moco_ray.train.network import check_network
 from moco_ray.train.pretrain import pretrain
 from tests.runs import tiny_config
 
-REFUSALS: list[tuple[ModelConfig, str]] = [
-    (ModelConfig(arch="timm:inception_v3", dim=16), r"timm:inception_v3 cannot take images of views\.crop-px 32"),
-    (ModelConfig(arch="timm:efficientformer_l1", dim=16), r"use --views\.crop-px 224"),
-    (ModelConfig(arch="timm:test_resnet", init="nowhere/weights.pth"), r"model\.init: .*no such file"),
+REFUSALS: list[tuple[ModelConfig, int, str]] = [
+    (ModelConfig(arch="timm:test_convnext", dim=16), 16, r"timm:test_convnext cannot take images of views\.crop-px 16"),
+    (ModelConfig(arch="timm:test_vit3", dim=16), 40, r"views\.crop-px 40 .*use --views\.crop-px (32|48)"),
+    (ModelConfig(arch="timm:test_resnet", init="nowhere/weights.pth"), 32, r"model\.init: .*no such file"),
 ]
 
 
 @pytest.mark.parametrize("start", [pretrain, dry_run])
-@pytest.mark.parametrize(("model", "message"), REFUSALS)
+@pytest.mark.parametrize(("model", "crop_px", "message"), REFUSALS)
 def test_what_does_not_fit_is_refused_before_images_are_listed(
-    model: ModelConfig, message: str, start: Callable[..., object], tmp_path: Path
+    model: ModelConfig, crop_px: int, message: str, start: Callable[..., object], tmp_path: Path
 ) -> None:
     said: list[str] = []
+    config = tiny_config("no/such/images", tmp_path)
     with pytest.raises(ValueError, match=message):
-        start(replace(tiny_config("no/such/images", tmp_path), model=model), say=said.append)
+        start(replace(config, model=model, views=replace(config.views, crop_px=crop_px)), say=said.append)
     assert not any("listing" in line for line in said)
 
 
@@ -47,12 +48,12 @@ def test_the_command_line_ends_with_one_message(
         "--run.storage-path",
         str(tmp_path),
     ]
-    assert cli.main([*flags, "--model.arch", "timm:inception_v3"]) == 2
+    assert cli.main([*flags, "--model.arch", "timm:test_convnext", "--views.crop-px", "16"]) == 2
     error = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert "views.crop-px 32" in error and "Traceback" not in error and "--views.crop-px" in error
+    assert "views.crop-px 16" in error and "Traceback" not in error and "--views.crop-px 32" in error
 
 
-@pytest.mark.parametrize("arch", ["timm:vit_tiny_patch16_224", "timm:levit_128s"])
+@pytest.mark.parametrize("arch", ["timm:test_vit3", pytest.param("timm:test_maxvit", marks=pytest.mark.slow)])
 def test_transformers_of_a_fixed_size_train_and_resume_at_another(arch: str, images: Path, tmp_path: Path) -> None:
     config = replace(tiny_config(images, tmp_path, max_steps=1, dtype="float32"), model=ModelConfig(arch=arch, dim=16))
     pretrain(config, say=_quiet)
