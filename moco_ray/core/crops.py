@@ -7,7 +7,8 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from moco_ray.core.encoders import Encoder, ModelConfig, build_encoder, feature_dim
+from moco_ray.config.model import ModelConfig
+from moco_ray.core.encoders import Encoder, build_encoder, feature_dim
 
 _USUAL_PX = (32, 64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 331, 384, 448, 512)
 _TRIES = 24

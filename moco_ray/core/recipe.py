@@ -9,9 +9,9 @@ import torch
 import torchvision
 from torch import nn
 
-from moco_ray.core.encoders import ModelConfig
+from moco_ray.config.model import VITS, ModelConfig
 from moco_ray.core.timm_backbones import timm_arguments
-from moco_ray.core.vit import VITS, timm_vit
+from moco_ray.core.vit import timm_vit
 
 _PROBE_TOLERANCE = 1e-3
 

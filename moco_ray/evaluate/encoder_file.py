@@ -15,7 +15,8 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from moco_ray.core.encoders import ModelConfig, build_backbone, feature_dim
+from moco_ray.config.model import ModelConfig
+from moco_ray.core.encoders import build_backbone, feature_dim
 from moco_ray.core.recipe import different_numbers, network_numbers, probe, recipe, same_probe
 from moco_ray.data.storage import Storage, resolve_storage_options
 from moco_ray.evaluate.saved_state import is_checkpoint, read_state, state_at

@@ -7,7 +7,8 @@ import timm.optim.lars
 import torch
 from torch import nn
 
-from moco_ray.core.optim import OptimConfig, build_optimizer
+from moco_ray.config.optim import OptimConfig
+from moco_ray.core.optim import build_optimizer
 from tests.core.tiny import tiny_encoder
 from tests.oracles.lars import LarsOracle
 
