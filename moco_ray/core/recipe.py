@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 
 from moco_ray.config.model import VITS, ModelConfig
@@ -45,11 +44,12 @@ def recipe(config: ModelConfig, image_px: int) -> Recipe:
         given = ", ".join([f'"{name}"', *(f"{key}={value!r}" for key, value in arguments.items())])
         code = f"import timm\nmodel = timm.create_model({given})"
         return Recipe(library="timm", version=timm.__version__, name=name, arguments=arguments, code=code)
+    import torchvision  # likewise
+
     code = f"import torch, torchvision\nmodel = torchvision.models.{config.arch}()\nmodel.fc = torch.nn.Identity()"
     if config.stem == "cifar":
         code += "\nmodel.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)\nmodel.maxpool = torch.nn.Identity()"
-    version = torchvision.__version__
-    return Recipe(library="torchvision", version=version, name=config.arch, arguments={}, code=code)
+    return Recipe(library="torchvision", version=torchvision.__version__, name=config.arch, arguments={}, code=code)
 
 
 def network_numbers(backbone: nn.Module) -> dict[str, Any]:

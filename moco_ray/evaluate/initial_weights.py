@@ -55,13 +55,17 @@ def load_initial_weights(encoder: Encoder, path: str, *, options: StorageOptions
             f"model.init {path} was trained with {'; '.join(differences)}, as this model has: names and shapes fit, and the "
             f"network is another. Use --model.arch {info['arch']}"
         )
-    num_loaded = len(found.tensors) + len(projector)
-    num_left = len(tensors) - num_loaded
+    return _report(path, len(tensors), found, positions, len(projector))
+
+
+def _report(path: str, num_in_file: int, found: Found, positions: str, num_projector: int) -> str:
+    num_loaded = len(found.tensors) + num_projector
     where = f" under {'.'.join(found.prefix)}" if found.prefix else ""
-    where += f" (there are such under {', '.join(found.others[:3])} too)" if found.others else ""
+    others = f" (there are such under {', '.join(found.others[:3])} too)" if found.others else ""
+    num_left = num_in_file - num_loaded
     left = f"; {num_left} tensors of a classifier or another network are left out" if num_left else ""
-    fresh = "" if projector else "; the projector starts fresh"
-    return f"initial weights: {num_loaded} tensors from {path}{where}{positions}{left}{fresh}"
+    fresh = "" if num_projector else "; the projector starts fresh"
+    return f"initial weights: {num_loaded} tensors from {path}{where}{others}{positions}{left}{fresh}"
 
 
 def _read(path: str, options: StorageOptions | None) -> bytes:

@@ -150,6 +150,14 @@ WRAPPED: dict[str, Any] = {
             "module.predictor.0.weight": torch.ones(2, 2),
         }
     },
+    "supervised": lambda s: {"model": {**s, "head.fc.weight": torch.ones(2, 2), "classifier.bias": torch.ones(2)}},
+    "swav": lambda s: {
+        **named(s, "module."),
+        "module.projection_head.0.weight": torch.ones(2, 2),
+        "module.prototypes.weight": torch.ones(2, 2),
+    },
+    "masked": lambda s: {"model": {**s, "mask_token": torch.ones(1), "decoder_blocks.0.weight": torch.ones(2)}},
+    "averaged by torch": lambda s: {"n_averaged": torch.tensor(3), **named(s, "module.")},
     "momentum encoder alone": lambda s: {"state_dict": named(s, "module.momentum_encoder.")},
     "byol": lambda s: {"net": {**named(other(s), "target_encoder.net."), **named(s, "online_encoder.net.")}},
     "deeply nested": lambda s: {"a": {"b": {"trunk._feature_blocks": s}}},
