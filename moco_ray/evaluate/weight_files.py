@@ -122,6 +122,8 @@ def _tensors_in(value: Any, name: Name, seen: set[int]) -> Iterator[tuple[Name, 
         return
     if isinstance(value, _Inert):
         value = getattr(value, "state", None)
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
     if isinstance(value, Mapping) and id(value) not in seen:
         seen.add(id(value))
         for key, item in value.items():
