@@ -13,8 +13,8 @@ from moco_ray.sweep.board import shorten
 from moco_ray.sweep.records import Record, best_of
 from moco_ray.sweep.report import report_page
 from moco_ray.sweep.setting import Setting
+from moco_ray.train.failure import RunFailed
 from moco_ray.train.found import CONFIG
-from moco_ray.train.job import RunFailed
 
 BEST, REPORT = "best.json", "report.html"
 _SHOWN_REASONS = 3

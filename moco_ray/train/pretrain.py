@@ -6,7 +6,7 @@ import copy
 import io
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,10 +20,11 @@ from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.evaluate.encoder_file import load_encoder, load_initial_weights
 from moco_ray.evaluate.monitor import choose_eval_set
+from moco_ray.train.begin import name_run, resume_line
 from moco_ray.train.cluster import disconnect, is_connected
+from moco_ray.train.failure import RunFailed
 from moco_ray.train.found import CONFIG, EVAL_MANIFEST, MANIFEST, found_run, list_eval_images
-from moco_ray.train.illustrate import illustrate
-from moco_ray.train.job import Job, Outcome, RunFailed
+from moco_ray.train.job import Job, Outcome
 from moco_ray.train.launch import run_in_this_process, run_on_ray
 from moco_ray.train.lease import Lease, hold_run
 from moco_ray.train.place import Pulse
@@ -63,10 +64,13 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
         RunFailed: The cluster failed again and again; the same call goes on.
         OSError: The storage did, likewise.
     """
-    config = _with_name(config)
-    name = config.run.name
-    command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=name)
-    say(f"run {name}; to resume it: {command}")
+    config = name_run(config)
+    say(resume_line(str(config.run.name), resume_command))
+    return pretrain_named(config, say=say)
+
+
+def pretrain_named(config: Config, *, say: Say = print) -> RunResult:
+    """`pretrain` for a run that has its name and has said how it is resumed."""
     check_paths(config)
     pulse = Pulse()
     is_ours = config.run.num_workers != 0 and not is_connected()  # a connection of the caller's stays
@@ -174,6 +178,8 @@ def _conclude(
     if outcome.failure is not None:
         raise RunFailed(outcome.failure)
     encoder = f"{job.run_uri}/encoder.safetensors"
+    from moco_ray.train.illustrate import illustrate  # here, because matplotlib takes half a second to import
+
     try:
         pictures = illustrate(job.config, run, load_encoder(encoder, storage_options), job.eval_set)
         say(f"pictures: {', '.join(run.uri(path) for path in pictures)}")
@@ -187,18 +193,9 @@ def _conclude(
     return RunResult(folder=job.run_uri, encoder=encoder, step=outcome.step, metrics=outcome.summary or {})
 
 
-def _with_name(config: Config) -> Config:
-    if not config.data.uri:
-        raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
-    name = config.run.name or f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if "/" in name or name in (".", ".."):
-        raise ValueError(f"run.name {name!r} must be the name of a folder, without slashes")
-    return replace(config, run=replace(config.run, name=name))
-
-
 def _stored_config(run: Storage) -> Config | None:
     path = run.join(CONFIG)
-    return from_json(run.read_bytes(path).decode()) if run.exists(path) else None
+    return from_json(run.read_bytes(path).decode(), run.uri(path)) if run.exists(path) else None
 
 
 def _eval_manifest(config: Config, run: Storage, is_old: bool, say: Say) -> Manifest | None:
