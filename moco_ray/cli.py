@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from moco_ray.command import again, command_line, run_command, say
+from moco_ray.command import again, check_uri, command_line, run_command, say
 from moco_ray.config import Config
 from moco_ray.config.fields import with_values
 from moco_ray.config.methods import AnyMethod, method_class
 from moco_ray.flags import Flag, Given, flags_of, scan
 from moco_ray.presets import load_preset, preset_list
-from moco_ray.train.begin import check_uri, name_run, resume_line
 
 _DEFAULT_PRESET = "moco-v2"
 _PROGRAM = "jobs/pretrain.py"
-_STOPPED = "stopped; the command in the first line resumes this run from its last checkpoint"
+_STOPPED = "stopped; the command in the line that begins with 'run' resumes this run from its last checkpoint"
 _OWN = [
     Flag(path="preset", hint=str, default="small"),
     Flag(path="method", hint=str, default="moco"),
@@ -46,18 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _pretrain(arguments: Sequence[str]) -> None:
     given = scan_run(arguments)
     parsed = parse_given(given)
+    check_uri(parsed.config)
+    say(
+        f"moco_ray: {'dry run, ' if parsed.dry_run else ''}preset {parsed.config.preset}, images {parsed.config.data.uri}"
+    )
+    # Imported here, because they take seconds.
     if parsed.dry_run:
-        check_uri(parsed.config)
-        say(f"dry run of preset {parsed.config.preset} with {parsed.config.data.uri}: nothing is trained")
-        from moco_ray.train.dry_run import dry_run  # here, like all that takes seconds to import
+        from moco_ray.train.dry_run import dry_run
 
         dry_run(parsed.config, say=say)
-        return
-    config = name_run(parsed.config)
-    say(resume_line(str(config.run.name), _resume_command(given)))
-    from moco_ray.train.pretrain import pretrain_named
+    else:
+        from moco_ray.train.pretrain import pretrain
 
-    pretrain_named(config, say=say)
+        pretrain(parsed.config, say=say, resume_command=_resume_command(given))
 
 
 def parse(arguments: Sequence[str]) -> Arguments:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable
 from types import FrameType
 
+from moco_ray.config import Config
 from moco_ray.flags import Given
 from moco_ray.train.failure import RunFailed
 
@@ -50,6 +51,16 @@ def run_command(work: Callable[[], None], *, stopped: str) -> int:
 def say(line: str) -> None:
     """Print a line at once."""
     print(line, flush=True)
+
+
+def check_uri(config: Config) -> None:
+    """Check, before anything is imported that takes seconds, that images were named.
+
+    Raises:
+        ValueError: They were not.
+    """
+    if not config.data.uri:
+        raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
 
 
 def again(given: Iterable[Given]) -> list[str]:

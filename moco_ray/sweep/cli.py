@@ -8,10 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from moco_ray import cli
-from moco_ray.command import again, run_command, say
+from moco_ray.command import again, check_uri, run_command, say
 from moco_ray.flags import Given, flags_of, scan
 from moco_ray.sweep.config import SweepConfig
-from moco_ray.train.begin import check_uri
 
 _PROGRAM = "tune/sweep.py"
 _STOPPED = "stopped; the same command goes on with this sweep"
@@ -34,7 +33,7 @@ def _sweep(arguments: Sequence[str]) -> None:
     settings = settings_of(own)
     parsed = cli.parse_given(rest)
     check_uri(parsed.config)
-    say(f"sweep over preset {parsed.config.preset} with {parsed.config.data.uri}")
+    say(f"moco_ray: sweep, preset {parsed.config.preset}, images {parsed.config.data.uri}")
     from rich.console import Console
 
     from moco_ray.sweep.sweep import sweep  # here, like all that takes seconds to import

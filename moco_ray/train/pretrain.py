@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
+import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,8 +21,7 @@ from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.evaluate.encoder_file import load_encoder, load_initial_weights
 from moco_ray.evaluate.monitor import choose_eval_set
-from moco_ray.train.begin import name_run, resume_line
-from moco_ray.train.cluster import disconnect, is_connected
+from moco_ray.train.connection import disconnect, is_connected
 from moco_ray.train.failure import RunFailed
 from moco_ray.train.found import CONFIG, EVAL_MANIFEST, MANIFEST, found_run, list_eval_images
 from moco_ray.train.job import Job, Outcome
@@ -64,13 +64,10 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
         RunFailed: The cluster failed again and again; the same call goes on.
         OSError: The storage did, likewise.
     """
-    config = name_run(config)
-    say(resume_line(str(config.run.name), resume_command))
-    return pretrain_named(config, say=say)
-
-
-def pretrain_named(config: Config, *, say: Say = print) -> RunResult:
-    """`pretrain` for a run that has its name and has said how it is resumed."""
+    config = _with_name(config)
+    name = str(config.run.name)
+    command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=shlex.quote(name))
+    say(f"run {name}; to resume it: {command}")
     check_paths(config)
     pulse = Pulse()
     is_ours = config.run.num_workers != 0 and not is_connected()  # a connection of the caller's stays
@@ -191,6 +188,15 @@ def _conclude(
     say(f"    encoder = moco_ray.load_encoder({encoder!r})")
     say("    features = encoder(images)  # images: (N, 3, H, W), standardised as moco_ray.encoder_info says")
     return RunResult(folder=job.run_uri, encoder=encoder, step=outcome.step, metrics=outcome.summary or {})
+
+
+def _with_name(config: Config) -> Config:
+    if not config.data.uri:
+        raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
+    name = config.run.name or f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if "/" in name or name in (".", ".."):
+        raise ValueError(f"run.name {name!r} must be the name of a folder, without slashes")
+    return replace(config, run=replace(config.run, name=name))
 
 
 def _stored_config(run: Storage) -> Config | None:
