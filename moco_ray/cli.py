@@ -16,7 +16,7 @@ from moco_ray.presets import load_preset, preset_list
 
 _DEFAULT_PRESET = "moco-v2"
 _PROGRAM = "jobs/pretrain.py"
-_STOPPED = "stopped; the command in the line that begins with 'run' resumes this run from its last checkpoint"
+_STOPPED = "stopped; the command at the top resumes this run from its last checkpoint"
 _OWN = [
     Flag(path="preset", hint=str, default="small"),
     Flag(path="method", hint=str, default="moco"),
@@ -52,7 +52,9 @@ def _pretrain(arguments: Sequence[str]) -> None:
     # Imported here, because they take seconds.
     if parsed.dry_run:
         from moco_ray.train.dry_run import dry_run
+        from moco_ray.train.shared_paths import check_paths
 
+        check_paths(parsed.config)
         dry_run(parsed.config, say=say)
     else:
         from moco_ray.train.pretrain import pretrain
