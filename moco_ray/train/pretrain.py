@@ -17,13 +17,12 @@ from moco_ray.core.encoders import Encoder, build_encoder
 from moco_ray.core.global_batch_norm import check_batch_norms, has_global_batch_norm, use_global_batch_norm
 from moco_ray.core.group_batch_norm import use_group_batch_norm
 from moco_ray.data.blocks import StreamSpec
-from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.evaluate.encoder_file import load_encoder, load_initial_weights
 from moco_ray.evaluate.monitor import choose_eval_set
 from moco_ray.train.connection import disconnect, is_connected
 from moco_ray.train.failure import RunFailed
-from moco_ray.train.found import CONFIG, EVAL_MANIFEST, MANIFEST, found_run, list_eval_images
+from moco_ray.train.found import CONFIG, found_run, stored_images
 from moco_ray.train.job import Job, Outcome
 from moco_ray.train.launch import run_in_this_process, run_on_ray
 from moco_ray.train.lease import Lease, hold_run
@@ -115,7 +114,8 @@ def _train(
     if old is not None:
         say("this run exists: going on with it")
     data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    manifest = Manifest.read(run, run.join(MANIFEST)) if old else list_images(config, data_options, say)
+    images = stored_images(run) if old else list_images(config, data_options, say)
+    manifest = images.train
     data_options = row_options(manifest, config)
     source = make_source(config, manifest, data_options)
     encoder = _check_model(config)
@@ -125,9 +125,18 @@ def _train(
             f"run {config.run.name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to "
             "resume it, or another --run.name"
         )
-    eval_manifest = _eval_manifest(config, run, old is not None, say)
     warn(config, len(source.train_rows), say)
     initial_weights = _initial_weights(config, encoder, say)
+    eval_set = choose_eval_set(
+        manifest,
+        images.test,
+        config.eval,
+        config.run.seed,
+        data_options,
+        row_options(images.test, config) if images.test else data_options,
+        config.data.max_pixels,
+    )
+    say(eval_set.words)
     try:
         workers = choose_workers(config, say)
     except ValueError as error:
@@ -144,20 +153,12 @@ def _train(
         run_uri=folder,
         run_options=run_options,
         initial_weights=initial_weights,
-        eval_set=choose_eval_set(
-            manifest,
-            eval_manifest,
-            config.eval,
-            config.run.seed,
-            data_options,
-            row_options(eval_manifest, config) if eval_manifest else data_options,
-            config.data.max_pixels,
-        ),
+        eval_set=eval_set,
         uses_gpu=workers.uses_gpu,
         lease_owner=lease.owner,
     )
     if old is None:
-        found_run(run, config, manifest, eval_manifest)
+        found_run(run, config, images)
     start = time.monotonic()
     if workers.most == 0:
         outcome = run_in_this_process(job, source, pulse, lease.before, say)
@@ -202,14 +203,6 @@ def _with_name(config: Config) -> Config:
 def _stored_config(run: Storage) -> Config | None:
     path = run.join(CONFIG)
     return from_json(run.read_bytes(path).decode(), run.uri(path)) if run.exists(path) else None
-
-
-def _eval_manifest(config: Config, run: Storage, is_old: bool, say: Say) -> Manifest | None:
-    if not config.eval.uri:
-        return None
-    if is_old:
-        return Manifest.read(run, run.join(EVAL_MANIFEST))
-    return list_eval_images(config, say)
 
 
 def _stream_spec(config: Config) -> StreamSpec:
