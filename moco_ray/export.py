@@ -13,10 +13,9 @@ from rich.text import Text
 
 from moco_ray.config import from_json
 from moco_ray.data.checkpoint_files import checkpoint_name
-from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, resolve_storage_options
 from moco_ray.evaluate.encoder_file import NAME, encoder_info, load_encoder, read_encoder
-from moco_ray.train.found import CONFIG, EVAL_MANIFEST, MANIFEST, is_run
+from moco_ray.train.found import CONFIG, is_run, stored_images
 from moco_ray.train.illustrate import illustrate
 from moco_ray.train.metrics import join_parts
 from moco_ray.train.plan import run_eval_set
@@ -114,9 +113,7 @@ def _draw(run: Storage, encoder: str, storage_options: str | None, data_storage_
     config = from_json(run.read_bytes(run.join(CONFIG)).decode())
     config = replace(config, data=replace(config.data, storage_options=data_storage_options))
     try:
-        manifest = Manifest.read(run, run.join(MANIFEST))
-        eval_manifest = Manifest.read(run, run.join(EVAL_MANIFEST)) if config.eval.uri else None
-        eval_set = run_eval_set(config, manifest, eval_manifest)
+        eval_set = run_eval_set(config, stored_images(run))
         pictures = illustrate(config, run, load_encoder(encoder, storage_options), eval_set)
         say(f"pictures: {', '.join(run.uri(path) for path in pictures)}")
     except Exception as error:  # the images may be elsewhere by now; the encoder is there

@@ -13,13 +13,12 @@ import numpy as np
 from moco_ray.config import Config, experiment_differences, from_json
 from moco_ray.data.blocks import StreamSpec
 from moco_ray.data.checkpoint_files import checkpoint_steps
-from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.evaluate.encoder_file import load_encoder
 from moco_ray.train.connection import disconnect, is_connected
-from moco_ray.train.found import CONFIG, EVAL_MANIFEST, MANIFEST, found_run, list_eval_images
-from moco_ray.train.illustrate import illustrate
-from moco_ray.train.job import Job, Outcome, RunFailed
+from moco_ray.train.failure import RunFailed
+from moco_ray.train.found import CONFIG, found_run, stored_images
+from moco_ray.train.job import Job, Outcome
 from moco_ray.train.launch import run_in_this_process, run_on_ray
 from moco_ray.train.lease import Lease, hold_run
 from moco_ray.train.metrics import join_parts
@@ -62,8 +61,8 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
         OSError: The storage did, likewise.
     """
     config = _with_name(config)
-    name = config.run.name
-    command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=name)
+    name = str(config.run.name)
+    command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=shlex.quote(name))
     say(f"run {name}; to resume it: {command}")
     check_paths(config)
     pulse = Pulse()
@@ -113,7 +112,8 @@ def _train(
         say("this run exists: going on with it")
     weights = initial_weights(config, check_network(config), say)
     data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    manifest = Manifest.read(run, run.join(MANIFEST)) if old else list_images(config, data_options, say)
+    images = stored_images(run) if old else list_images(config, data_options, say)
+    manifest = images.train
     data_options = row_options(manifest, config)
     source = make_source(config, manifest, data_options)
     config = decide(config, len(source.train_rows))
@@ -122,8 +122,9 @@ def _train(
             f"run {config.run.name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to "
             "resume it, or another --run.name"
         )
-    eval_manifest = _eval_manifest(config, run, old is not None, say)
     warn(config, len(source.train_rows), say)
+    eval_set = run_eval_set(config, images)
+    say(eval_set.words)
     try:
         workers = choose_workers(config, say)
     except ValueError as error:
@@ -140,12 +141,12 @@ def _train(
         run_uri=folder,
         run_options=run_options,
         initial_weights=weights,
-        eval_set=run_eval_set(config, manifest, eval_manifest),
+        eval_set=eval_set,
         uses_gpu=workers.uses_gpu,
         lease_owner=lease.owner,
     )
     if old is None:
-        found_run(run, config, manifest, eval_manifest)
+        found_run(run, config, images)
     start = time.monotonic()
     try:
         if workers.most == 0:
@@ -176,6 +177,8 @@ def _conclude(
     if outcome.failure is not None:
         raise RunFailed(outcome.failure)
     encoder = f"{job.run_uri}/encoder.safetensors"
+    from moco_ray.train.illustrate import illustrate  # here, because matplotlib takes half a second to import
+
     try:
         pictures = illustrate(job.config, run, load_encoder(encoder, storage_options), job.eval_set)
         say(f"pictures: {', '.join(run.uri(path) for path in pictures)}")
@@ -200,15 +203,7 @@ def _with_name(config: Config) -> Config:
 
 def _stored_config(run: Storage) -> Config | None:
     path = run.join(CONFIG)
-    return from_json(run.read_bytes(path).decode()) if run.exists(path) else None
-
-
-def _eval_manifest(config: Config, run: Storage, is_old: bool, say: Say) -> Manifest | None:
-    if not config.eval.uri:
-        return None
-    if is_old:
-        return Manifest.read(run, run.join(EVAL_MANIFEST))
-    return list_eval_images(config, say)
+    return from_json(run.read_bytes(path).decode(), run.uri(path)) if run.exists(path) else None
 
 
 def _stream_spec(config: Config) -> StreamSpec:
