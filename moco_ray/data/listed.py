@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from moco_ray.data.labels import NoClasses, count_words, encode_labels, encode_names
+from moco_ray.data.labels import NoClasses, amount, count_words, encode_labels, encode_names
 from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.splits import Role, has_train_and_other
 
@@ -164,7 +164,7 @@ def _said_without_train(rows: Rows, counts: Counter[Role | None]) -> list[str]:
 
 
 def _amounts(rows: Rows, counts: Counter[Role | None], roles: Sequence[Role]) -> str:
-    return ", ".join(f"{_named(rows, role)} ({counts[role]:,} images)" for role in roles if counts[role])
+    return ", ".join(f"{_named(rows, role)} ({amount(counts[role], 'image')})" for role in roles if counts[role])
 
 
 def _named(rows: Rows, role: Role) -> str:

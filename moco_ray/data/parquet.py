@@ -15,7 +15,7 @@ from moco_ray.data.listed import Rows
 from moco_ray.data.parquet_columns import Columns, choose_columns, count_nulls
 from moco_ray.data.splits import Role, role_of, role_of_file
 from moco_ray.data.storage import Storage, split_uri
-from moco_ray.data.tables import only, places_of, reason_without, rows_of_uris
+from moco_ray.data.tables import only, places_of, reason_without, roles_of, rows_of_uris
 
 _READ_THREADS = 16
 _GOOD_ROW_GROUP = 32
@@ -187,14 +187,14 @@ def _roles(
     storage: Storage, paths: Sequence[str], parts: Sequence[_Part]
 ) -> tuple[list[Role | None], dict[Role, list[str]]]:
     """What each row is for, by a column, by the file's name, or by one of the folders that it is in."""
+    said = roles_of([value for part in parts for value in part.splits or [None] * sum(part.sizes)])
+    if any(said):
+        return said, {}
     roles: list[Role | None] = []
     names: dict[Role, list[str]] = {}
     for path, part in zip(paths, parts, strict=True):
         below = path[len(storage.root.rstrip("/")) + 1 :].split("/") if path != storage.root else []
         role, name = _role_of_path(below)
-        if part.splits is not None and all(role_of(str(value)) for value in part.splits):
-            roles += [role_of(str(value)) for value in part.splits]
-            continue
         roles += [role] * sum(part.sizes)
         if role is not None and name not in names.setdefault(role, []):
             names[role].append(name)
