@@ -21,8 +21,8 @@ from types import FrameType
 
 from moco_ray.config import Config, from_json
 from moco_ray.data.storage import Storage, resolve_storage_options
+from moco_ray.train.failure import RunFailed
 from moco_ray.train.found import found_run, is_run, stored_images
-from moco_ray.train.job import RunFailed
 from moco_ray.train.lease import RunInUse
 from moco_ray.train.plan import decide
 from moco_ray.train.pretrain import pretrain

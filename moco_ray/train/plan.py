@@ -7,10 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from moco_ray.config import Config
-from moco_ray.core.encoders import build_encoder
 from moco_ray.core.group_batch_norm import has_batch_norm
 from moco_ray.data.blocks import Source
 from moco_ray.data.folders import same_place
@@ -19,7 +17,8 @@ from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import Order
 from moco_ray.data.sources import list_source
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
-from moco_ray.evaluate.monitor import holdout_mask
+from moco_ray.evaluate.monitor import EvalSet, choose_eval_set, holdout_mask
+from moco_ray.train.network import network_without_weights
 
 _EVALUATIONS_A_RUN = 20
 
@@ -113,11 +112,10 @@ def decide(config: Config, num_rows: int) -> Config:
     """Replace what is automatic by what it comes to for this data and network.
 
     Raises:
-        ValueError: What was asked for contradicts one of them, or there is no such network.
+        ValueError: What was asked for contradicts one of them, there is no such network, or it cannot take the crops.
     """
-    with torch.device("meta"):  # layers without weights: it costs milliseconds and draws nothing
-        network = build_encoder(config.model, config.views.crop_px)
     size = config.optim.global_batch_size
+    network = network_without_weights(config)
     method = config.method.decide(num_images=num_rows, global_batch_size=size, has_batch_norm=has_batch_norm(network))
     every = config.eval.every_steps
     if every is None:
@@ -161,3 +159,17 @@ def last_step(config: Config, num_rows: int) -> int:
 def row_options(manifest: Manifest, config: Config) -> StorageOptions:
     """Access to the images themselves, which need not be where the manifest was."""
     return resolve_storage_options(str(manifest.table["uri"][0].as_py()), config.data.storage_options)
+
+
+def run_eval_set(config: Config, images: Images) -> EvalSet:
+    """The images that a run is evaluated on and illustrated with."""
+    options = row_options(images.train, config)
+    return choose_eval_set(
+        images.train,
+        images.test,
+        config.eval,
+        config.run.seed,
+        options,
+        row_options(images.test, config) if images.test else options,
+        config.data.max_pixels,
+    )
