@@ -9,12 +9,12 @@ from collections.abc import Callable
 import numpy as np
 
 from moco_ray.config import Config
-from moco_ray.core.encoders import build_encoder
 from moco_ray.core.hashing import hash64
 from moco_ray.data.decode import BadImage, decode_image
 from moco_ray.data.manifest import Manifest, read_rows
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn
+from moco_ray.train.network import check_network, initial_weights
+from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, run_eval_set, warn
 
 _SAMPLE = 512
 
@@ -27,15 +27,18 @@ def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
     """
     if not config.data.uri:
         raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
+    encoder = check_network(config)
+    initial_weights(config, encoder, say)
     options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    manifest = list_images(config, options, say)
+    images = list_images(config, options, say)
+    manifest = images.train
     known = manifest.table["num_bytes"].to_numpy()
     if (known >= 0).all():
         say(f"size: {known.sum() / 1e6:,.1f} MB")
     options = row_options(manifest, config)
     pixels = _say_sample(config, manifest, options, say)
     num_rows = len(make_source(config, manifest, options).train_rows)
-    encoder = build_encoder(config.model, config.views.crop_px)
+    say(run_eval_set(config, images).words)
     config = decide(config, num_rows)
     warn(config, num_rows, say)
     optim, steps = config.optim, last_step(config, num_rows)
