@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -16,12 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from moco_ray.data.storage import ReadError, Storage, StorageOptions
+from moco_ray.data.storage import Storage
 
 _CHUNK_ROWS = 32
-_READ_THREADS = 16
-_LOCAL_READ_THREADS = 4  # enough for a network disk; on any other, threads mostly wait for each other
-_READ_TRIES = 3
 _METADATA = b"moco_ray"
 
 IntArray = NDArray[np.int64]
@@ -138,83 +133,3 @@ def make_manifest(
         }
     )
     return Manifest(table, "files" if image_column is None else "parquet", image_column, classes)
-
-
-def read_rows(manifest: Manifest, rows: IntArray, options: StorageOptions) -> list[bytes]:
-    """Read the encoded images of some rows, in that order.
-
-    Raises:
-        ReadError: An image could not be read whole.
-        ValueError: An image is gone, or has changed, since the manifest was made.
-    """
-    taken = manifest.table.take(pa.array(rows))
-    uris: list[str] = taken["uri"].to_pylist()
-    if not uris:
-        return []
-    storage = Storage.open(uris[0], options)
-    if manifest.kind == "files":
-        sizes = taken["num_bytes"].to_pylist()
-
-        def read(task: tuple[str, int]) -> bytes:
-            return _read_file(storage, *task)
-
-        return _in_threads(read, list(zip(uris, sizes, strict=True)), storage)
-    assert manifest.image_column is not None
-    places = list(zip(uris, taken["row_group"].to_pylist(), taken["row_in_group"].to_pylist(), strict=True))
-    groups = sorted({(uri, group) for uri, group, _ in places})
-    column = manifest.image_column
-    read_groups = _in_threads(lambda place: _read_row_group(storage, place[0], place[1], column), groups, storage)
-    by_group = dict(zip(groups, read_groups, strict=True))
-    images = []
-    for uri, group, row in places:
-        cells = by_group[uri, group]
-        if row >= len(cells):
-            raise ValueError(f"row group {group} of {uri} has {len(cells)} rows now: it was changed since")
-        images.append(_image_bytes(cells[row]))
-    return images
-
-
-def _in_threads(work: Callable[[Any], Any], tasks: list[Any], storage: Storage) -> list[Any]:
-    """Do the tasks on threads, each an equal share: handing over one small file at a time costs more than reading it."""
-    threads = min(_LOCAL_READ_THREADS if storage.protocol == "file" else _READ_THREADS, len(tasks))
-    if threads == 1:
-        return [work(task) for task in tasks]
-    with ThreadPoolExecutor(threads) as pool:
-        shares = list(pool.map(lambda first: [work(task) for task in tasks[first::threads]], range(threads)))
-    return [shares[i % threads][i // threads] for i in range(len(tasks))]
-
-
-def _read_file(storage: Storage, uri: str, num_bytes: int) -> bytes:
-    path = uri if storage.protocol == "file" else uri.split("://", 1)[1]
-    content = b""
-    for _ in range(_READ_TRIES):
-        try:
-            content = storage.read_bytes(path)
-        except ValueError as error:
-            raise ValueError(f"{error}; it was there when the manifest was made") from error
-        if num_bytes < 0 or len(content) == num_bytes:
-            return content
-    now = int(storage.fs.info(path)["size"])
-    if now == num_bytes:
-        raise ReadError(f"{uri} was cut off after {len(content)} of {num_bytes} bytes, {_READ_TRIES} times")
-    raise ValueError(f"{uri} has {now} bytes, {num_bytes} when the manifest was made: it was changed since")
-
-
-def _read_row_group(storage: Storage, uri: str, group: int, column: str) -> pa.ChunkedArray:
-    path = uri if storage.protocol == "file" else uri.split("://", 1)[1]
-    error: Exception | None = None
-    for _ in range(_READ_TRIES):
-        try:
-            with storage.open_file(path) as file:
-                return pq.ParquetFile(file, pre_buffer=True).read_row_group(group, columns=[column])[column]
-        except Exception as failure:
-            error = failure
-    raise ReadError(f"row group {group} of {uri} could not be read: {type(error).__name__}: {error}") from error
-
-
-def _image_bytes(cell: Any) -> bytes:
-    """The bytes of a binary cell, or of Hugging Face's {bytes, path} struct; an empty one is a bad image."""
-    value = cell.as_py()
-    if isinstance(value, dict):
-        value = value.get("bytes")
-    return bytes(value) if value is not None else b""

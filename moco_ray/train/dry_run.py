@@ -11,8 +11,9 @@ import numpy as np
 from moco_ray.config import Config
 from moco_ray.core.encoders import build_encoder
 from moco_ray.core.hashing import hash64
-from moco_ray.data.decode import BadImage, decode_image
-from moco_ray.data.manifest import Manifest, read_rows
+from moco_ray.data.decode import BadImage
+from moco_ray.data.manifest import Manifest
+from moco_ray.data.reading import decode, read_rows
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
 from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn
 
@@ -65,9 +66,10 @@ def _say_sample(config: Config, manifest: Manifest, options: StorageOptions, say
     rows = np.sort(order[:_SAMPLE]).astype(np.int64)
     sides, bad, seen = [], [], Counter[bytes]()
     for row, content in zip(rows, read_rows(manifest, rows, options), strict=True):
-        seen[hashlib.sha256(content).digest()] += 1
+        if isinstance(content, bytes):
+            seen[hashlib.sha256(content).digest()] += 1
         try:
-            image = decode_image(content, max_pixels=config.data.max_pixels)
+            image = decode(content, max_pixels=config.data.max_pixels)
         except BadImage as reason:
             bad.append(f"  {manifest.uri(int(row))}: {reason}")
         else:
