@@ -164,6 +164,8 @@ def _resume_command(arguments: Sequence[str]) -> str:
             skip = False
         elif _flag(argument) in (*_SECRET_FLAGS, "--run.name"):
             skip = "=" not in argument
+        elif _flag(argument) == "--data.relist":  # once is enough
+            continue
         else:
             kept.append(argument)
     command = shlex.join(["python", "jobs/pretrain.py", *kept]).replace("{", "{{").replace("}", "}}")

@@ -1,4 +1,4 @@
-"""The data set of a run: one row for each image, and how to read its bytes."""
+"""The data set of a run: one row for each image."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ class Manifest:
     """Column of image bytes in Parquet files."""
     classes: tuple[str, ...]
     """Names of the labels."""
+    known_as: str | None = None
+    """Digest under which checkpoints know these images, where they have moved since."""
+    former_digests: tuple[str, ...] = ()
+    """Digests of the lists that this one has replaced, the newest first."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -47,7 +51,9 @@ class Manifest:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the content."""
+        """SHA-256 of the content, as it was before the images moved."""
+        if self.known_as is not None:
+            return self.known_as
         hashed = hashlib.sha256(self._metadata())
         for name in ("row_group", "row_in_group", "num_bytes", "label", "is_holdout"):
             hashed.update(np.ascontiguousarray(self._column(name)).tobytes())
@@ -90,16 +96,47 @@ class Manifest:
     def write(self, storage: Storage, path: str) -> None:
         """Write as Parquet."""
         buffer = io.BytesIO()
-        table = self.table.replace_schema_metadata({_METADATA: self._metadata()})
+        values = json.loads(self._metadata())
+        if self.known_as is not None:
+            values["known_as"] = self.known_as
+        if self.former_digests:
+            values["former_digests"] = self.former_digests
+        table = self.table.replace_schema_metadata({_METADATA: json.dumps(values).encode()})
         pq.write_table(table, buffer, compression="zstd")
         storage.write_bytes(path, buffer.getvalue())
 
     @staticmethod
     def read(storage: Storage, path: str) -> Manifest:
-        """Read what `write` wrote."""
-        table = pq.read_table(io.BytesIO(storage.read_bytes(path)))
-        values = json.loads(table.schema.metadata[_METADATA])
-        return Manifest(table, values["kind"], values["image_column"], tuple(values["classes"]))
+        """Read what `write` wrote.
+
+        Raises:
+            ValueError: It is not there, or damaged.
+        """
+        content = storage.read_bytes(path)
+        try:
+            table = pq.read_table(io.BytesIO(content))
+            values = json.loads(table.schema.metadata[_METADATA])
+            return Manifest(
+                table,
+                values["kind"],
+                values["image_column"],
+                tuple(values["classes"]),
+                values.get("known_as"),
+                tuple(values.get("former_digests", ())),
+            )
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{storage.uri(path)} is damaged ({type(error).__name__}: {error})") from error
+
+    def moved(self, uris: pa.Array) -> Manifest:
+        """The same images in other places; checkpoints know them as before."""
+        index = self.table.schema.get_field_index("uri")
+        table = self.table.set_column(index, "uri", uris)
+        return Manifest(table, self.kind, self.image_column, self.classes, self.digest, self.former_digests)
+
+    def succeeding(self, former: Manifest) -> Manifest:
+        """These images as the successors of others in the same run."""
+        digests = tuple(d for d in dict.fromkeys((former.digest, *former.former_digests)) if d != self.digest)
+        return Manifest(self.table, self.kind, self.image_column, self.classes, self.known_as, digests)
 
     def _metadata(self) -> bytes:
         return json.dumps({"kind": self.kind, "image_column": self.image_column, "classes": self.classes}).encode()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from moco_ray.config import Config, experiment_differences, from_json, to_json
+from moco_ray.data.known_bad import say_known_bad
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import Storage, resolve_storage_options
@@ -35,6 +36,7 @@ def list_eval_images(config: Config, say: Say) -> Manifest:
     manifest = build_manifest(replace(config.data, uri=config.eval.uri), options, say)
     if len(manifest.classes) < 2:
         raise ValueError(f"eval.uri {config.eval.uri} has no labels; use a folder with one sub-folder for each class")
+    say_known_bad(manifest, None, say)
     return manifest
 
 
@@ -50,7 +52,7 @@ def found_run(run: Storage, config: Config, manifest: Manifest, eval_manifest: M
     manifest.write(run, run.join(MANIFEST))
     if eval_manifest is not None:
         eval_manifest.write(run, run.join(EVAL_MANIFEST))
-    _write_config(run, config)
+    write_config(run, config)
 
 
 def branch_run(donor: Storage, step: int, run: Storage, config: Config) -> None:
@@ -84,9 +86,9 @@ def branch_run(donor: Storage, step: int, run: Storage, config: Config) -> None:
     run.write_bytes(run.join(LINEAGE), lineage + json.dumps(line).encode() + b"\n")
     info: dict[str, object] = {name: marker[name] for name in ("position", "versions")}
     target.write(step, {**state, "config": to_json(config)}, parts_before(donor, step), info)
-    _write_config(run, config)
+    write_config(run, config)
 
 
-def _write_config(run: Storage, config: Config) -> None:
+def write_config(run: Storage, config: Config) -> None:
     """Write config.json, which comes last: without it a folder holds no run."""
     run.write_bytes(run.join(CONFIG), to_json(config).encode())

@@ -13,6 +13,7 @@ from moco_ray.config import Config
 from moco_ray.core.encoders import build_encoder
 from moco_ray.core.group_batch_norm import has_batch_norm
 from moco_ray.data.blocks import Source
+from moco_ray.data.known_bad import say_known_bad
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import Order
 from moco_ray.data.sources import build_manifest
@@ -28,7 +29,7 @@ def list_images(config: Config, options: StorageOptions, say: Say) -> Manifest:
     """List the images and set some of the labelled ones aside for kNN.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There are none, or too many are known to be bad.
     """
     say(f"listing {config.data.uri}")
     manifest = build_manifest(config.data, options, say)
@@ -36,6 +37,7 @@ def list_images(config: Config, options: StorageOptions, say: Say) -> Manifest:
     num_train = len(manifest.train_rows())
     held_out = f", {len(manifest) - num_train:,} of them held out for kNN" if num_train < len(manifest) else ""
     say(f"{len(manifest):,} images{held_out}; {len(manifest.classes) or 'no'} classes")
+    say_known_bad(manifest, config.data.max_bad_fraction, say)
     return manifest
 
 

@@ -16,18 +16,18 @@ from moco_ray.core.encoders import Encoder, build_encoder
 from moco_ray.core.global_batch_norm import check_batch_norms, has_global_batch_norm, use_global_batch_norm
 from moco_ray.core.group_batch_norm import use_group_batch_norm
 from moco_ray.data.blocks import StreamSpec
-from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.evaluate.encoder_file import load_encoder, load_initial_weights
 from moco_ray.evaluate.monitor import choose_eval_set
 from moco_ray.train.cluster import disconnect, is_connected
-from moco_ray.train.found import CONFIG, EVAL_MANIFEST, MANIFEST, found_run, list_eval_images
+from moco_ray.train.found import CONFIG, found_run, list_eval_images
 from moco_ray.train.illustrate import illustrate
 from moco_ray.train.job import Job, Outcome, RunFailed
 from moco_ray.train.launch import run_in_this_process, run_on_ray
 from moco_ray.train.lease import Lease, hold_run
 from moco_ray.train.place import Pulse
 from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn
+from moco_ray.train.run_images import adopt, images_of_run, mended_rows
 from moco_ray.train.shared_paths import check_paths, check_visible
 from moco_ray.train.workers import choose_workers
 
@@ -114,17 +114,19 @@ def _train(
     if old is not None:
         say("this run exists: going on with it")
     data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    manifest = Manifest.read(run, run.join(MANIFEST)) if old else list_images(config, data_options, say)
+    images = images_of_run(run, old, config, say) if old is not None else None
+    manifest = images.manifest if images else list_images(config, data_options, say)
     data_options = row_options(manifest, config)
     source = make_source(config, manifest, data_options)
     encoder = _check_model(config)
-    config = decide(config, len(source.train_rows))
-    if old is not None and (differences := experiment_differences(old, config)):
+    config = decide(config, images.decided_rows if images else len(source.train_rows))
+    differences = experiment_differences(old, config) if old is not None else []
+    if differences and not (images and images.begins_anew):
         raise ValueError(
             f"run {config.run.name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to "
             "resume it, or another --run.name"
         )
-    eval_manifest = _eval_manifest(config, run, old is not None, say)
+    eval_manifest = images.eval_manifest if images else list_eval_images(config, say) if config.eval.uri else None
     warn(config, len(source.train_rows), say)
     initial_weights = _initial_weights(config, encoder, say)
     try:
@@ -133,12 +135,17 @@ def _train(
         if is_first:
             raise
         raise RunFailed(f"the cluster is not what it was: {error}") from error
+    if images is not None and old is not None:
+        adopt(run, images, old, config, say)
     job = Job(
         config=config,
         spec=_stream_spec(config),
         num_rows=len(source.train_rows),
         held_out_rows=np.setdiff1d(np.arange(len(manifest)), source.train_rows),
         manifest_digest=manifest.digest,
+        former_digests=manifest.former_digests,
+        listed_at_step=images.listed_at_step if images else 0,
+        mended_rows=mended_rows(run, manifest, config, data_options, say) if images else frozenset(),
         last_step=last_step(config, len(source.train_rows)),
         run_uri=folder,
         run_options=run_options,
@@ -199,14 +206,6 @@ def _with_name(config: Config) -> Config:
 def _stored_config(run: Storage) -> Config | None:
     path = run.join(CONFIG)
     return from_json(run.read_bytes(path).decode()) if run.exists(path) else None
-
-
-def _eval_manifest(config: Config, run: Storage, is_old: bool, say: Say) -> Manifest | None:
-    if not config.eval.uri:
-        return None
-    if is_old:
-        return Manifest.read(run, run.join(EVAL_MANIFEST))
-    return list_eval_images(config, say)
 
 
 def _stream_spec(config: Config) -> StreamSpec:
