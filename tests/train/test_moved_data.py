@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moco_ray.config import Config
+from moco_ray.data.compare import is_same_place
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, StorageOptions
 from moco_ray.train.pretrain import pretrain
@@ -53,11 +54,14 @@ def test_another_spelling_of_the_place_goes_on(mine: Path, tmp_path: Path, monke
     pretrain(_config(mine, tmp_path, max_steps=1), say=_quiet)
     (tmp_path / "link").symlink_to(mine)
     monkeypatch.chdir(tmp_path)
-    spellings = [f"{mine}/", f"file://{mine}", "here", "./here/", f"{tmp_path}/link"]
-    for steps, uri in enumerate(spellings, start=2):
-        said: list[str] = []
-        assert pretrain(_config(uri, tmp_path, max_steps=steps), say=said.append).step == steps
-        assert not any("listing" in line for line in said)
+    manifest = _manifest(tmp_path / "runs" / "run")
+    for uri in (f"{mine}/", f"file://{mine}", "here", "./here/", f"{tmp_path}/link", f"{mine}/../here"):
+        assert is_same_place(manifest, str(mine), uri), uri
+    for uri in (f"{mine}/0", str(tmp_path), "her", "s3://here"):
+        assert not is_same_place(manifest, str(mine), uri), uri
+    said: list[str] = []
+    assert pretrain(_config(f"{mine}/", tmp_path, max_steps=2), say=said.append).step == 2
+    assert not any("listing" in line for line in said)
 
 
 def test_a_run_goes_on_with_a_folder_that_was_moved(mine: Path, tmp_path: Path) -> None:
