@@ -13,7 +13,7 @@ import torch
 
 from moco_ray.cli import main
 from moco_ray.config import Config
-from moco_ray.core.methods.memory_bank import MemoryBankConfig
+from moco_ray.config.methods import MemoryBankConfig
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import Order
 from moco_ray.data.storage import Storage, StorageOptions
