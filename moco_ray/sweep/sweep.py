@@ -31,6 +31,7 @@ from moco_ray.train.connection import only_our_lines
 from moco_ray.train.found import EVAL_MANIFEST, MANIFEST, list_eval_images
 from moco_ray.train.lease import hold_run
 from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options
+from moco_ray.train.run_images import current_list
 from moco_ray.train.shared_paths import check_paths
 
 _SWEEP = "sweep.json"
@@ -65,6 +66,11 @@ def sweep(
     check_metric(settings.metric)
     if not config.data.uri:
         raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
+    if config.data.relist:
+        raise ValueError(
+            "--data.relist: the trials of a sweep are compared on the same images; leave the flag out, or begin another sweep "
+            "with another --run.name"
+        )
     space = parse_space(settings.space, config)
     if settings.scheduler == "pbt":
         check_population(space, config)
@@ -190,13 +196,25 @@ def _prepare(
     """
     path = storage.join(_SWEEP)
     old = json.loads(storage.read_bytes(path)) if storage.exists(path) else None
+
+    def listed() -> Manifest:
+        return list_images(config, resolve_storage_options(config.data.uri, config.data.storage_options), say)
+
+    def eval_listed() -> Manifest:
+        return list_eval_images(config, say)
+
+    stored, eval_stored = None, None
     if old is not None:
-        manifest = Manifest.read(storage, storage.join(MANIFEST))
-        has_eval = storage.exists(storage.join(EVAL_MANIFEST))
-        eval_manifest = Manifest.read(storage, storage.join(EVAL_MANIFEST)) if has_eval else None
+        before = from_json(str(old["config"]))
+        stored = Manifest.read(storage, storage.join(MANIFEST))
+        manifest, _ = current_list(stored, listed, ("data.uri", before.data.uri, config.data.uri), config, say)
+        eval_manifest = None
+        if before.eval.uri and config.eval.uri:
+            eval_stored = Manifest.read(storage, storage.join(EVAL_MANIFEST))
+            uris = ("eval.uri", before.eval.uri, config.eval.uri)
+            eval_manifest, _ = current_list(eval_stored, eval_listed, uris, config, say)
     else:
-        manifest = list_images(config, resolve_storage_options(config.data.uri, config.data.storage_options), say)
-        eval_manifest = list_eval_images(config, say) if config.eval.uri else None
+        manifest, eval_manifest = listed(), eval_listed() if config.eval.uri else None
     access = row_options(manifest, config)
     eval_access = row_options(eval_manifest, config) if eval_manifest else access
     eval_set = choose_eval_set(
@@ -206,7 +224,7 @@ def _prepare(
     definition = _definition(settings, config, space, metric)
     if old is not None:
         _check_same(old, definition, storage)
-    if old is not None or is_dry:
+    if is_dry or (manifest is stored and eval_manifest is eval_stored):
         return metric, manifest
     manifest.write(storage, storage.join(MANIFEST))
     if eval_manifest is not None:

@@ -75,12 +75,12 @@ def images_of_run(run: Storage, old: Config, config: Config, say: Say) -> RunIma
         return list_images(config, options, say)
 
     uris = ("data.uri", old.data.uri, config.data.uri)
-    now, difference = _now(stored, listed, uris, config, say)
+    now, difference = current_list(stored, listed, uris, config, say)
     eval_stored, eval_now = None, None
     if config.eval.uri and old.eval.uri:
         eval_stored = _stored(run, EVAL_MANIFEST, config)
         eval_uris = ("eval.uri", old.eval.uri, config.eval.uri)
-        eval_now, _ = _now(eval_stored, lambda: list_eval_images(config, say), eval_uris, config, say)
+        eval_now, _ = current_list(eval_stored, lambda: list_eval_images(config, say), eval_uris, config, say)
     replaced = None
     begins_anew = difference is not None and step is None
     if begins_anew:
@@ -152,6 +152,45 @@ def _keep_old_list(run: Storage, images: RunImages, before: Manifest, config: Co
     run.write_bytes(run.join(LINEAGE), lineage + json.dumps(line).encode() + b"\n")
 
 
+def current_list(
+    stored: Manifest, listed: Callable[[], Manifest], uris: tuple[str, str, str], config: Config, say: Say
+) -> tuple[Manifest, Comparison | None]:
+    """The stored images where they lie now, or those listed anew and how they differ from the stored ones.
+
+    Args:
+        stored: The images as they were listed.
+        listed: Lists them anew.
+        uris: The name of the field that says where they lie, what it was, and what it is.
+        config: Says whether they are to be listed anew.
+        say: Prints a line.
+
+    Raises:
+        ValueError: Other images lie in the new place.
+    """
+    field, was, uri = uris
+    is_here = is_same_place(stored, was, uri)
+    if is_here and not config.data.relist:
+        return stored, None
+    new = listed()
+    difference = compare(stored, was, new, uri)
+    if config.data.relist and not (difference.has_same_images and not difference.relabelled):
+        say(f"{field} {uri} has changed: {difference.words()}")
+        return new, difference
+    if not difference.has_same_images:
+        raise ValueError(
+            f"run {config.run.name} is another experiment: {field} was {was!r}, now {uri!r}, where the images are not the "
+            f"same: {difference.words()}. Use the old value, or another --run.name; or go on with the images of the new "
+            "place by giving the same command with --data.relist"
+        )
+    if is_here and stored.table["uri"].equals(new.table["uri"]):
+        say(f"{field} {uri} has not changed: the same {len(stored):,} images")
+        return stored, None
+    say(f"the {len(stored):,} images of {field} {was} lie in {uri} now")
+    if difference.relabelled:
+        say(f"warning: {len(difference.relabelled):,} have another label there; the run keeps its own (--data.relist)")
+    return stored.moved(new.table["uri"].combine_chunks().take(difference.new_rows)), None
+
+
 def mended_rows(run: Storage, manifest: Manifest, config: Config, options: StorageOptions, say: Say) -> frozenset[int]:
     """Rows that the run has listed as bad and that are good now; looked for only where too many are bad.
 
@@ -186,34 +225,6 @@ def _stored(run: Storage, name: str, config: Config) -> Manifest:
             f"{error}. It lists the images of run {config.run.name}: put it back from a copy, or begin another run with "
             "another --run.name"
         ) from error
-
-
-def _now(
-    stored: Manifest, listed: Callable[[], Manifest], uris: tuple[str, str, str], config: Config, say: Say
-) -> tuple[Manifest, Comparison | None]:
-    """The images as they are now, and how they differ from the stored ones if they do."""
-    field, was, uri = uris
-    is_here = is_same_place(stored, was, uri)
-    if is_here and not config.data.relist:
-        return stored, None
-    new = listed()
-    difference = compare(stored, was, new, uri)
-    if config.data.relist and not (difference.has_same_images and not difference.relabelled):
-        say(f"{field} {uri} has changed: {difference.words()}")
-        return new, difference
-    if not difference.has_same_images:
-        raise ValueError(
-            f"run {config.run.name} is another experiment: {field} was {was!r}, now {uri!r}, where the images are not the "
-            f"same: {difference.words()}. Use the old value, or another --run.name; or go on with the images of the new "
-            "place by giving the same command with --data.relist"
-        )
-    if is_here and stored.table["uri"].equals(new.table["uri"]):
-        say(f"{field} {uri} has not changed: the same {len(stored):,} images")
-        return stored, None
-    say(f"the {len(stored):,} images of {field} {was} lie in {uri} now")
-    if difference.relabelled:
-        say(f"warning: {len(difference.relabelled):,} have another label there; the run keeps its own (--data.relist)")
-    return stored.moved(new.table["uri"].combine_chunks().take(difference.new_rows)), None
 
 
 def _with_old_holdout(old: Manifest, new: Manifest, difference: Comparison, say: Say) -> Manifest:
