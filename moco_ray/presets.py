@@ -225,6 +225,13 @@ PRESETS = {
 }
 
 
+def preset_list() -> str:
+    """The presets, one a line, with what each is for."""
+    width = max(map(len, PRESETS))
+    lines = [f"  {name:{width}}  {(make.__doc__ or '').splitlines()[0]}" for name, make in PRESETS.items()]
+    return "\n".join(["Presets (--preset NAME, or --preset and the path of a run's config.json):", *lines])
+
+
 def load_preset(name: str) -> Config:
     """Make the configuration of a preset, or read that of a run from its config.json.
 
@@ -237,11 +244,35 @@ def load_preset(name: str) -> Config:
         path = Path(name).expanduser()
         if not path.is_file():
             raise ValueError(f"--preset {name}: there is no such file")
-        config = from_json(path.read_text())
+        config = from_json(_text(path, name), f"--preset {name}")
         return replace(config, run=replace(config.run, name=None))  # another run, not that one resumed
-    close = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.4)
-    raise ValueError(
-        f"--preset {name!r} is unknown"
-        + (f"; did you mean {close[0]}?" if close else ";")
-        + f" There are {', '.join(PRESETS)}, or the path of a run's config.json"
+    close = _resembling(name)
+    meant = (
+        f"did you mean {' or '.join([', '.join(close[:-1]), close[-1]] if close[1:] else close)}? There"
+        if close
+        else "there"
     )
+    raise ValueError(
+        f"--preset {name!r} is unknown; {meant} are {', '.join(PRESETS)}, or the path of a run's config.json"
+    )
+
+
+def _resembling(name: str) -> list[str]:
+    """Presets that may be meant: those that begin with the name, else the one or two that are spelt like it."""
+    if (Path(name).expanduser() / "config.json").is_file():
+        return [str(Path(name) / "config.json")]
+    plain = {_plain(preset): preset for preset in PRESETS}
+    begun = [preset for key, preset in plain.items() if _plain(name) and key.startswith(_plain(name))]
+    close = [plain[key] for key in difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.4)]
+    return begun or close
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())
+
+
+def _text(path: Path, name: str) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--preset {name} is no text (byte {error.start} is no UTF-8)") from None

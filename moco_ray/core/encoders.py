@@ -6,7 +6,6 @@ import copy
 from typing import cast
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from moco_ray.config.model import VITS
@@ -69,6 +68,8 @@ def build_backbone(config: ModelConfig, image_px: int = 224) -> nn.Module:
 
 
 def _build_resnet(config: ModelConfig) -> nn.Module:
+    import torchvision  # here, because it takes a second to import
+
     names = sorted(name for name in torchvision.models.list_models() if name.startswith(("resnet", "wide_resnet")))
     if config.arch not in names:
         raise ValueError(

@@ -17,6 +17,7 @@ from moco_ray.data.known_bad import bad_lines, too_many_bad
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.reading import decode, read_rows
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
+from moco_ray.evaluate.monitor import choose_eval_set
 from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn
 
 _SAMPLE = 512
@@ -31,13 +32,19 @@ def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
     if not config.data.uri:
         raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
     options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    manifest = list_images(config, options, say)
+    images = list_images(config, options, say)
+    manifest = images.train
     known = manifest.table["num_bytes"].to_numpy()
     if (known >= 0).all():
         say(f"size: {known.sum() / 1e6:,.1f} MB")
     options = row_options(manifest, config)
     pixels = _say_sample(config, manifest, options, say)
     num_rows = len(make_source(config, manifest, options).train_rows)
+    test_options = row_options(images.test, config) if images.test else options
+    chosen = choose_eval_set(
+        manifest, images.test, config.eval, config.run.seed, options, test_options, config.data.max_pixels
+    )
+    say(chosen.words)
     encoder = build_encoder(config.model, config.views.crop_px)
     config = decide(config, num_rows)
     warn(config, num_rows, say)

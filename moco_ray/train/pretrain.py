@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,9 +21,9 @@ from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_optio
 from moco_ray.evaluate.encoder_file import load_encoder, load_initial_weights
 from moco_ray.evaluate.monitor import choose_eval_set
 from moco_ray.train.connection import disconnect, is_connected
-from moco_ray.train.found import CONFIG, found_run, list_eval_images
-from moco_ray.train.illustrate import illustrate
-from moco_ray.train.job import Job, Outcome, RunFailed
+from moco_ray.train.failure import RunFailed
+from moco_ray.train.found import CONFIG, found_run
+from moco_ray.train.job import Job, Outcome
 from moco_ray.train.launch import run_in_this_process, run_on_ray
 from moco_ray.train.lease import Lease, hold_run
 from moco_ray.train.place import Pulse
@@ -64,8 +65,8 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
         OSError: The storage did, likewise.
     """
     config = _with_name(config)
-    name = config.run.name
-    command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=name)
+    name = str(config.run.name)
+    command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=shlex.quote(name))
     say(f"run {name}; to resume it: {command}")
     check_paths(config)
     pulse = Pulse()
@@ -114,29 +115,39 @@ def _train(
     if old is not None:
         say("this run exists: going on with it")
     data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    images = images_of_run(run, old, config, say) if old is not None else None
-    manifest = images.manifest if images else list_images(config, data_options, say)
+    kept = images_of_run(run, old, config, say) if old is not None else None
+    images = kept.images if kept else list_images(config, data_options, say)
+    manifest = images.train
     data_options = row_options(manifest, config)
     source = make_source(config, manifest, data_options)
     encoder = _check_model(config)
-    config = decide(config, images.decided_rows if images else len(source.train_rows))
+    config = decide(config, kept.decided_rows if kept else len(source.train_rows))
     differences = experiment_differences(old, config) if old is not None else []
-    if differences and not (images and images.begins_anew):
+    if differences and not (kept and kept.begins_anew):
         raise ValueError(
             f"run {config.run.name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to "
             "resume it, or another --run.name"
         )
-    eval_manifest = images.eval_manifest if images else list_eval_images(config, say) if config.eval.uri else None
     warn(config, len(source.train_rows), say)
     initial_weights = _initial_weights(config, encoder, say)
+    eval_set = choose_eval_set(
+        manifest,
+        images.test,
+        config.eval,
+        config.run.seed,
+        data_options,
+        row_options(images.test, config) if images.test else data_options,
+        config.data.max_pixels,
+    )
+    say(eval_set.words)
     try:
         workers = choose_workers(config, say)
     except ValueError as error:
         if is_first:
             raise
         raise RunFailed(f"the cluster is not what it was: {error}") from error
-    if images is not None and old is not None:
-        adopt(run, images, old, config, say)
+    if kept is not None and old is not None:
+        adopt(run, kept, old, config, say)
     job = Job(
         config=config,
         spec=_stream_spec(config),
@@ -144,26 +155,18 @@ def _train(
         held_out_rows=np.setdiff1d(np.arange(len(manifest)), source.train_rows),
         manifest_digest=manifest.digest,
         former_digests=manifest.former_digests,
-        listed_at_step=images.listed_at_step if images else 0,
-        mended_rows=mended_rows(run, manifest, config, data_options, say) if images else frozenset(),
+        listed_at_step=kept.listed_at_step if kept else 0,
+        mended_rows=mended_rows(run, manifest, config, data_options, say) if kept else frozenset(),
         last_step=last_step(config, len(source.train_rows)),
         run_uri=folder,
         run_options=run_options,
         initial_weights=initial_weights,
-        eval_set=choose_eval_set(
-            manifest,
-            eval_manifest,
-            config.eval,
-            config.run.seed,
-            data_options,
-            row_options(eval_manifest, config) if eval_manifest else data_options,
-            config.data.max_pixels,
-        ),
+        eval_set=eval_set,
         uses_gpu=workers.uses_gpu,
         lease_owner=lease.owner,
     )
     if old is None:
-        found_run(run, config, manifest, eval_manifest)
+        found_run(run, config, images)
     start = time.monotonic()
     if workers.most == 0:
         outcome = run_in_this_process(job, source, pulse, lease.before, say)
@@ -181,6 +184,8 @@ def _conclude(
     if outcome.failure is not None:
         raise RunFailed(outcome.failure)
     encoder = f"{job.run_uri}/encoder.safetensors"
+    from moco_ray.train.illustrate import illustrate  # here, because matplotlib takes half a second to import
+
     try:
         pictures = illustrate(job.config, run, load_encoder(encoder, storage_options), job.eval_set)
         say(f"pictures: {', '.join(run.uri(path) for path in pictures)}")
@@ -205,7 +210,7 @@ def _with_name(config: Config) -> Config:
 
 def _stored_config(run: Storage) -> Config | None:
     path = run.join(CONFIG)
-    return from_json(run.read_bytes(path).decode()) if run.exists(path) else None
+    return from_json(run.read_bytes(path).decode(), run.uri(path)) if run.exists(path) else None
 
 
 def _stream_spec(config: Config) -> StreamSpec:

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from moco_ray.config import Config
-from moco_ray.data.compare import Comparison, compare, is_same_place
+from moco_ray.data.compare import Comparison
 from moco_ray.data.decode import BadImage
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.reading import decode, read_rows
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.train.checkpoint import CheckpointStore
-from moco_ray.train.found import EVAL_MANIFEST, LINEAGE, MANIFEST, found_run, list_eval_images, write_config
-from moco_ray.train.plan import list_images
+from moco_ray.train.current_images import current_images
+from moco_ray.train.found import EVAL_MANIFEST, LINEAGE, found_run, stored_images, write_config, write_images
+from moco_ray.train.plan import Images, list_images
 
 BAD_IMAGES = "bad_images.jsonl"
 _READ_AGAIN, _PIECE = 10_000, 256
@@ -29,20 +30,16 @@ Say = Callable[[str], None]
 class RunImages:
     """The images of a run that goes on."""
 
-    manifest: Manifest
-    """Those to train on."""
-    eval_manifest: Manifest | None
-    """Those of eval.uri."""
+    images: Images
+    """What the run goes on with."""
+    stored: Images
+    """What its folder holds."""
     decided_rows: int
     """Images to train on when automatic values were decided."""
     listed_at_step: int
     """Step at which they were listed for the last time."""
-    new_files: dict[str, Manifest]
-    """Manifests of the run's folder that must be written, by name."""
-    replaced: Manifest | None
-    """What the run was trained on until `listed_at_step`, if it is not that any more."""
-    changes: str
-    """How they differ from that."""
+    changes: str = ""
+    """How those to train on differ from the stored ones, if they do."""
     begins_anew: bool = False
     """Whether nothing has been trained yet, so that all is decided by the images as they are now."""
 
@@ -60,135 +57,87 @@ def images_of_run(run: Storage, old: Config, config: Config, say: Say) -> RunIma
         say: Prints a line.
 
     Raises:
-        ValueError: There are other images in another place, or the method cannot go on with others.
+        ValueError: There are other images in another place.
     """
     step = CheckpointStore(storage=run).newest(lambda line: None) if config.data.relist else None
-    stored = _stored(run, MANIFEST, config)
-    relists = _relists(run)
-    told = {
-        "decided_rows": relists[0]["num_images"][0] if relists else len(stored.train_rows()),
-        "listed_at_step": relists[-1]["until_step"] if relists else 0,
-    }
-
-    def listed() -> Manifest:
-        options = resolve_storage_options(config.data.uri, config.data.storage_options)
-        return list_images(config, options, say)
-
-    uris = ("data.uri", old.data.uri, config.data.uri)
-    now, difference = current_list(stored, listed, uris, config, say)
-    eval_stored, eval_now = None, None
-    if config.eval.uri and old.eval.uri:
-        eval_stored = _stored(run, EVAL_MANIFEST, config)
-        eval_uris = ("eval.uri", old.eval.uri, config.eval.uri)
-        eval_now, _ = current_list(eval_stored, lambda: list_eval_images(config, say), eval_uris, config, say)
-    replaced = None
-    begins_anew = difference is not None and step is None
-    if begins_anew:
-        told = {"decided_rows": len(now.train_rows()), "listed_at_step": 0}
-        eval_now = eval_now or (list_eval_images(config, say) if config.eval.uri else None)
+    stored, relists = _stored(run, config), _relists(run)
+    images, difference = current_images(stored, old, config, say)
+    if difference is not None and step is None:
         say("no checkpoint has been written yet: the run begins with the images as they are now")
-    elif difference is not None and step is not None:
-        replaced, now = stored, _with_old_holdout(stored, now, difference, say).succeeding(stored)
-        told["listed_at_step"] = step
-    new = {MANIFEST: (stored, now), EVAL_MANIFEST: (eval_stored, eval_now)}
+        options = resolve_storage_options(config.data.uri, config.data.storage_options)
+        images = list_images(config, options, lambda line: None)  # with whatever is held out of them
+        return RunImages(
+            images=images,
+            stored=stored,
+            decided_rows=len(images.train.train_rows()),
+            listed_at_step=0,
+            changes=difference.words(),
+            begins_anew=True,
+        )
+    listed_at_step = relists[-1]["until_step"] if relists else 0
+    if difference is not None and step is not None:
+        train = _with_old_holdout(stored.train, images.train, difference, say).succeeding(stored.train)
+        images, listed_at_step = replace(images, train=train), step
     return RunImages(
-        manifest=now,
-        eval_manifest=eval_now,
-        new_files={name: after for name, (before, after) in new.items() if after is not None and after is not before},
-        replaced=replaced,
+        images=images,
+        stored=stored,
+        decided_rows=relists[0]["num_images"][0] if relists else len(stored.train.train_rows()),
+        listed_at_step=listed_at_step,
         changes=difference.words() if difference else "",
-        begins_anew=begins_anew,
-        **told,
     )
 
 
-def adopt(run: Storage, images: RunImages, old: Config, config: Config, say: Say) -> None:
+def adopt(run: Storage, kept: RunImages, old: Config, config: Config, say: Say) -> None:
     """Write the images that have been listed anew, or have moved, into the run's folder.
 
     The old list stays beside the new one, and lineage.jsonl says until which step it was trained on.
 
     Args:
         run: The run's folder.
-        images: Those that the run goes on with.
+        kept: The images that the run goes on with.
         old: The configuration it was begun with.
         config: The one it goes on with, automatic values decided.
         say: Prints a line.
+
+    Raises:
+        ValueError: The method cannot go on with other images.
     """
-    if images.begins_anew:
-        for name in (LINEAGE, BAD_IMAGES):
+    if kept.begins_anew:
+        for name in (LINEAGE, BAD_IMAGES, EVAL_MANIFEST):
             run.delete(run.join(name))
-        found_run(run, config, images.manifest, images.eval_manifest)
+        found_run(run, config, kept.images)
         return
-    if images.replaced is not None:
+    if kept.changes:
         _check_method(config)
-        _keep_old_list(run, images, images.replaced, config)
-        say(
-            f"from step {images.listed_at_step:,} on this run is trained on {len(images.manifest.train_rows()):,} images "
-            f"instead of {len(images.replaced.train_rows()):,}"
-        )
-    for name, manifest in images.new_files.items():
-        manifest.write(run, run.join(name))
-    if images.replaced is not None:
+        _keep_old_list(run, kept, config)
+        before, now = (len(images.train.train_rows()) for images in (kept.stored, kept.images))
+        say(f"from step {kept.listed_at_step:,} on this run is trained on {now:,} images instead of {before:,}")
+    if kept.images is kept.stored:
+        return
+    if kept.images.test is None:
+        run.delete(run.join(EVAL_MANIFEST))
+    write_images(run, kept.images)
+    if kept.changes:
         run.delete(run.join(BAD_IMAGES))  # they bear the numbers of the old list
-    if images.new_files:
-        data, eval_ = replace(old.data, uri=config.data.uri), replace(old.eval, uri=config.eval.uri)
-        write_config(run, replace(old, data=data, eval=eval_))
+    data, eval_ = replace(old.data, uri=config.data.uri), replace(old.eval, uri=config.eval.uri)
+    write_config(run, replace(old, data=data, eval=eval_))
 
 
-def _keep_old_list(run: Storage, images: RunImages, before: Manifest, config: Config) -> None:
+def _keep_old_list(run: Storage, kept: RunImages, config: Config) -> None:
     """Write the old list under another name, and a line of lineage.jsonl about the change."""
-    kept = f"manifest_until_{images.listed_at_step:09d}"
-    while run.exists(run.join(f"{kept}.parquet")):
-        kept += "_"
-    before.write(run, run.join(f"{kept}.parquet"))
+    name = f"manifest_until_{kept.listed_at_step:09d}"
+    while run.exists(run.join(f"{name}.parquet")):
+        name += "_"
+    kept.stored.train.write(run, run.join(f"{name}.parquet"))
     line = {
-        "until_step": images.listed_at_step,
+        "until_step": kept.listed_at_step,
         "run": config.run.name,
-        "changed": [f"images: {images.changes}"],
-        "num_images": [len(before.train_rows()), len(images.manifest.train_rows())],
-        "manifest": f"{kept}.parquet",
+        "changed": [f"images: {kept.changes}"],
+        "num_images": [len(images.train.train_rows()) for images in (kept.stored, kept.images)],
+        "manifest": f"{name}.parquet",
     }
     lineage = run.read_bytes(run.join(LINEAGE)) if run.exists(run.join(LINEAGE)) else b""
     run.write_bytes(run.join(LINEAGE), lineage + json.dumps(line).encode() + b"\n")
-
-
-def current_list(
-    stored: Manifest, listed: Callable[[], Manifest], uris: tuple[str, str, str], config: Config, say: Say
-) -> tuple[Manifest, Comparison | None]:
-    """The stored images where they lie now, or those listed anew and how they differ from the stored ones.
-
-    Args:
-        stored: The images as they were listed.
-        listed: Lists them anew.
-        uris: The name of the field that says where they lie, what it was, and what it is.
-        config: Says whether they are to be listed anew.
-        say: Prints a line.
-
-    Raises:
-        ValueError: Other images lie in the new place.
-    """
-    field, was, uri = uris
-    is_here = is_same_place(stored, was, uri)
-    if is_here and not config.data.relist:
-        return stored, None
-    new = listed()
-    difference = compare(stored, was, new, uri)
-    if config.data.relist and not (difference.has_same_images and not difference.relabelled):
-        say(f"{field} {uri} has changed: {difference.words()}")
-        return new, difference
-    if not difference.has_same_images:
-        raise ValueError(
-            f"run {config.run.name} is another experiment: {field} was {was!r}, now {uri!r}, where the images are not the "
-            f"same: {difference.words()}. Use the old value, or another --run.name; or go on with the images of the new "
-            "place by giving the same command with --data.relist"
-        )
-    if is_here and stored.table["uri"].equals(new.table["uri"]):
-        say(f"{field} {uri} has not changed: the same {len(stored):,} images")
-        return stored, None
-    say(f"the {len(stored):,} images of {field} {was} lie in {uri} now")
-    if difference.relabelled:
-        say(f"warning: {len(difference.relabelled):,} have another label there; the run keeps its own (--data.relist)")
-    return stored.moved(new.table["uri"].combine_chunks().take(difference.new_rows)), None
 
 
 def mended_rows(run: Storage, manifest: Manifest, config: Config, options: StorageOptions, say: Say) -> frozenset[int]:
@@ -217,9 +166,9 @@ def mended_rows(run: Storage, manifest: Manifest, config: Config, options: Stora
     return frozenset(good)
 
 
-def _stored(run: Storage, name: str, config: Config) -> Manifest:
+def _stored(run: Storage, config: Config) -> Images:
     try:
-        return Manifest.read(run, run.join(name))
+        return stored_images(run)
     except ValueError as error:
         raise ValueError(
             f"{error}. It lists the images of run {config.run.name}: put it back from a copy, or begin another run with "
