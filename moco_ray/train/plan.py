@@ -12,6 +12,7 @@ from moco_ray.config import Config
 from moco_ray.core.group_batch_norm import has_batch_norm
 from moco_ray.data.blocks import Source
 from moco_ray.data.folders import same_place
+from moco_ray.data.known_bad import say_known_bad
 from moco_ray.data.labels import count_words
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import Order
@@ -47,7 +48,8 @@ def list_images(config: Config, options: StorageOptions, say: Say) -> Images:
         say: Prints a line for the user.
 
     Raises:
-        ValueError: There are none, those of eval.uri have no labels, or they are those of data.uri.
+        ValueError: There are none, too many are known to be bad, those of eval.uri have no labels, or they are those of
+            data.uri.
     """
     data, evaluation = config.data, config.eval
     if evaluation.uri and same_place(evaluation.uri, data.uri):
@@ -71,11 +73,18 @@ def list_images(config: Config, options: StorageOptions, say: Say) -> Images:
             f"{num_held_out:,} of {int((train.labels >= 0).sum()):,} labelled images are held out for kNN and never trained "
             "on; --eval.holdout-fraction 0 trains on all, or name a test set with --eval.uri"
         )
-    return Images(train=train, test=_list_eval_images(config, say) if evaluation.uri else test)
+    say_known_bad(train, data.max_bad_fraction, say)
+    if test is not None:
+        say_known_bad(test, None, say)
+    return Images(train=train, test=list_eval_images(config, say) if evaluation.uri else test)
 
 
-def _list_eval_images(config: Config, say: Say) -> Manifest:
-    """The images of eval.uri; of its val or test part, if it has parts."""
+def list_eval_images(config: Config, say: Say) -> Manifest:
+    """List the images of eval.uri; of its val or test part, if it has parts.
+
+    Raises:
+        ValueError: There are none, or they have no labels.
+    """
     uri = config.eval.uri
     say(f"listing {uri}")
     options = resolve_storage_options(uri, config.data.storage_options)
@@ -89,6 +98,7 @@ def _list_eval_images(config: Config, say: Say) -> Manifest:
         say(f"{len(manifest):,} images of the val or test part; {count_words(manifest.classes, manifest.labels)}")
     else:
         say(f"{len(manifest):,} images; {listed.words}")
+    say_known_bad(manifest, None, say)
     return manifest
 
 

@@ -8,12 +8,10 @@ import pickle
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
-from moco_ray.data.manifest import Manifest, make_manifest, read_rows
+from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.order import Order
-from moco_ray.data.storage import ReadError, Storage, StorageOptions, resolve_storage_options
-from tests.data.test_storage import NAMES
+from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
 
 
 def options(folder: Storage) -> StorageOptions:
@@ -59,59 +57,6 @@ def parquet_manifest(folder: Storage, group_sizes: list[int], is_struct: bool = 
         rows_in_group=np.array(rows),
         image_column="image",
     )
-
-
-def test_rows_are_read_in_the_order_asked_for(folder: Storage) -> None:
-    manifest = files_manifest(folder, NAMES)
-    rows = np.array([3, 0, 3, len(NAMES) - 1, 7])
-    assert read_rows(manifest, rows, options(folder)) == [NAMES[row].encode() for row in rows]
-    assert read_rows(manifest, rows[:0], options(folder)) == []
-
-
-@pytest.mark.parametrize("is_struct", [False, True])
-def test_parquet_rows_are_read_in_the_order_asked_for(folder: Storage, is_struct: bool) -> None:
-    manifest = parquet_manifest(folder, [4, 4, 2], is_struct)
-    rows = np.array([19, 0, 5, 5, 10, 9])
-    assert read_rows(manifest, rows, options(folder)) == [b"b9", b"a0", b"a5", b"a5", b"b0", b"a9"]
-
-
-def test_a_row_without_bytes_is_an_empty_image(folder: Storage) -> None:
-    folder.write_bytes(folder.join("a.parquet"), parquet_bytes([b"1", None], 2))
-    folder.write_bytes(folder.join("b.parquet"), parquet_bytes([b"1", None], 2, is_struct=True))
-    for name in ("a", "b"):
-        manifest = make_manifest(
-            uris=[folder.uri(folder.join(f"{name}.parquet"))] * 2,
-            labels=np.array([-1, -1]),
-            classes=(),
-            row_groups=np.array([0, 0]),
-            rows_in_group=np.array([0, 1]),
-            image_column="image",
-        )
-        assert read_rows(manifest, np.array([0, 1]), options(folder)) == [b"1", b""]
-
-
-def test_a_file_that_changed_is_named(folder: Storage) -> None:
-    manifest = files_manifest(folder, ["a.jpg", "b.jpg"])
-    folder.write_bytes(folder.join("b.jpg"), b"longer than before")
-    assert read_rows(manifest, np.array([0]), options(folder)) == [b"a.jpg"]
-    with pytest.raises(ValueError, match=r"b\.jpg.*18 bytes, 5 when.*changed"):
-        read_rows(manifest, np.array([0, 1]), options(folder))
-
-
-def test_a_file_that_vanished_is_named(folder: Storage) -> None:
-    manifest = files_manifest(folder, ["a.jpg", "b.jpg"])
-    folder.delete(folder.join("b.jpg"))
-    with pytest.raises(ValueError, match=r"b\.jpg.*no such file.*when the manifest was made"):
-        read_rows(manifest, np.array([0, 1]), options(folder))
-
-
-def test_a_parquet_file_that_changed_is_named(folder: Storage) -> None:
-    manifest = parquet_manifest(folder, [4, 4])
-    folder.write_bytes(folder.join("b.parquet"), parquet_bytes([b"1", b"2"], 2))
-    with pytest.raises(ValueError, match=r"b\.parquet has 2 rows now.*changed"):
-        read_rows(manifest, np.array([11]), options(folder))
-    with pytest.raises(ReadError, match=r"row group 1 of .*b\.parquet"):
-        read_rows(manifest, np.array([12]), options(folder))
 
 
 def test_write_and_read_keep_everything(folder: Storage) -> None:

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from moco_ray.config.data import DataConfig
-from moco_ray.data.manifest import Manifest, read_rows
+from moco_ray.data.manifest import Manifest
+from moco_ray.data.reading import read_rows
 from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import Storage, resolve_storage_options
 from tests.data.small import png
