@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -72,13 +72,22 @@ class Source:
     """Access to the images."""
 
 
-def make_blocks(spec: StreamSpec, source: Source, first_step: int, num_steps: int) -> Iterator[Block]:
+def make_blocks(
+    spec: StreamSpec, source: Source, first_step: int, num_steps: int, contents: Sequence[bytes] | None = None
+) -> Iterator[Block]:
     """Prepare `num_steps` global batches and yield one block for each of the G groups.
 
     Block j holds group j of every step: `query` and `key` (num_steps, g, H, W, 3) uint8, `rows`
     (num_steps, g) int64 manifest rows, `group` () int64, `bad` () JSON of [[row, uri, reason], ...] for rows of
     the group that do not decode. A bad row keeps its position; its pixels are those of the next good row of its
     group, cyclically, under the augmentation of its own position.
+
+    Args:
+        spec: What is streamed.
+        source: From where.
+        first_step: The first of the batches.
+        num_steps: How many.
+        contents: Their encoded images in order, where they have been read with others; None: they are read here.
 
     Raises:
         ValueError: A group has no image that decodes.
@@ -94,14 +103,16 @@ def make_blocks(spec: StreamSpec, source: Source, first_step: int, num_steps: in
     pieces = [(t, j) for t in range(num_steps) for j in range(spec.num_groups)]
     with ThreadPoolExecutor(1) as reader:  # reads the next group while this one is decoded
 
-        def read(piece: tuple[int, int]) -> list[bytes]:
+        def read(piece: tuple[int, int]) -> Sequence[bytes]:
             t, j = piece
+            if contents is not None:
+                return contents[t * size + j * g : t * size + (j + 1) * g]
             return read_rows(source.manifest, rows[t, j * g : (j + 1) * g], source.options)
 
-        for (t, j), contents in zip(pieces, reader.map(read, pieces), strict=True):
+        for (t, j), images in zip(pieces, reader.map(read, pieces), strict=True):
             here = slice(j * g, (j + 1) * g)
             first = (first_step + t) * size + j * g
-            bad[j] += _fill_group(spec, contents, rows[t, here], first, query[t, here], key[t, here])
+            bad[j] += _fill_group(spec, images, rows[t, here], first, query[t, here], key[t, here])
     for t in range(num_steps):
         key[t] = key[t, spec.key_rows_of_slots(first_step + t)]
     for j in range(spec.num_groups):
@@ -117,7 +128,7 @@ def make_blocks(spec: StreamSpec, source: Source, first_step: int, num_steps: in
 
 def _fill_group(
     spec: StreamSpec,
-    contents: list[bytes],
+    contents: Sequence[bytes],
     rows: NDArray[np.int64],
     first_position: int,
     query: NDArray[np.uint8],

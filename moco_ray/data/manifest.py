@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ _READ_THREADS = 16
 _LOCAL_READ_THREADS = 4  # enough for a network disk; on any other, threads mostly wait for each other
 _READ_TRIES = 3
 _METADATA = b"moco_ray"
+_FIRST_ORDER, _ORDER = 1, 2  # of runs that began before manifests said so, and of those that begin now
 
 IntArray = NDArray[np.int64]
 
@@ -40,6 +41,10 @@ class Manifest:
     """Column of image bytes in Parquet files."""
     classes: tuple[str, ...]
     """Names of the labels."""
+    order_version: int = _FIRST_ORDER
+    """How a run orders the rows, for as long as it lasts."""
+    window_rows: int | None = None
+    """Rows of Parquet files that are shuffled together, about, but at least a global batch; None: no more than that."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -76,8 +81,12 @@ class Manifest:
     def with_holdout(self, mask: NDArray[np.bool_]) -> Manifest:
         """The same images, of which training does not see those in the mask."""
         index = self.table.schema.get_field_index("is_holdout")
-        table = self.table.set_column(index, "is_holdout", pa.array(mask))
-        return Manifest(table, self.kind, self.image_column, self.classes)
+        return replace(self, table=self.table.set_column(index, "is_holdout", pa.array(mask)))
+
+    @property
+    def is_first_order(self) -> bool:
+        """Whether the run orders rows as runs did before manifests said how."""
+        return self.order_version == _FIRST_ORDER
 
     def chunk_starts(self) -> IntArray | None:
         """First train row of each chunk: up to 32 consecutive train rows of one row group. None for files."""
@@ -104,10 +113,26 @@ class Manifest:
         """Read what `write` wrote."""
         table = pq.read_table(io.BytesIO(storage.read_bytes(path)))
         values = json.loads(table.schema.metadata[_METADATA])
-        return Manifest(table, values["kind"], values["image_column"], tuple(values["classes"]))
+        order = values.get("order", {"version": _FIRST_ORDER, "window_rows": None})
+        if order["version"] not in (_FIRST_ORDER, _ORDER):
+            raise ValueError(
+                f"{storage.uri(path)} is of a newer moco_ray: it orders rows in version {order['version']} of the order, "
+                f"and this one knows versions up to {_ORDER}; use the version that began the run"
+            )
+        return Manifest(
+            table=table,
+            kind=values["kind"],
+            image_column=values["image_column"],
+            classes=tuple(values["classes"]),
+            order_version=order["version"],
+            window_rows=order["window_rows"],
+        )
 
     def _metadata(self) -> bytes:
-        return json.dumps({"kind": self.kind, "image_column": self.image_column, "classes": self.classes}).encode()
+        values: dict[str, Any] = {"kind": self.kind, "image_column": self.image_column, "classes": self.classes}
+        if not self.is_first_order:
+            values["order"] = {"version": self.order_version, "window_rows": self.window_rows}
+        return json.dumps(values).encode()
 
     def _column(self, name: str) -> NDArray[Any]:
         column: NDArray[Any] = self.table[name].to_numpy()
@@ -123,6 +148,7 @@ def make_manifest(
     row_groups: IntArray | None = None,
     rows_in_group: IntArray | None = None,
     image_column: str | None = None,
+    window_rows: int | None = None,
 ) -> Manifest:
     """Make a manifest from columns of equal length; with `image_column` the rows are rows of Parquet files."""
     n = len(uris)
@@ -137,7 +163,8 @@ def make_manifest(
             "is_holdout": pa.array(np.zeros(n, dtype=bool)),
         }
     )
-    return Manifest(table, "files" if image_column is None else "parquet", image_column, classes)
+    kind: Literal["files", "parquet"] = "files" if image_column is None else "parquet"
+    return Manifest(table, kind, image_column, classes, order_version=_ORDER, window_rows=window_rows)
 
 
 def read_rows(manifest: Manifest, rows: IntArray, options: StorageOptions) -> list[bytes]:

@@ -28,6 +28,7 @@ _LISTING_THREADS = 16
 _SAY_EVERY_S = 2.0
 _GOOD_ROW_GROUP = 32
 _LARGE_ROW_GROUP = 256
+_MOST_WINDOW_ROWS = 32_768
 
 Progress = Callable[[str], None]
 
@@ -49,6 +50,9 @@ class DataConfig:
     """The run stops when a larger share of all images than this does not decode."""
     max_pixels: int = 100_000_000
     """Images with more pixels are bad: a small file can hold a huge image."""
+    window_mb: int = 300
+    """Encoded images of Parquet files that are shuffled together, about, in megabytes: more mixes sorted files better, and
+    each task that reads takes as much memory."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,7 @@ def _from_parquet(config: DataConfig, storage: Storage, paths: Sequence[str], pr
     groups: list[int] = []
     rows: list[int] = []
     labels: list[Any] = []
-    for path, (sizes, values) in zip(paths, parts, strict=True):
+    for path, (sizes, values, _) in zip(paths, parts, strict=True):
         for group, size in enumerate(sizes):
             groups += [group] * size
             rows += range(size)
@@ -203,7 +207,7 @@ def _from_parquet(config: DataConfig, storage: Storage, paths: Sequence[str], pr
         labels += values if values is not None else [None] * sum(sizes)
     if not uris:
         raise ValueError(f"{config.uri} is empty: its Parquet files have no rows")
-    largest = max(size for sizes, _ in parts for size in sizes)
+    largest = max(size for sizes, _, _ in parts for size in sizes)
     if largest > _LARGE_ROW_GROUP:
         progress(
             f"warning: row groups of up to {largest:,} rows: to take {_GOOD_ROW_GROUP} images at random, each step reads up "
@@ -217,7 +221,13 @@ def _from_parquet(config: DataConfig, storage: Storage, paths: Sequence[str], pr
         row_groups=np.array(groups),
         rows_in_group=np.array(rows),
         image_column=column,
+        window_rows=_window_rows(config, sum(num_bytes for _, _, num_bytes in parts) / len(uris)),
     )
+
+
+def _window_rows(config: DataConfig, mean_bytes: float) -> int:
+    """Rows that are shuffled together, where an encoded image has so many bytes in the mean."""
+    return max(1, min(_MOST_WINDOW_ROWS, int(1e6 * config.window_mb / max(mean_bytes, 1.0))))
 
 
 def _open_parquet(storage: Storage, path: str) -> pq.ParquetFile:
@@ -227,14 +237,19 @@ def _open_parquet(storage: Storage, path: str) -> pq.ParquetFile:
         raise ValueError(f"{storage.uri(path)} is no Parquet file: {error}") from error
 
 
-def _parquet_rows(storage: Storage, path: str, column: str, label: str | None) -> tuple[list[int], list[Any] | None]:
-    """Rows of each row group, and the labels."""
+def _parquet_rows(
+    storage: Storage, path: str, column: str, label: str | None
+) -> tuple[list[int], list[Any] | None, int]:
+    """Rows of each row group, the labels, and the bytes of all images in memory."""
     file = _open_parquet(storage, path)
     for name in (column, label):
         if name is not None and name not in file.schema_arrow.names:
             raise ValueError(f"{storage.uri(path)} has no column {name!r}, which other Parquet files there have")
-    sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-    return sizes, file.read(columns=[label])[label].to_pylist() if label else None
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    num_bytes = sum(p.total_uncompressed_size for p in columns if f"{p.path_in_schema}.".startswith(f"{column}."))
+    labels = file.read(columns=[label])[label].to_pylist() if label else None
+    return [group.num_rows for group in groups], labels, num_bytes
 
 
 def _image_column(config: DataConfig, schema: pa.Schema) -> str | None:

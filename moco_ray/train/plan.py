@@ -14,7 +14,7 @@ from moco_ray.core.encoders import build_encoder
 from moco_ray.core.group_batch_norm import has_batch_norm
 from moco_ray.data.blocks import Source
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.order import Order
+from moco_ray.data.order import make_order
 from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
 from moco_ray.evaluate.monitor import holdout_mask
@@ -51,7 +51,7 @@ def make_source(config: Config, manifest: Manifest, options: StorageOptions) -> 
             f"{config.data.uri} has {len(rows)} images to train on, fewer than one batch of "
             f"{config.optim.global_batch_size}; use a smaller optim.global-batch-size"
         )
-    order = Order(config.run.seed, len(rows), manifest.chunk_starts(), config.optim.global_batch_size)
+    order = make_order(manifest, seed=config.run.seed, global_batch_size=config.optim.global_batch_size)
     return Source(manifest=manifest, train_rows=np.asarray(rows), order=order, options=options)
 
 

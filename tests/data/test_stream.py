@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from moco_ray.data.blocks import Block, Source, StreamSpec
-from moco_ray.data.stream import Loaded, OpenSegment, Stream, StreamError, local_segment
+from moco_ray.data.segments import local_segment
+from moco_ray.data.stream import Loaded, OpenSegment, Stream, StreamError
 from tests.data.small import source_of, stream_spec, write_files
 
 N = 37
