@@ -50,9 +50,9 @@ class DataConfig:
     """The run stops when a larger share of all images than this does not decode."""
     max_pixels: int = 100_000_000
     """Images with more pixels are bad: a small file can hold a huge image."""
-    window_mb: int = 300
+    window_mb: float = 300.0
     """Encoded images of Parquet files that are shuffled together, about, in megabytes: more mixes sorted files better, and
-    each task that reads takes as much memory."""
+    each task that reads takes as much memory. Less than a batch: one batch."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import pytest
 
 from moco_ray.data.blocks import Block, Source, StreamSpec
 from moco_ray.data.segments import local_segment
-from moco_ray.data.stream import Loaded, OpenSegment, Stream, StreamError
-from tests.data.small import source_of, stream_spec, write_files
+from moco_ray.data.stream import DataUnavailable, Loaded, OpenSegment, Stream, StreamError
+from tests.data.small import source_of, stream_spec, write_files, write_parquet
 
 N = 37
 LAST = 21  # the last task of a stream of tasks of 8 steps is a short one
@@ -24,9 +24,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_files(tmp_path_factory.mktemp("files"), N)
 
 
-@pytest.fixture(scope="module")
-def source(files: Path) -> Source:
-    return source_of(files, stream_spec())
+@pytest.fixture(scope="module", params=["files", "windows of two batches", "windows of eight"])
+def source(request: pytest.FixtureRequest, files: Path, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    if request.param == "files":
+        return source_of(files, stream_spec())
+    rows = write_parquet(tmp_path_factory.mktemp("rows"), [20, 17], row_group_size=5)
+    return source_of(rows, stream_spec(), window_rows=30 if request.param == "windows of two batches" else 100)
 
 
 def stream(
@@ -198,6 +201,27 @@ def test_a_vanished_image_is_an_error_of_the_stream(tmp_path: Path) -> None:
     (tmp_path / "00009.png").unlink()
     with pytest.raises(StreamError, match=r"00009\.png"):
         list(stream(spec, source))
+    wait_until_no_thread_is_left()
+
+
+@pytest.mark.parametrize("window_rows", [12, 30, 1000])
+def test_a_row_group_that_cannot_be_read_is_an_error_on_every_rank_at_one_step(
+    tmp_path: Path, window_rows: int
+) -> None:
+    """Which is the first step whose task needs it, and no step of its window before."""
+    spec = stream_spec()
+    source = source_of(write_parquet(tmp_path, [60, 60, 60], row_group_size=30), spec, window_rows=window_rows)
+    rows = source.order.rows(np.arange(LAST * 12)).reshape(LAST, 12)
+    (tmp_path / "1.parquet").unlink()
+    needed = int(np.flatnonzero(((rows >= 60) & (rows < 120)).any(axis=1))[0])
+    seen = []
+    for rank in range(3):
+        steps = 0
+        with pytest.raises((StreamError, DataUnavailable), match=r"1\.parquet"):
+            for _ in stream(spec, source, rank=rank, num_ranks=3):
+                steps += 1
+        seen.append(steps)
+    assert seen == [seen[0]] * 3 and needed - spec.steps_per_task < seen[0] <= needed
     wait_until_no_thread_is_left()
 
 
