@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 _STORE_FRACTION = 0.4  # of the memory for objects: the rest holds what ranks have asked for, and all else
 _RESERVED_CPUS = re.compile("CPU_group_[0-9a-f]+")  # of a placement group, on a node
-# A window is read beside the tasks that decode it: on one CPU there is room for one of these and two that read.
+# A window is read beside the tasks that decode it: one CPU has room for one of these and some that read.
 _DECODING_CPUS, _READING_CPUS = 0.98, 0.005
-_CPUS_A_READER = 8  # that one task that reads can keep busy
+_CPUS_A_READER = 8  # that one task that reads can keep busy: it reads the next window while the last one is decoded
 
 
 def local_segment(spec: StreamSpec, source: Source, first_step: int, last_step: int) -> Iterator[Block]:
@@ -133,7 +133,7 @@ def _windows_on_ray(
 
     runs = ray.get(source).order.runs(first_step, last_step)
     windows = [pa.table({"first_step": [first], "last_step": [last]}) for first, last in runs]
-    readers = min(len(runs), max(2, math.ceil(_cpus_of_data_nodes(label) / _CPUS_A_READER)))
+    readers = min(len(runs), max(1, math.ceil(_cpus_of_data_nodes(label) / _CPUS_A_READER)))
     encoded = ray.data.from_arrow(windows).map_batches(
         read, batch_size=None, num_cpus=_READING_CPUS, compute=TaskPoolStrategy(size=readers)
     )

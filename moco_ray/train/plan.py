@@ -20,6 +20,8 @@ from moco_ray.data.storage import StorageOptions, resolve_storage_options
 from moco_ray.evaluate.monitor import holdout_mask
 
 _EVALUATIONS_A_RUN = 20
+_BATCHES_LOOKED_AT = 20
+_LEAST_MIXED = 0.9
 
 Say = Callable[[str], None]
 
@@ -95,6 +97,24 @@ def warn(config: Config, num_rows: int, say: Say) -> None:
         say(
             f"warning: optim.milestones {', '.join(map(str, optim.milestones))} lie beyond optim.epochs {optim.epochs:g}: the "
             "learning rate never falls; use earlier ones or --optim.schedule cosine"
+        )
+
+
+def warn_of_mixing(source: Source, global_batch_size: int, say: Say) -> None:
+    """Say so if batches of rows of Parquet files hold clearly fewer classes than if all rows were shuffled."""
+    labels = source.manifest.labels[source.train_rows]
+    if source.order.chunk_starts is None or (labels < 0).any():
+        return
+    steps = np.linspace(0, max(0, len(labels) // global_batch_size - 1), _BATCHES_LOOKED_AT).astype(np.int64)
+    rows = source.order.rows(steps[:, None] * global_batch_size + np.arange(global_batch_size))
+    found = float(np.mean([len(np.unique(batch)) for batch in labels[rows]]))
+    shares = np.bincount(labels) / len(labels)
+    shuffled = float((1 - (1 - shares) ** global_batch_size).sum())
+    if found < _LEAST_MIXED * shuffled:
+        say(
+            f"warning: a batch holds images of about {found:.0f} classes; if all rows were shuffled, of {shuffled:.0f}. The "
+            f"Parquet files are sorted by class, and about {max(source.order.window, global_batch_size):,} rows are mixed "
+            "at a time: write the rows in random order, or mix more of them with a larger data.window-mb, which takes memory"
         )
 
 

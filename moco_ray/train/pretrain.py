@@ -27,7 +27,7 @@ from moco_ray.train.job import Job, Outcome, RunFailed
 from moco_ray.train.launch import run_in_this_process, run_on_ray
 from moco_ray.train.lease import Lease, hold_run
 from moco_ray.train.place import Pulse
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn
+from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn, warn_of_mixing
 from moco_ray.train.shared_paths import check_paths, check_visible
 from moco_ray.train.workers import choose_workers
 
@@ -126,6 +126,8 @@ def _train(
         )
     eval_manifest = _eval_manifest(config, run, old is not None, say)
     warn(config, len(source.train_rows), say)
+    if old is None:
+        warn_of_mixing(source, config.optim.global_batch_size, say)
     initial_weights = _initial_weights(config, encoder, say)
     try:
         workers = choose_workers(config, say)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import pytest
 
 from moco_ray.config import Config
 from moco_ray.core.hashing import rows_digest
-from moco_ray.data.manifest import Manifest
+from moco_ray.data.blocks import Source
+from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.order import Order, make_order
 from moco_ray.data.storage import Storage, StorageOptions
+from moco_ray.train.plan import warn_of_mixing
 from moco_ray.train.pretrain import pretrain
 from tests.runs import digests, losses, metrics, tiny_config
 
@@ -92,8 +95,47 @@ def test_a_run_that_began_in_the_first_order_ends_in_it(rows: Path, tmp_path: Pa
     for stop in (5, STEPS):
         pretrain(replace(config, run=replace(config.run, max_steps=stop)), say=_quiet)
     train = manifest.train_rows()
-    expected = train[Order(0, len(train), manifest.chunk_starts(), SIZE).rows(np.arange(STEPS * SIZE))].reshape(STEPS, SIZE)
+    expected = train[Order(0, len(train), manifest.chunk_starts(), SIZE).rows(np.arange(STEPS * SIZE))].reshape(
+        STEPS, SIZE
+    )
     assert digests(folder) == [rows_digest(batch) for batch in expected]
+
+
+def _sorted_rows(num_classes: int, rows_each: int, window_rows: int | None, group: int | None = 32) -> Manifest:
+    """Rows sorted by class; None: as files."""
+    labels = np.repeat(np.arange(num_classes), rows_each)
+    about = {"labels": labels, "classes": tuple(map(str, range(num_classes)))}
+    uris = [f"/{row if group is None else 'rows.parquet'}" for row in range(len(labels))]
+    if group is None:
+        return make_manifest(uris=uris, **about)  # type: ignore[arg-type]
+    places = dict(zip(("row_groups", "rows_in_group"), divmod(np.arange(len(labels)), group), strict=True))
+    return make_manifest(uris=uris, image_column="image", window_rows=window_rows, **about, **places)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "expected"),
+    [
+        (_sorted_rows(100, 32, 10_000), None),
+        (_sorted_rows(100, 200, 32_768), None),
+        (_sorted_rows(100, 200, None, group=None), None),
+        (_sorted_rows(10, 300, 1500), None),  # with few classes, few chunks hold them all
+        (_sorted_rows(100, 200, 512), (17, 72)),
+        (_sorted_rows(1000, 50, 1), (7, 120)),
+        (_sorted_rows(50, 1000, 256, group=1000), (8, 46)),
+    ],
+)
+def test_batches_that_hold_fewer_classes_than_shuffled_rows_are_told(
+    manifest: Manifest, expected: tuple[int, int] | None
+) -> None:
+    order = make_order(manifest, seed=0, global_batch_size=128)
+    source = Source(manifest=manifest, train_rows=manifest.train_rows(), order=order, options=StorageOptions({}))
+    said: list[str] = []
+    warn_of_mixing(source, 128, said.append)
+    if expected is None:
+        assert said == []
+    else:
+        found, shuffled = map(int, re.findall(r"about (\d+) classes.*, of (\d+)\.", said[0])[0])
+        assert found == expected[0] and shuffled == expected[1] and "data.window-mb" in said[0]
 
 
 @pytest.mark.slow
