@@ -31,13 +31,14 @@ import pyarrow.parquet as pq
 
 from benchmarks.harness import Row, finish
 from benchmarks.pipeline import jpeg, picture
+from moco_ray.config.data import DataConfig
+from moco_ray.config.views import v2_views
 from moco_ray.data.blocks import Block, Source, StreamSpec
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import make_order
 from moco_ray.data.segments import local_segment, rank_blocks, ray_segment
-from moco_ray.data.sources import DataConfig, build_manifest
+from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import StorageOptions
-from moco_ray.data.views import v2_views
 
 NUM_CLASSES, ROWS_EACH, BATCH = 100, 500, 128
 NUM_PHOTOS, SPEED_BATCH, FIRST_STEP, STEPS = 1024, 64, 8, 32

@@ -19,7 +19,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from moco_ray.config import Config
-from moco_ray.core.methods import method_class, method_names
+from moco_ray.config.methods import method_class, method_names
 from moco_ray.presets import PRESETS, load_preset
 from moco_ray.train.dry_run import dry_run
 from moco_ray.train.job import RunFailed

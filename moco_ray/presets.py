@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from moco_ray.config import Config, from_json
-from moco_ray.core.encoders import ModelConfig
-from moco_ray.core.methods.end_to_end import EndToEndConfig
-from moco_ray.core.methods.memory_bank import MemoryBankConfig
-from moco_ray.core.methods.moco import MoCoConfig
-from moco_ray.core.methods.moco_v3 import MoCoV3Config
-from moco_ray.core.methods.simclr import SimCLRConfig
-from moco_ray.core.optim import OptimConfig
-from moco_ray.data.views import cifar_views, simclr_views, v1_views, v2_views, v3_views
-from moco_ray.evaluate.monitor import EvalConfig
-from moco_ray.train.run_config import RunConfig
+from moco_ray.config.eval import EvalConfig
+from moco_ray.config.methods.end_to_end import EndToEndConfig
+from moco_ray.config.methods.memory_bank import MemoryBankConfig
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.config.methods.moco_v3 import MoCoV3Config
+from moco_ray.config.methods.simclr import SimCLRConfig
+from moco_ray.config.model import ModelConfig
+from moco_ray.config.optim import OptimConfig
+from moco_ray.config.run import RunConfig
+from moco_ray.config.views import cifar_views, simclr_views, v1_views, v2_views, v3_views
 
 
 def moco_v2() -> Config:

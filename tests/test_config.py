@@ -10,9 +10,9 @@ import pytest
 
 from moco_ray.cli import main
 from moco_ray.config import Config
+from moco_ray.config.run import RunConfig, data_label, worker_resources
 from moco_ray.presets import load_preset
 from moco_ray.train.plan import warn
-from moco_ray.train.run_config import RunConfig, data_label, worker_resources
 
 WRONG_RUNS: list[tuple[dict[str, Any], str]] = [
     ({"min_workers": 5, "max_workers": 4}, "run.min-workers 5 is more than run.max-workers 4; swap them"),

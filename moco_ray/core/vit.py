@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from moco_ray.config.model import VITS as VITS
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Size:
@@ -21,7 +23,6 @@ _SIZES = {
     "vit_small": _Size(dim=384, depth=12, num_heads=12),
     "vit_base": _Size(dim=768, depth=12, num_heads=12),
 }
-VITS = tuple(_SIZES)
 
 
 def build_vit(name: str, *, patch_px: int, image_px: int, trains_patches: bool = False) -> nn.Module:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from moco_ray.config.views import ViewsConfig
 from moco_ray.core.layout import key_permutation
 from moco_ray.data.decode import BadImage, decode_image
 from moco_ray.data.manifest import Manifest, read_rows
 from moco_ray.data.order import Order
 from moco_ray.data.storage import StorageOptions
-from moco_ray.data.views import ViewsConfig, make_view
+from moco_ray.data.views import make_view
 
 _TASK_BYTES = 16_000_000
 _MAX_STEPS_A_TASK = 8

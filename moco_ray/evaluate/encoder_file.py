@@ -13,7 +13,8 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from moco_ray.core.encoders import Encoder, ModelConfig, build_backbone, feature_dim
+from moco_ray.config.model import ModelConfig
+from moco_ray.core.encoders import Encoder, build_backbone, feature_dim
 from moco_ray.data.storage import Storage, resolve_storage_options
 
 _NAME = "encoder.safetensors"

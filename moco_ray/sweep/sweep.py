@@ -27,7 +27,7 @@ from moco_ray.sweep.setting import Setting, shared_access
 from moco_ray.sweep.space import Space, parse_space
 from moco_ray.sweep.trial import Access
 from moco_ray.sweep.tuning import asha, run_trials
-from moco_ray.train.cluster import only_our_lines
+from moco_ray.train.connection import only_our_lines
 from moco_ray.train.found import EVAL_MANIFEST, MANIFEST, list_eval_images
 from moco_ray.train.lease import hold_run
 from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from moco_ray.config import Config
+from moco_ray.config.views import ViewsConfig
 from moco_ray.data.decode import BadImage, decode_image
 from moco_ray.data.manifest import read_rows
 from moco_ray.data.storage import Storage
-from moco_ray.data.views import ViewsConfig, center_view, make_view
+from moco_ray.data.views import center_view, make_view
 from moco_ray.evaluate.features import ImageSet, load_images
 from moco_ray.evaluate.monitor import EvalSet, features_of
 from moco_ray.report.pictures import curves_picture, neighbours_picture, views_picture

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from moco_ray.core.methods.moco import MoCoConfig
+from moco_ray.config.methods.moco import MoCoConfig
 from moco_ray.train.job import Job
 
 _EVERY_S = 5.0

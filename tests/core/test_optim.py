@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from moco_ray.core.optim import OptimConfig, build_optimizer
+from moco_ray.config.optim import OptimConfig
+from moco_ray.core.optim import build_optimizer
 from tests.core.tiny import tiny_encoder
 
 

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from moco_ray.config.data import DataConfig
+from moco_ray.config.views import v2_views
 from moco_ray.data.blocks import Source, StreamSpec
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import make_order
-from moco_ray.data.sources import DataConfig, build_manifest
+from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import StorageOptions
-from moco_ray.data.views import v2_views
 
 NO_OPTIONS = StorageOptions({})
 

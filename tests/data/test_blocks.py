@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moco_ray.config.views import cifar_views, v2_views
 from moco_ray.data.blocks import Source, StreamSpec, make_blocks
-from moco_ray.data.views import cifar_views, make_view, v2_views
+from moco_ray.data.views import make_view
 from tests.data.small import pixels, source_of, stream_spec, write_files, write_parquet
 
 N = 37

@@ -12,8 +12,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
+from moco_ray.config.data import DataConfig
 from moco_ray.data.manifest import Manifest, read_rows
-from moco_ray.data.sources import DataConfig, build_manifest
+from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import Storage, resolve_storage_options
 from tests.data.small import png
 

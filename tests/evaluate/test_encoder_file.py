@@ -10,7 +10,8 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from moco_ray.core.encoders import Encoder, ModelConfig, build_backbone, build_encoder
+from moco_ray.config.model import ModelConfig
+from moco_ray.core.encoders import Encoder, build_backbone, build_encoder
 from moco_ray.core.group_batch_norm import use_group_batch_norm
 from moco_ray.evaluate.encoder_file import encoder_bytes, encoder_info, load_encoder, load_initial_weights
 

@@ -10,12 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moco_ray.core.encoders import Encoder, ModelConfig, build_encoder
+from moco_ray.config.data import DataConfig
+from moco_ray.config.eval import EvalConfig
+from moco_ray.config.model import ModelConfig
+from moco_ray.config.views import ViewsConfig, v2_views
+from moco_ray.core.encoders import Encoder, build_encoder
 from moco_ray.data.manifest import Manifest, make_manifest
-from moco_ray.data.sources import DataConfig, build_manifest
+from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import resolve_storage_options
-from moco_ray.data.views import ViewsConfig, v2_views
-from moco_ray.evaluate.monitor import EvalConfig, EvalSet, choose_eval_set, evaluate, holdout_mask, resize_px
+from moco_ray.evaluate.monitor import EvalSet, choose_eval_set, evaluate, holdout_mask, resize_px
 
 NO_OPTIONS = resolve_storage_options("", None)
 STILL = ViewsConfig(crop_px=16, crop_min=1.0, jitter_p=0, grayscale_p=0, blur_p=(0, 0), flip_p=0)

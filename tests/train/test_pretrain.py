@@ -13,7 +13,7 @@ import torchvision
 from safetensors.torch import load
 
 import moco_ray
-from moco_ray.core.encoders import ModelConfig
+from moco_ray.config.model import ModelConfig
 from moco_ray.core.hashing import rows_digest
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, resolve_storage_options

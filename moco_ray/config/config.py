@@ -1,4 +1,4 @@
-"""The configuration of a run: composed here, defined beside the code that it configures."""
+"""The configuration of a run: its parts, and what they must agree on."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from moco_ray.core.encoders import ModelConfig
-from moco_ray.core.methods import AnyMethod, method_class
-from moco_ray.core.methods.moco import MoCoConfig
-from moco_ray.core.optim import OptimConfig
-from moco_ray.core.vit import VITS
-from moco_ray.data.sources import DataConfig
-from moco_ray.data.views import ViewsConfig
-from moco_ray.evaluate.monitor import EvalConfig
-from moco_ray.train.run_config import RunConfig, data_label, worker_resources
+from moco_ray.config.data import DataConfig
+from moco_ray.config.eval import EvalConfig
+from moco_ray.config.methods import AnyMethod, method_class
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.config.model import VITS, ModelConfig
+from moco_ray.config.optim import OptimConfig
+from moco_ray.config.run import RunConfig, data_label, worker_resources
+from moco_ray.config.views import ViewsConfig
 
 # Fields that may change when a run is resumed: they decide where and how it runs, not what it learns.
 _FREE_FIELDS = frozenset(
