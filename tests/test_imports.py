@@ -51,7 +51,7 @@ def test_imports_point_down(package: str) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize(("package", "allowed"), [("core", []), ("data", ["stream.py"])])
+@pytest.mark.parametrize(("package", "allowed"), [("core", []), ("data", ["segments.py"])])
 def test_ray_is_imported_only_where_the_stream_needs_it(package: str, allowed: list[str]) -> None:
     wrong = [
         str(file.relative_to(ROOT))
@@ -114,7 +114,7 @@ def test_a_run_does_not_import_ray_before_it_starts_or_connects(tmp_path: Path) 
     subprocess.run([sys.executable, "-c", BEFORE_RAY, str(tmp_path)], cwd=ROOT, check=True, timeout=120)
 
 
-@pytest.mark.parametrize("module", ["moco_ray.train.elastic", "moco_ray.data.stream"])
+@pytest.mark.parametrize("module", ["moco_ray.train.elastic", "moco_ray.data.segments"])
 def test_processes_without_a_network_start_without_importing_one(module: str) -> None:
     """The controller's and the data tasks' processes start, or start again, before the first step."""
     program = f"import sys, {module}; sys.exit(bool({{'torchvision', 'timm'}} & sys.modules.keys()))"
