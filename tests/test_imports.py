@@ -114,8 +114,27 @@ def test_a_run_does_not_import_ray_before_it_starts_or_connects(tmp_path: Path) 
     subprocess.run([sys.executable, "-c", BEFORE_RAY, str(tmp_path)], cwd=ROOT, check=True, timeout=120)
 
 
-@pytest.mark.parametrize("module", ["moco_ray.train.elastic", "moco_ray.data.segments"])
-def test_processes_without_a_network_start_without_importing_one(module: str) -> None:
-    """The controller's and the data tasks' processes start, or start again, before the first step."""
-    program = f"import sys, {module}; sys.exit(bool({{'torchvision', 'timm'}} & sys.modules.keys()))"
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
+LATE = {"torchvision", "timm", "matplotlib", "tensorboard", "boto3", "botocore", "s3fs", "torch._dynamo"}
+"""What is imported where a network is built, a picture drawn, a curve written or a bucket opened, and not before."""
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [
+        ("moco_ray.cli", {*HEAVY, "tyro", "rich"}),
+        ("moco_ray.sweep.cli", {*HEAVY, "rich"}),
+        ("moco_ray.train.pretrain", {*LATE, "ray"}),
+        ("moco_ray.train.dry_run", {*LATE, "ray"}),
+        ("moco_ray.train.worker", {*LATE, "ray"}),
+        ("moco_ray.sweep.sweep", LATE),
+        # The controller's and the data tasks' processes start, or start again, before the first step.
+        ("moco_ray.train.elastic", LATE),
+        ("moco_ray.data.segments", {*LATE, "ray"}),
+    ],
+)
+def test_what_takes_seconds_to_import_is_imported_where_it_is_used(module: str, forbidden: set[str]) -> None:
+    program = f"import sys, {module}; print(*({forbidden} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120, capture_output=True, text=True
+    )
+    assert done.stdout.split() == []

@@ -10,14 +10,14 @@ class DataConfig:
     """The images to train on."""
 
     uri: str = ""
-    """A folder of images, a .csv or .parquet manifest with a uri column, or Parquet files with image bytes; a local
-    path or any fsspec URL, such as s3://bucket/images."""
+    """A folder of images, a list of their URIs (.csv, .tsv, .jsonl or .parquet), or Parquet files with image bytes; a
+    local path or any fsspec URL, such as s3://bucket/images. Of a folder with train/ and val/ or test/, train/."""
     storage_options: str | None = None
     """Access to uri: a JSON object of fsspec options or a file with one. None: the AWS environment or profile."""
     image_column: str | None = None
     """Column of image bytes in Parquet files. None: found by its name or type."""
     label_column: str | None = None
-    """Column of labels in a manifest or Parquet files. None: "label" or the like, if there is one."""
+    """Column of labels in a list or Parquet files. None: "label" or the like, if there is one that holds classes."""
     max_bad_fraction: float = 0.02
     """The run stops when a larger share of all images than this does not decode."""
     max_pixels: int = 100_000_000

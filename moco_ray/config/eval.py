@@ -10,11 +10,12 @@ class EvalConfig:
     """Evaluation while training. kNN as in the reference's demo: k 200, temperature 0.1."""
 
     uri: str = ""
-    """Labelled images to classify. Empty: a hold-out of the training images, if they have labels."""
+    """Labelled images to classify. Empty: the val or test part of data.uri, if there is one; else a hold-out of the
+    training images, if they have labels."""
     every_steps: int | None = None
     """Steps between evaluations. None: about 20 in a run, at most once an epoch."""
     holdout_fraction: float = 0.1
-    """Share of labelled training images that training never sees, if uri is empty."""
+    """Share of labelled training images that training never sees, if no other images are to be classified."""
     max_queries: int = 2000
     """Images to classify at most."""
     max_bank: int = 10_000

@@ -44,15 +44,18 @@ class ViewsConfig:
             raise ValueError(f"views.crop-px is {self.crop_px}; use at least 1, normally 224")
         if not 0 < self.crop_min <= 1:
             raise ValueError(f"views.crop-min is {self.crop_min}; it is a share of the area, in (0, 1]")
-        chances = (self.jitter_p, self.grayscale_p, self.flip_p, *self.blur_p, *self.solarize_p)
-        if not all(0 <= chance <= 1 for chance in chances):
-            raise ValueError(f"the probabilities of views must lie in [0, 1]; they are {chances}")
+        for name in ("jitter_p", "grayscale_p", "flip_p", "blur_p", "solarize_p"):
+            value = getattr(self, name)
+            if not all(0 <= chance <= 1 for chance in (value if isinstance(value, tuple) else [value])):
+                raise ValueError(f"views.{name.replace('_', '-')} is {value}; a probability lies in [0, 1]")
         if min(self.jitter) < 0 or self.jitter[3] > 0.5:
             raise ValueError(f"views.jitter is {self.jitter}; use strengths >= 0, and a hue of at most 0.5")
         if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
             raise ValueError(f"views.blur-sigma is {self.blur_sigma}; use a range above 0, such as 0.1 2.0")
-        if min(self.std) <= 0:
-            raise ValueError(f"views.std is {self.std}; use values above 0")
+        if not all(0 <= value <= 1 for value in self.mean):
+            raise ValueError(f"views.mean is {self.mean}; use values in [0, 1], those of 0 to 255 divided by 255")
+        if not all(0 < value <= 1 for value in self.std):
+            raise ValueError(f"views.std is {self.std}; use values above 0, up to 1, those of 0 to 255 divided by 255")
 
 
 def v1_views(crop_px: int = 224) -> ViewsConfig:

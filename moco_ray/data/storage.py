@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -23,6 +24,8 @@ _PATIENCE_S = 120.0  # a training that runs outlives a storage that is away for 
 _FIRST_PATIENCE_S = 10.0  # for what a run asks first: a mistyped endpoint should not take minutes to be noticed
 
 _S3 = ("s3", "s3a")
+
+_PROBE = re.compile(r"/\.writable-[0-9a-f]{32}")
 
 T = TypeVar("T")
 
@@ -234,8 +237,8 @@ class Storage:
         try:
             self.write_bytes(path, b"")
             self.delete(path)
-        except ValueError:
-            raise
+        except ValueError as error:  # name the folder, which a user knows, and not the file
+            raise ValueError(f"run.storage-path: {re.sub(_PROBE, '', str(error))}") from error
         except OSError as error:
             raise ValueError(f"{self.uri(self.root)} cannot be written to ({error}); use another folder") from error
 

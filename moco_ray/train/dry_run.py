@@ -9,12 +9,21 @@ from collections.abc import Callable
 import numpy as np
 
 from moco_ray.config import Config
-from moco_ray.core.encoders import build_encoder
 from moco_ray.core.hashing import hash64
 from moco_ray.data.decode import BadImage, decode_image
 from moco_ray.data.manifest import Manifest, read_rows
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn, warn_of_mixing
+from moco_ray.train.network import check_network, initial_weights
+from moco_ray.train.plan import (
+    decide,
+    last_step,
+    list_images,
+    make_source,
+    row_options,
+    run_eval_set,
+    warn,
+    warn_of_mixing,
+)
 
 _SAMPLE = 512
 
@@ -27,8 +36,11 @@ def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
     """
     if not config.data.uri:
         raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
+    encoder = check_network(config)
+    initial_weights(config, encoder, say)
     options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    manifest = list_images(config, options, say)
+    images = list_images(config, options, say)
+    manifest = images.train
     known = manifest.table["num_bytes"].to_numpy()
     if (known >= 0).all():
         say(f"size: {known.sum() / 1e6:,.1f} MB")
@@ -36,7 +48,7 @@ def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
     pixels = _say_sample(config, manifest, options, say)
     source = make_source(config, manifest, options)
     num_rows = len(source.train_rows)
-    encoder = build_encoder(config.model, config.views.crop_px)
+    say(run_eval_set(config, images).words)
     config = decide(config, num_rows)
     warn(config, num_rows, say)
     warn_of_mixing(source, config.optim.global_batch_size, say)

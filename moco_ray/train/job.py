@@ -11,10 +11,7 @@ from moco_ray.config import Config
 from moco_ray.data.blocks import StreamSpec
 from moco_ray.data.storage import StorageOptions
 from moco_ray.evaluate.monitor import EvalSet
-
-
-class RunFailed(RuntimeError):
-    """The cluster or the storage failed again and again, for no reason that a user's input explains."""
+from moco_ray.train.failure import RunFailed as RunFailed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from moco_ray.config import Config
-from moco_ray.core.encoders import build_encoder
 from moco_ray.core.group_batch_norm import has_batch_norm
 from moco_ray.data.blocks import Source
+from moco_ray.data.folders import same_place
+from moco_ray.data.labels import count_words
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import make_order
-from moco_ray.data.sources import build_manifest
+from moco_ray.data.sources import list_source
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
-from moco_ray.evaluate.monitor import holdout_mask
+from moco_ray.evaluate.monitor import EvalSet, choose_eval_set, holdout_mask
+from moco_ray.train.network import network_without_weights
 
 _EVALUATIONS_A_RUN = 20
 _BATCHES_LOOKED_AT = 20
@@ -26,18 +27,70 @@ _LEAST_MIXED = 0.9
 Say = Callable[[str], None]
 
 
-def list_images(config: Config, options: StorageOptions, say: Say) -> Manifest:
-    """List the images and set some of the labelled ones aside for kNN.
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """The images of a run."""
+
+    train: Manifest
+    """Those of data.uri, some of them perhaps held out from training."""
+    test: Manifest | None
+    """Those to classify: of eval.uri, or of the val or test part of data.uri; None: held-out ones, if any."""
+
+
+def list_images(config: Config, options: StorageOptions, say: Say) -> Images:
+    """List the images to train on and those to classify, and say what there is.
+
+    Without other images to classify, some of the labelled ones are held out from training. Results of runs and the images
+    of eval.uri are not trained on where they lie below data.uri.
+
+    Args:
+        config: Names them.
+        options: Access to data.uri.
+        say: Prints a line for the user.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There are none, those of eval.uri have no labels, or they are those of data.uri.
     """
-    say(f"listing {config.data.uri}")
-    manifest = build_manifest(config.data, options, say)
-    manifest = manifest.with_holdout(holdout_mask(manifest.labels, config.eval, config.run.seed))
-    num_train = len(manifest.train_rows())
-    held_out = f", {len(manifest) - num_train:,} of them held out for kNN" if num_train < len(manifest) else ""
-    say(f"{len(manifest):,} images{held_out}; {len(manifest.classes) or 'no'} classes")
+    data, evaluation = config.data, config.eval
+    if evaluation.uri and same_place(evaluation.uri, data.uri):
+        raise ValueError(
+            f"eval.uri is data.uri, {data.uri}: training would see what is classified; name other images, or drop eval.uri "
+            "and a share of the labelled ones is held out (eval.holdout-fraction)"
+        )
+    say(f"listing {data.uri}")
+    apart = (config.run.storage_path, evaluation.uri)
+    listed = list_source(data, options, say, leave_out=apart, chooses_test=not evaluation.uri)
+    train, test = listed.train, listed.test
+    if test is None and not evaluation.uri:
+        train = train.with_holdout(holdout_mask(train.labels, evaluation, config.run.seed))
+    num_held_out = len(train) - len(train.train_rows())
+    held_out = f", {num_held_out:,} of them held out for kNN" if num_held_out else ""
+    say(f"{len(train):,} images{held_out}; {listed.words}")
+    for note in listed.notes:
+        say(note)
+    if num_held_out:
+        say(
+            f"{num_held_out:,} of {int((train.labels >= 0).sum()):,} labelled images are held out for kNN and never trained "
+            "on; --eval.holdout-fraction 0 trains on all, or name a test set with --eval.uri"
+        )
+    return Images(train=train, test=_list_eval_images(config, say) if evaluation.uri else test)
+
+
+def _list_eval_images(config: Config, say: Say) -> Manifest:
+    """The images of eval.uri; of its val or test part, if it has parts."""
+    uri = config.eval.uri
+    say(f"listing {uri}")
+    options = resolve_storage_options(uri, config.data.storage_options)
+    listed = list_source(replace(config.data, uri=uri), options, say, leave_out=(config.run.storage_path,))
+    manifest = listed.test or listed.train
+    if len(manifest.classes) < 2:
+        raise ValueError(
+            f"eval.uri {uri} has no labels of two classes; use a folder with one sub-folder for each class ({listed.words})"
+        )
+    if listed.test is not None:
+        say(f"{len(manifest):,} images of the val or test part; {count_words(manifest.classes, manifest.labels)}")
+    else:
+        say(f"{len(manifest):,} images; {listed.words}")
     return manifest
 
 
@@ -61,11 +114,10 @@ def decide(config: Config, num_rows: int) -> Config:
     """Replace what is automatic by what it comes to for this data and network.
 
     Raises:
-        ValueError: What was asked for contradicts one of them, or there is no such network.
+        ValueError: What was asked for contradicts one of them, there is no such network, or it cannot take the crops.
     """
-    with torch.device("meta"):  # layers without weights: it costs milliseconds and draws nothing
-        network = build_encoder(config.model, config.views.crop_px)
     size = config.optim.global_batch_size
+    network = network_without_weights(config)
     method = config.method.decide(num_images=num_rows, global_batch_size=size, has_batch_norm=has_batch_norm(network))
     every = config.eval.every_steps
     if every is None:
@@ -127,3 +179,17 @@ def last_step(config: Config, num_rows: int) -> int:
 def row_options(manifest: Manifest, config: Config) -> StorageOptions:
     """Access to the images themselves, which need not be where the manifest was."""
     return resolve_storage_options(str(manifest.table["uri"][0].as_py()), config.data.storage_options)
+
+
+def run_eval_set(config: Config, images: Images) -> EvalSet:
+    """The images that a run is evaluated on and illustrated with."""
+    options = row_options(images.train, config)
+    return choose_eval_set(
+        images.train,
+        images.test,
+        config.eval,
+        config.run.seed,
+        options,
+        row_options(images.test, config) if images.test else options,
+        config.data.max_pixels,
+    )

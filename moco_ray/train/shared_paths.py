@@ -8,6 +8,7 @@ from typing import Any
 
 from moco_ray.config import Config
 from moco_ray.data.manifest import Manifest
+from moco_ray.data.storage import resolve_storage_options
 
 _EXAMPLES = {"run.storage-path": "s3://bucket/runs", "data.uri": "s3://bucket/images", "eval.uri": "s3://bucket/test"}
 _UNPACKED_JOBS = "working_dir_files"  # Ray unpacks a submitted job into a folder of this name, and deletes it
@@ -18,11 +19,15 @@ def check_paths(config: Config) -> None:
     """Refuse what a submitted job would write into, or read from, the temporary copy of its working directory.
 
     Raises:
-        ValueError: A path is relative, or storage options are written out, under a submitted job; or a placeholder was
+        ValueError: Storage options cannot be read; a path is relative, or storage options are written out, under a submitted job; or a placeholder was
             left in a path.
     """
     options = {"run.storage-options": config.run.storage_options, "data.storage-options": config.data.storage_options}
     for name, text in options.items():
+        try:
+            resolve_storage_options("file:///", text)
+        except ValueError as error:
+            raise ValueError(f"--{name}: {error}") from error
         if _is_submitted() and text and text.lstrip().startswith("{"):
             raise ValueError(
                 f"{name} holds options in the command line, and Ray writes the command of a submitted job into its log; "

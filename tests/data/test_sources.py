@@ -74,9 +74,9 @@ def test_a_folder_of_any_depth_is_sorted_by_name_with_sizes_and_class_folders_as
 
 
 @pytest.mark.parametrize(
-    "layout", [["0.png", "1.png"], ["cat/0.png", "dog/1.png", "2.png"], ["all/0.png", "all/1.png"]]
+    "layout", [["0.png", "1.png"], ["cat/0.png", "dog/1.png", "2.png", "3.png"], ["all/0.png", "all/1.png"]]
 )
-def test_images_beside_class_folders_or_in_one_folder_have_no_labels(tmp_path: Path, layout: list[str]) -> None:
+def test_as_many_images_beside_class_folders_or_in_one_folder_have_no_labels(tmp_path: Path, layout: list[str]) -> None:
     manifest = build(put(_local(tmp_path), *layout))
     assert manifest.classes == () and set(manifest.labels.tolist()) == {-1} and len(manifest) == len(layout)
 

@@ -135,6 +135,41 @@ def test_eval_images_of_other_classes_are_compared_with_each_other() -> None:
     assert len(chosen.queries) == 20
 
 
+@pytest.mark.parametrize(
+    ("trained", "evaluated", "common"),
+    [("abc", "ab", "ab"), ("ab", "abc", "ab"), ("abcd", "dbx", "db"), ("ab", "ab", "ab")],
+)
+def test_the_bank_is_the_training_images_of_the_classes_that_both_have(
+    trained: str, evaluated: str, common: str
+) -> None:
+    train = made_up(tuple(trained), list(range(len(trained))) * 10)
+    held_out = made_up(tuple(evaluated), list(range(len(evaluated))) * 5)
+    chosen = eval_set_of(train, held_out, EvalConfig(uri="held out"))
+    assert chosen.bank is not None and chosen.classes == tuple(common)
+    assert (len(chosen.queries), len(chosen.bank)) == (5 * len(common), 10 * len(common))
+    for images, source in ((chosen.queries, held_out), (chosen.bank, train)):
+        whole = {source.uri(row): source.classes[label] for row, label in enumerate(source.labels)}
+        for row, label in zip(images.rows, images.labels, strict=True):
+            assert chosen.classes[label] == whole[images.manifest.uri(row)]
+    assert ("left out" in chosen.words) == (trained != evaluated)
+
+
+def test_what_is_classified_by_what_is_said() -> None:
+    train = made_up(("a", "b", "c"), [0, 1, 2] * 10)
+    words = eval_set_of(train, made_up(("a", "b"), [0, 1] * 5), EvalConfig(uri="held out")).words
+    assert words.startswith("kNN: 10 images are classified by 20 training images of the 2 classes that both have")
+    assert "c of training images" in words
+    assert "by the others" in eval_set_of(train, made_up(("x", "y"), [0, 1] * 5), EvalConfig(uri="held out")).words
+    assert "no kNN" in eval_set_of(made_up((), [-1] * 10), None, EvalConfig()).words
+    assert "27 training images of the 3 classes" in eval_set_of(train, None, EvalConfig()).words
+
+
+def test_all_training_images_stay_in_the_bank_where_a_class_has_no_held_out_image() -> None:
+    train = made_up(("a", "b", "c"), [0, 1] * 50 + [2])
+    chosen = eval_set_of(train, None, EvalConfig(holdout_fraction=0.05))
+    assert chosen.bank is not None and chosen.classes == ("a", "b", "c") and 2 in chosen.bank.labels
+
+
 def test_knn_finds_classes_of_an_eval_folder_numbered_otherwise(tmp_path: Path) -> None:
     channels = {"2": 0, "10": 1, "9": 2}
     folder = manifest_of(write_colours(tmp_path / "test", channels, 5))  # classes sorted as text: 10, 2, 9

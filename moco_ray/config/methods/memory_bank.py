@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from moco_ray.config.methods.checks import check_fields
+from moco_ray.config.methods.checks import check_dictionary, check_fields
 
 if TYPE_CHECKING:
     from moco_ray.core.encoders import Encoder
@@ -40,6 +40,7 @@ class MemoryBankConfig:
             ValueError: They are impossible.
         """
         check_fields(temperature=self.temperature)
+        check_dictionary("method.num-negatives", self.num_negatives)
         if not 0 <= self.bank_momentum < 1:
             raise ValueError(f"method.bank-momentum is {self.bank_momentum}; use a number in [0, 1), such as 0.5")
         if self.num_negatives is not None and self.num_negatives < 1:
@@ -58,7 +59,7 @@ class MemoryBankConfig:
             return None
         return (
             f"method.num-negatives {self.num_negatives:,} is more than the {num_images:,} entries of the bank: entries are "
-            f"drawn several times; {num_images // 2} or less is better"
+            f"drawn several times; {max(1, num_images // 2)} or less is better"
         )
 
     def num_entries(self, num_images: int) -> int:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from moco_ray.config.methods.checks import check_fields, check_shuffle
+from moco_ray.config.methods.checks import check_dictionary, check_fields, check_shuffle
 
 if TYPE_CHECKING:
     from moco_ray.core.encoders import Encoder
@@ -46,6 +46,7 @@ class MoCoConfig:
             ValueError: They are impossible, or contradict the batch.
         """
         check_fields(temperature=self.temperature, encoder_momentum=self.encoder_momentum)
+        check_dictionary("method.queue-size", self.queue_size)
         keys = self._keys_a_step(global_batch_size)
         if self.queue_size is not None and self.queue_size < keys:
             raise ValueError(
@@ -66,10 +67,14 @@ class MoCoConfig:
         assert self.queue_size is not None
         if self.queue_size <= num_images / 2:
             return None
+        fewest = self._keys_a_step(global_batch_size)
+        better = max(fewest, num_images // 2)
+        advice = f"method.queue-size {better} or less is better"
+        if better >= self.queue_size:  # a queue holds at least one batch
+            advice = "more images are better, or a smaller optim.global-batch-size with a smaller method.queue-size"
         return (
             f"the queue of {self.queue_size:,} keys is larger than half of the {num_images:,} images: old keys of an image "
-            f"become its own negatives; method.queue-size {max(self._keys_a_step(global_batch_size), num_images // 2)} or "
-            "less is better"
+            f"become its own negatives; {advice}"
         )
 
     def num_entries(self, num_images: int) -> int:
