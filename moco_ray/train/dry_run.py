@@ -17,7 +17,16 @@ from moco_ray.data.manifest import Manifest
 from moco_ray.data.reading import decode, read_rows
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
 from moco_ray.train.network import check_network, initial_weights
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, run_eval_set, warn
+from moco_ray.train.plan import (
+    decide,
+    last_step,
+    list_images,
+    make_source,
+    row_options,
+    run_eval_set,
+    warn,
+    warn_of_mixing,
+)
 
 _SAMPLE = 512
 
@@ -40,10 +49,12 @@ def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
         say(f"size: {known.sum() / 1e6:,.1f} MB")
     options = row_options(manifest, config)
     pixels = _say_sample(config, manifest, options, say)
-    num_rows = len(make_source(config, manifest, options).train_rows)
+    source = make_source(config, manifest, options)
+    num_rows = len(source.train_rows)
     say(run_eval_set(config, images).words)
     config = decide(config, num_rows)
     warn(config, num_rows, say)
+    warn_of_mixing(source, config.optim.global_batch_size, say)
     optim, steps = config.optim, last_step(config, num_rows)
     say(
         f"run: {num_rows:,} images, {optim.epochs} epochs of {num_rows / optim.global_batch_size:,.1f} steps; "

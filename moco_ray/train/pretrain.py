@@ -24,7 +24,16 @@ from moco_ray.train.lease import Lease, hold_run
 from moco_ray.train.metrics import join_parts
 from moco_ray.train.network import check_network, initial_weights
 from moco_ray.train.place import Pulse
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, run_eval_set, warn
+from moco_ray.train.plan import (
+    decide,
+    last_step,
+    list_images,
+    make_source,
+    row_options,
+    run_eval_set,
+    warn,
+    warn_of_mixing,
+)
 from moco_ray.train.run_images import adopt, images_of_run, mended_rows
 from moco_ray.train.shared_paths import check_paths, check_visible
 from moco_ray.train.workers import choose_workers
@@ -126,6 +135,8 @@ def _train(
             "resume it, or another --run.name"
         )
     warn(config, len(source.train_rows), say)
+    if old is None:
+        warn_of_mixing(source, config.optim.global_batch_size, say)
     eval_set = run_eval_set(config, images)
     say(eval_set.words)
     try:
