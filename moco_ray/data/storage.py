@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, BinaryIO, TypeVar, cast
-from urllib.parse import quote, urljoin
 
 from moco_ray.data import file_systems, local_files, s3_files
 from moco_ray.data.keys import KeyRing
@@ -24,7 +21,6 @@ from moco_ray.data.uris import (
     CACHES,
     HTTP,
     S3,
-    is_local,
     local_path,
     local_uri,
     protocol_of,
@@ -40,7 +36,6 @@ __all__ = [
     "Refused",
     "Storage",
     "StorageOptions",
-    "check_access",
     "resolve_storage_options",
 ]
 
@@ -48,7 +43,6 @@ _PATIENCE_S = 120.0  # a training that runs outlives a storage that is away for 
 _FIRST_PATIENCE_S = 10.0  # for what a run asks first: a mistyped endpoint should not take minutes to be noticed
 
 _READ_ONLY = (*HTTP, *ARCHIVES)
-_ESCAPED = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/-]*(%[0-9A-Fa-f]{2}[A-Za-z0-9._~!$&'()*+,;=:@/-]*)+")  # of a URL
 
 T = TypeVar("T")
 
@@ -139,19 +133,12 @@ class Storage:
             return split_uri(uri).path
         return uri.removeprefix(self.prefix) if uri.startswith(self.prefix) else split_uri(uri).path
 
-    def entry_uri(self, text: str) -> str:
-        """URI of what a list that is here names: names are literal and count from the list's folder, unless absolute.
-
-        On http a name that is already escaped is taken for a relative URL.
-        """
-        if "://" in text or not is_local(text):
-            return local_uri(local_path(text)) if is_local(text) else text
-        if self.protocol in HTTP:
-            return urljoin(self.root, text if _ESCAPED.fullmatch(text) else quote(text))
-        return local_uri(text) if text.startswith("/") else self.uri(f"{self.root.rsplit('/', 1)[0]}/{text}")
-
-    def read_bytes(self, path: str) -> bytes:
+    def read_bytes(self, path: str, *, is_first: bool = False) -> bytes:
         """Read a whole file, again if the connection fails.
+
+        Args:
+            path: The file.
+            is_first: Give up after seconds instead of minutes.
 
         Raises:
             Missing: It does not exist.
@@ -159,9 +146,8 @@ class Storage:
             ValueError: It cannot be read for another reason that trying again would not mend.
             ReadError: Reading failed for other reasons, several times.
         """
-        if self.protocol == "file":
-            return self._retry(path, lambda: local_files.read_file(path))
-        return self._retry(path, lambda: bytes(self.fs.cat_file(path)))
+        read = local_files.read_file if self.protocol == "file" else self.fs.cat_file
+        return self.retry(path, lambda: bytes(read(path)), is_first=is_first)
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a whole file: it appears whole or not at all.
@@ -171,14 +157,14 @@ class Storage:
             ReadError: Writing failed for other reasons, several times.
         """
         if self.protocol == "file":
-            self._retry(path, lambda: local_files.write_file(path, data))
+            self.retry(path, lambda: local_files.write_file(path, data))
         elif self.protocol in S3:
             limit_s = s3_files.upload_limit_s(self.fs, len(data))
-            self._retry(path, lambda: self.fs.pipe_file(path, data, timeout=limit_s))
+            self.retry(path, lambda: self.fs.pipe_file(path, data, timeout=limit_s))
         elif self.protocol in _READ_ONLY:
             raise ValueError(f"{shown(self.uri(path))}: {self.protocol}:// can only be read; use a folder to write to")
         else:
-            self._retry(path, lambda: _write(self.fs, path, data))
+            self.retry(path, lambda: _write(self.fs, path, data))
 
     def open_file(self, path: str) -> BinaryIO:
         """Open a file for reading at random; each read asks for its own bytes and no more, again if it fails.
@@ -188,42 +174,42 @@ class Storage:
             ReadError: Asking for its size failed for other reasons, several times.
         """
         if self.protocol == "file":
-            return cast(BinaryIO, self._retry(path, lambda: open(path, "rb")))
-        info = self._retry(path, lambda: self.fs.info(path))
+            return self.retry(path, lambda: local_files.open_file(path))
+        info = self.retry(path, lambda: self.fs.info(path))
         if self.protocol in HTTP and not (info.get("partial") and info.get("size")):
             return io.BytesIO(self.read_bytes(path))  # the server does not know parts of files
         num_bytes = int(info["size"])
 
         def read(first: int, last: int) -> bytes:
-            return self._retry(path, lambda: whole(self.fs.cat_file(path, start=first, end=last), last - first))
+            return self.retry(path, lambda: whole(self.fs.cat_file(path, start=first, end=last), last - first))
 
         return cast(BinaryIO, RangeReader(num_bytes, read))
 
-    def size(self, path: str) -> int:
-        """Bytes of a file, asked for now; -1 if the server does not say."""
+    def num_bytes(self, path: str) -> int:
+        """Bytes of a file, asked for now; -1 if the server does not say. Raises as `read_bytes` does."""
         if self.protocol == "file":
-            return self._retry(path, lambda: os.stat(path).st_size)
-        size = self._retry(path, lambda: self.fs.info(path))["size"]
+            return self.retry(path, lambda: os.stat(path).st_size)
+        size = self.retry(path, lambda: self.fs.info(path))["size"]
         return -1 if size is None else int(size)
 
     def exists(self, path: str) -> bool:
         """Whether a file or folder is there."""
         if self.protocol == "file":
-            return self._retry(path, lambda: local_files.exists(path))
+            return self.retry(path, lambda: local_files.exists(path))
         if self.protocol in S3:
-            return bool(self._retry(path, lambda: self.fs.exists(path)))
+            return bool(self.retry(path, lambda: self.fs.exists(path)))
         try:  # exists() of fsspec takes every failure for a no
-            return self._retry(path, lambda: self.fs.info(path)) is not None
+            return self.retry(path, lambda: self.fs.info(path)) is not None
         except Missing:
             return False
 
     def is_file(self, path: str) -> bool:
         """Whether a file is there, and no folder; on http a page of links is a folder."""
         if self.protocol == "file":
-            return self._retry(path, lambda: os.path.isfile(path), is_first=True)
-        fs = self._at_first().fs
+            return self.retry(path, lambda: os.path.isfile(path), is_first=True)
+        fs = self.at_first().fs
         try:
-            info = self._retry(path, lambda: fs.info(path), is_first=True)
+            info = self.retry(path, lambda: fs.info(path), is_first=True)
         except Missing:
             return False
         is_page = self.protocol in HTTP and (path.endswith("/") or info.get("mimetype") == "text/html")
@@ -232,9 +218,9 @@ class Storage:
     def list(self, path: str) -> list[tuple[str, int, bool]]:
         """(name, bytes or -1, is a folder) of what is directly in a folder; empty if there is none."""
         if self.protocol == "file":
-            return self._retry(path, lambda: local_files.list_folder(path))
+            return self.retry(path, lambda: local_files.list_folder(path))
         try:
-            entries = self._retry(path, lambda: self.fs.ls(path, detail=True))
+            entries = self.retry(path, lambda: self.fs.ls(path, detail=True))
         except Missing:
             return []
         found = []
@@ -250,61 +236,25 @@ class Storage:
     def delete(self, path: str) -> None:
         """Delete a file, or a folder with all that is in it; nothing if it is not there."""
         if self.protocol == "file":
-            self._retry(path, lambda: local_files.delete(path))
+            self.retry(path, lambda: local_files.delete(path))
             return
         # Name by name: fsspec's recursive delete reads *, ? and [ as a pattern, and deletes what matches.
         for name, _, _ in self.list(path):
             self.delete(f"{path.rstrip('/')}/{name}")
         with contextlib.suppress(Missing):
-            if self.protocol not in S3 and self._retry(path, lambda: self.fs.info(path)["type"]) == "directory":
-                self._retry(path, lambda: self.fs.rmdir(path))
+            if self.protocol not in S3 and self.retry(path, lambda: self.fs.info(path)["type"]) == "directory":
+                self.retry(path, lambda: self.fs.rmdir(path))
             else:
-                self._retry(path, lambda: self.fs.rm_file(path))
+                self.retry(path, lambda: self.fs.rm_file(path))
 
-    def check_bucket(self) -> None:
-        """Ask for what may be asked for in the bucket, where there are buckets.
-
-        Raises:
-            ValueError: There is none of this name, or the credentials are refused.
-            ReadError: The endpoint does not answer.
-        """
-        if self.protocol not in S3:
-            return
-        bucket, fs = self.root.split("/", 1)[0], self._at_first().fs
-        try:
-            self._retry(bucket, lambda: fs.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1), is_first=True)
-        except Missing as error:
-            raise ValueError(f"{self.uri(bucket)}: there is no such bucket; check its name and the endpoint") from error
-        except KeysRefused:
-            raise
-        except Refused:
-            pass  # those who may use a bucket's objects need not have access to the bucket
-
-    def check_writable(self) -> None:
-        """Write and delete a small file in the folder.
-
-        Raises:
-            ValueError: The folder cannot be written to.
-        """
-        path = self.join(f".writable-{uuid.uuid4().hex}")
-        try:
-            self.check_bucket()  # some servers would make it on the first write
-            self.write_bytes(path, b"")
-            self.delete(path)
-        except ValueError:
-            raise
-        except OSError as error:
-            raise ValueError(
-                f"{shown(self.uri(self.root))} cannot be written to ({error}); check the address, or use another folder"
-            ) from error
-
-    def _at_first(self) -> Storage:
+    def at_first(self) -> Storage:
         """The same, with less patience: what a run asks first fails most often for a mistake."""
         if self.is_quick or self.protocol not in (*S3, *HTTP):
             return self
         return Storage.open(self.uri(self.root), self.options, is_quick=True)
 
-    def _retry(self, path: str, work: Callable[[], T], *, is_first: bool = False) -> T:
+    def retry(self, path: str, work: Callable[[], T], *, is_first: bool = False) -> T:
+        """Do something with a file, as `repetition.repeat` does, with this storage's keys and patience."""
         is_first |= self.is_quick
         return repeat(
             work,
@@ -324,24 +274,3 @@ def _write(fs: Any, path: str, data: bytes) -> None:
     """Write a file where folders must be there before."""
     fs.makedirs(path.rsplit("/", 1)[0] or "/", exist_ok=True)
     fs.pipe_file(path, data)
-
-
-def check_access(uri: str, options: StorageOptions) -> None:
-    """Find out within seconds that a server does not answer, or refuses the credentials.
-
-    Args:
-        uri: What is to be read; of a chain, what it begins from is asked for.
-        options: Access to it.
-
-    Raises:
-        ValueError: It refuses, or there is no such server.
-        ReadError: It does not answer.
-    """
-    parts = split_uri(uri)
-    while parts.inner is not None:
-        uri, parts = parts.inner, split_uri(parts.inner)
-    storage = Storage.open(uri, options, is_quick=True)
-    storage.check_bucket()
-    if parts.protocol in HTTP:
-        with contextlib.suppress(Missing):
-            storage.is_file(storage.root)

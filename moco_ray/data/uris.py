@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from moco_ray.config.paths import BYTES as BYTES
+from moco_ray.config.paths import LOCAL
+from moco_ray.config.paths import local_path as local_path
+from moco_ray.config.paths import local_uri as local_uri
 
 S3 = ("s3", "s3a")
 HTTP = ("http", "https")
 ARCHIVES = ("zip", "tar")
 CACHES = ("simplecache", "filecache", "blockcache")
-LOCAL = ("file", "local")
-BYTES = "file-bytes"
-"""Protocol of local names that are not UTF-8: file-bytes:///data/caf%E9.jpg, every odd byte as %XX."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_LOST_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]")
 _BEGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://|({'|'.join((*ARCHIVES, *CACHES))})::|[/~]")
 _WRAPPER = re.compile(rf"({'|'.join((*ARCHIVES, *CACHES))})(://|::)")
 
@@ -98,49 +96,29 @@ def is_local(uri: str) -> bool:
     return protocol_of(uri) == "file"
 
 
-def local_path(uri: str) -> str:
-    """The absolute path of a local URI; bytes that are not UTF-8 are surrogates, as everywhere in Python."""
-    if uri.startswith(f"{BYTES}://"):
-        path = os.fsdecode(unquote_to_bytes(uri[len(BYTES) + 3 :]))
-    else:
-        path = _SCHEME.sub("", uri, count=1) if _SCHEME.match(uri) else uri
-    return os.path.abspath(os.path.expanduser(path))
+def plain_path(uri: str) -> str:
+    """The path of a local image, which is its own URI in most lists."""
+    return uri if uri.startswith("/") else local_path(uri)
 
 
-def local_uri(path: str) -> str:
-    """The URI of a local path: the path itself, if its name is UTF-8."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return f"{BYTES}://{quote_from_bytes(os.fsencode(path))}"
-    return path
+def base_of(uri: str) -> str:
+    """What the URIs of files in a folder begin with, without a slash at the end."""
+    parts = split_uri(uri)
+    if parts.protocol == "file":
+        return local_uri(parts.path).rstrip("/")
+    if parts.inner is None:
+        return parts.path.rstrip("/") if parts.protocol in HTTP else f"{parts.protocol}://{parts.path.rstrip('/')}"
+    return (
+        f"{parts.protocol}:/{parts.path}" if parts.protocol in ARCHIVES else f"{parts.protocol}::{base_of(parts.inner)}"
+    )
 
 
 def shown(text: str) -> str:
     """A name for people: one line, with what cannot be printed as escapes."""
+    if text.isprintable():  # so surrogates are not
+        return text
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def as_uri(field: str, value: Any) -> Any:
-    """A path that was given to the Python interface, as text; None stays.
-
-    Raises:
-        ValueError: It is neither text nor a path, or a URL that pathlib has changed.
-    """
-    if value is None or (isinstance(value, str) and value.isascii()):
-        return value
-    if not isinstance(value, str | os.PathLike):
-        is_secret = field.endswith("options")
-        raise ValueError(
-            f"{field} is {'' if is_secret else f'{value!r}, '}a {type(value).__name__}; use text or a pathlib.Path"
-        )
-    text = os.fsdecode(value)
-    if isinstance(value, os.PathLike) and _LOST_SLASH.match(text):
-        raise ValueError(f"{field} is {value!r}: pathlib makes one slash of two, so give a URL as text")
-    if text == text.encode("utf-8", "replace").decode():
-        return text
-    return local_uri(local_path(text))
 
 
 def known_protocols() -> list[str]:

@@ -8,22 +8,28 @@ from typing import Any
 
 from moco_ray.config import Config
 from moco_ray.data.manifest import Manifest
+from moco_ray.data.storage import resolve_storage_options
 from moco_ray.data.uris import is_local, local_path
 
 _EXAMPLES = {"run.storage-path": "s3://bucket/runs", "data.uri": "s3://bucket/images", "eval.uri": "s3://bucket/test"}
 _UNPACKED_JOBS = "working_dir_files"  # Ray unpacks a submitted job into a folder of this name, and deletes it
 _CHECK_TIMEOUT_S = 120.0
+_LOOKED_FOR = 1000  # images that may be missing before one is there
 
 
 def check_paths(config: Config) -> None:
     """Refuse what a submitted job would write into, or read from, the temporary copy of its working directory.
 
     Raises:
-        ValueError: A path is relative, or storage options are written out, under a submitted job; or a placeholder was
+        ValueError: Storage options cannot be read; a path is relative, or storage options are written out, under a submitted job; or a placeholder was
             left in a path.
     """
     options = {"run.storage-options": config.run.storage_options, "data.storage-options": config.data.storage_options}
     for name, text in options.items():
+        try:
+            resolve_storage_options("file:///", text)
+        except ValueError as error:
+            raise ValueError(f"--{name}: {error}") from error
         if _is_submitted() and text and text.lstrip().startswith("{"):
             raise ValueError(
                 f"{name} holds options in the command line, and Ray writes the command of a submitted job into its log; "
@@ -40,13 +46,7 @@ def check_paths(config: Config) -> None:
                 f"{name} {path}: memory:// is the memory of one process, which the workers do not see; use "
                 "--run.num-workers 0, or a folder"
             )
-        if (
-            path
-            and _is_submitted()
-            and is_local(path)
-            and "://" not in path
-            and not os.path.isabs(os.path.expanduser(path))
-        ):
+        if path and _is_submitted() and "://" not in path and not os.path.isabs(os.path.expanduser(path)):
             raise ValueError(
                 f"{name} {path!r} is relative, and a submitted job runs in a temporary copy of its folder that is deleted "
                 f"afterwards; use storage that outlives it: --{name} {_EXAMPLES[name]}"
@@ -64,7 +64,7 @@ def check_visible(run_file: str | None, config: Config, manifest: Manifest) -> N
     Args:
         run_file: A file in the run's folder; None if that is not local.
         config: Names the paths.
-        manifest: The images; the first one is looked for, if it is a local file.
+        manifest: The images; the first one that is here is looked for, if they are local files.
 
     Raises:
         ValueError: A node does not see them.
@@ -72,9 +72,12 @@ def check_visible(run_file: str | None, config: Config, manifest: Manifest) -> N
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    some = manifest.table["uri"].slice(0, _LOOKED_FOR).to_pylist()
+    images = [local_path(uri) for uri in some] if is_local(some[0]) else []
+    image = next(filter(os.path.exists, images), images[0]) if images else None
     wanted = {
         "run.storage-path": (config.run.storage_path, run_file),
-        "data.uri": (config.data.uri, local_path(manifest.first_uri) if is_local(manifest.first_uri) else None),
+        "data.uri": (config.data.uri, image),
     }
     files = [path for _, path in wanted.values() if path is not None]
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]

@@ -18,9 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from moco_ray.data.manifest import Manifest, read_rows
+from moco_ray.data.manifest import Manifest
+from moco_ray.data.reading import read_rows
 from moco_ray.data.sources import DataConfig, build_manifest
 from moco_ray.data.storage import ReadError, Storage, StorageOptions, resolve_storage_options
+from moco_ray.data.storage_checks import check_writable
 from moco_ray.data.uris import split_uri
 from tests.data.conftest import open_storage
 from tests.s3 import S3Server
@@ -192,7 +194,7 @@ def test_memory_and_file_urls_work() -> None:
     assert_all(listed("memory://pictures"))
     assert_all(listed("memory:///pictures/"))
     target = open_storage("memory://runs/x")
-    target.check_writable()
+    check_writable(target)
     target.write_bytes(target.join("deep", "file"), b"1")
     assert target.read_bytes(target.join("deep", "file")) == b"1"
     assert [name for name, _, _ in target.list(target.root)] == ["deep"]
@@ -219,7 +221,7 @@ def test_protocols_that_do_not_work_are_refused_with_those_that_do(uri: str) -> 
 def test_results_cannot_go_where_nothing_is_written(site: tuple[Path, str]) -> None:
     _, address = site
     with pytest.raises(ValueError, match="http:// can only be read"):
-        open_storage(f"{address}/runs").check_writable()
+        check_writable(open_storage(f"{address}/runs"))
 
 
 def closed_port() -> int:

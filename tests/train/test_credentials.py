@@ -16,6 +16,7 @@ import pytest
 
 from moco_ray.data import storage as storage_module
 from moco_ray.data.storage import KeysRefused, Storage, resolve_storage_options
+from moco_ray.data.storage_checks import check_writable
 from moco_ray.train.metrics import read_lines
 from moco_ray.train.pretrain import pretrain
 from tests.expiring import ExpiringS3, Provider, expiring_s3, keys_json, make_provider
@@ -189,9 +190,9 @@ def test_servers_that_know_no_newer_checksums_are_written_to(
     proxy.refuses_checksums, proxy.only_tokens = True, False
     _environment(proxy, monkeypatch)
     folder = open_storage(f"s3://{server.bucket}/plain")
-    folder.check_writable()
+    check_writable(folder)
     folder.write_bytes(folder.join("large"), bytes(60 * 2**20))
-    assert folder.size(folder.join("large")) == 60 * 2**20
+    assert folder.num_bytes(folder.join("large")) == 60 * 2**20
     folder.delete(folder.root)
     assert proxy.answers.total() == 0
     monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_supported")  # a user's own choice stays
