@@ -221,5 +221,11 @@ def _metadata_labels(
 
 def _from_parquet(config: DataConfig, storage: Storage, paths: Sequence[str], progress: Progress) -> Rows:
     return parquet_rows(
-        config.uri, storage, paths, progress, image_column=config.image_column, wanted_label=config.label_column
+        config.uri,
+        storage,
+        paths,
+        progress,
+        image_column=config.image_column,
+        wanted_label=config.label_column,
+        window_mb=config.window_mb,
     )
