@@ -210,8 +210,8 @@ def _resembling(word: str, names: Sequence[str]) -> list[str]:
     last = word.rsplit(".", 1)[-1]
     words = same or [name for name in names if name[2:].rsplit(".", 1)[-1] == last]
     words = words or [name for name, others in _OTHER_WORDS.items() if name in names and word in others.split()]
-    words = words or difflib.get_close_matches(f"--{word}", names, n=2, cutoff=0.6)
-    if not words:
-        ends = {name[2:].rsplit(".", 1)[-1]: name for name in names}
-        words = [ends[end] for end in difflib.get_close_matches(last, ends, n=2, cutoff=0.6)]
+    words = words or difflib.get_close_matches(f"--{word}", names, n=2, cutoff=0.85)
+    group = [name for name in names if "." in word and name.startswith(f"--{word.split('.')[0]}.")]
+    ends = {name[2:].rsplit(".", 1)[-1]: name for name in group or names}
+    words = words or [ends[end] for end in difflib.get_close_matches(last, ends, n=2, cutoff=0.6)]
     return words[:3]

@@ -38,7 +38,9 @@ SHORTER = {
     "tune/sweep.py": f"{TINY} --num-samples 1",
     "benchmarks.comparisons": "--steps 2",
     "deploy/check.py": "",
+    "jobs/export.py": "",
 }
+IN_ORDER = "encoders.md"  # each of its blocks builds on those before
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -129,7 +131,9 @@ def _some_images(scratch: Path, each: int = 16) -> list[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [command for _, command in RUNNABLE], ids=lambda command: command[:60])
+@pytest.mark.parametrize(
+    "command", [command for name, command in RUNNABLE if name != IN_ORDER], ids=lambda command: command[:60]
+)
 def test_a_command_of_the_documents_works_in_a_bare_shell(
     command: str, folder: Path, server: S3Server, tmp_path: Path
 ) -> None:
@@ -175,3 +179,19 @@ def test_the_python_of_the_readme_works_in_a_bare_shell(folder: Path, tmp_path: 
     (tmp_path / "use.py").write_text(f"{setup}{use}print('shape', tuple(features.shape))\n")
     done = run_bare(f"python {tmp_path}/use.py", tmp_path / "home", folder=folder)
     assert "shape (2, 512)" in done.stdout, done.stdout[-4000:]
+
+
+@pytest.mark.slow
+def test_the_page_about_encoders_works_from_top_to_bottom(folder: Path, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / IN_ORDER).read_text()
+    programs = []
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+        if language == "python":
+            programs.append(f"python - <<'END'\n{block}END")
+        else:
+            programs += [f"{line} {shorter(line)}" for line in block.splitlines()]
+    assert len(programs) == 5
+    for program in programs:
+        line = program.replace("--run.max-steps", "--run.num-workers 0 --run.max-steps")
+        done = run_bare(line, tmp_path / "home", folder=folder)
+        assert done.returncode == 0, f"{line}\n{done.stdout[-4000:]}"

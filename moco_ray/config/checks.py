@@ -136,7 +136,5 @@ def _check_finite(config: Config) -> None:
             is_endless = item.name in _ENDLESS and numbers == [math.inf]
             if not is_endless and not all(map(math.isfinite, numbers)):
                 name = f"{group}.{item.name}".replace("_", "-")
-                raise ValueError(
-                    f"{name} is {' '.join(map(str, numbers))}; use {'numbers' if len(numbers) > 1 else 'a number'} "
-                    "that is finite"
-                )
+                wanted = "finite numbers" if len(numbers) > 1 else "a finite number"
+                raise ValueError(f"{name} is {' '.join(map(str, numbers))}; use {wanted}")

@@ -25,3 +25,6 @@ class DataConfig:
     relist: bool = False
     """Go on with a run on the images as they are in uri now: what has changed since they were listed is said and noted
     in lineage.jsonl, and training goes on from the newest checkpoint."""
+    window_mb: float = 300.0
+    """Encoded images of Parquet files that are shuffled together, about, in megabytes: more mixes sorted files better, and
+    each task that reads takes as much memory. Less than a batch: one batch."""

@@ -78,7 +78,7 @@ def from_text(hint: Any, texts: Sequence[str]) -> Any:
         if not items or (length and len(items) != length):
             raise ValueError(describe(hint))
         return tuple(from_text(item_hint, [item]) for item in items)
-    for member in members(hint):
+    for member in sorted(members(hint), key=lambda member: member is not types.NoneType):
         try:
             return _one_from_text(member, texts[0], is_text=str in members(hint))
         except (ValueError, OverflowError):

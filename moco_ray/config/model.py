@@ -34,4 +34,5 @@ class ModelConfig:
     dim: int = 128
     """Width of the embedding."""
     init: str | None = None
-    """File of initial weights: an encoder.safetensors, a full encoder or a torchvision state dict."""
+    """Initial weights: an encoder.safetensors, the folder of a run or of a checkpoint, or weights of the same backbone
+    that another program has saved, under whatever prefix."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from moco_ray.config.model import VITS
 from moco_ray.config.model import ModelConfig as ModelConfig
 from moco_ray.core.heads import bn_mlp
+from moco_ray.core.timm_backbones import build_timm_backbone
 from moco_ray.core.vit import build_vit
 
 
@@ -39,7 +40,7 @@ def build_encoder(config: ModelConfig, image_px: int = 224) -> Encoder:
 
     Args:
         config: What to build.
-        image_px: Side of the images (views.crop_px); only a ViT depends on it.
+        image_px: Side of the images (views.crop_px), which Transformers are built for.
 
     Raises:
         ValueError: The architecture is unknown, or the images do not fit it.
@@ -53,7 +54,7 @@ def build_backbone(config: ModelConfig, image_px: int = 224) -> nn.Module:
 
     Args:
         config: Its arch, and what belongs to that.
-        image_px: Side of the images; only a ViT depends on it.
+        image_px: Side of the images, which Transformers are built for.
 
     Raises:
         ValueError: The architecture is unknown, or the cifar stem is asked of something that is no ResNet.
@@ -63,7 +64,7 @@ def build_backbone(config: ModelConfig, image_px: int = 224) -> nn.Module:
     if config.arch in VITS:
         return build_vit(config.arch, patch_px=config.patch_px, image_px=image_px, trains_patches=config.train_patches)
     if config.arch.startswith("timm:"):
-        return _build_timm_backbone(config.arch.removeprefix("timm:"))
+        return build_timm_backbone(config.arch.removeprefix("timm:"), image_px)
     return _build_resnet(config)
 
 
@@ -83,18 +84,6 @@ def _build_resnet(config: ModelConfig) -> nn.Module:
         nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
         backbone.maxpool = nn.Identity()
     return cast(nn.Module, backbone)
-
-
-def _build_timm_backbone(name: str) -> nn.Module:
-    import timm  # here, because it takes seconds to import and most runs do not use it
-
-    if name.split(".")[0] not in timm.list_models():
-        close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        raise ValueError(
-            f"model.arch timm:{name} is unknown to timm {timm.__version__}"
-            + (f"; did you mean timm:{', timm:'.join(close)}" if close else "")
-        )
-    return timm.create_model(name, pretrained=False, num_classes=0)
 
 
 def feature_dim(backbone: nn.Module) -> int:

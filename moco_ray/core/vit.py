@@ -76,6 +76,17 @@ def build_vit(name: str, *, patch_px: int, image_px: int, trains_patches: bool =
     return vit
 
 
+def timm_vit(name: str, *, patch_px: int, image_px: int) -> tuple[str, dict[str, int | bool]]:
+    """The same architecture in timm: a name, and arguments of timm.create_model."""
+    size = _SIZES[name]
+    base = name if name != "vit_mini" else "vit_tiny"
+    arguments: dict[str, int | bool] = {"num_heads": size.num_heads}  # timm's ViT-S has 6
+    arguments |= {"embed_dim": size.dim, "depth": size.depth} if name == "vit_mini" else {}
+    arguments |= {"patch_size": patch_px} if patch_px != 16 else {}
+    arguments |= {"img_size": image_px} if image_px != 224 else {}
+    return f"{base}_patch16_224", {**arguments, "dynamic_img_size": True, "num_classes": 0}
+
+
 def sincos_positions(side: int, dim: int) -> Tensor:
     """Fixed 2-D sine-cosine code of a square of patches (arXiv:2104.02057, Sec. 4; Vaswani et al. 2017, Sec. 3.5).
 

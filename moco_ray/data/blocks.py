@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -75,7 +75,9 @@ class Source:
     """Access to the images."""
 
 
-def make_blocks(spec: StreamSpec, source: Source, first_step: int, num_steps: int) -> Iterator[Block]:
+def make_blocks(
+    spec: StreamSpec, source: Source, first_step: int, num_steps: int, contents: Sequence[Encoded] | None = None
+) -> Iterator[Block]:
     """Prepare `num_steps` global batches and yield one block for each of the G groups.
 
     Block j holds group j of every step: `query` and `key` (num_steps, g, H, W, 3) uint8, `rows`
@@ -83,6 +85,13 @@ def make_blocks(spec: StreamSpec, source: Source, first_step: int, num_steps: in
     the group that cannot be had or do not decode. A bad row keeps its position; its pixels are those of the next good
     row of its group, cyclically, under the augmentation of its own position. A group without a good row shows what the
     next one of its batch that has some shows, cyclically, and a batch without any what the groups after it show.
+
+    Args:
+        spec: What is streamed.
+        source: From where.
+        first_step: The first of the batches.
+        num_steps: How many.
+        contents: Their encoded images in order, where they have been read with others; None: they are read here.
 
     Raises:
         ValueError: None of the files that were tried can be read, or none of many images in a row is a good one.
@@ -98,18 +107,20 @@ def make_blocks(spec: StreamSpec, source: Source, first_step: int, num_steps: in
     pieces = [(t, j) for t in range(num_steps) for j in range(spec.num_groups)]
     with ThreadPoolExecutor(1) as reader:  # reads the next group while this one is decoded
 
-        def read(piece: tuple[int, int]) -> list[Encoded]:
+        def read(piece: tuple[int, int]) -> Sequence[Encoded]:
             t, j = piece
+            if contents is not None:
+                return contents[t * size + j * g : t * size + (j + 1) * g]
             return read_rows(source.manifest, rows[t, j * g : (j + 1) * g], source.options)
 
-        for (t, j), contents in zip(pieces, reader.map(read, pieces), strict=True):
+        for (t, j), images in zip(pieces, reader.map(read, pieces), strict=True):
             here = slice(j * g, (j + 1) * g)
             first = (first_step + t) * size + j * g
-            reasons = _fill_group(spec, contents, first, query[t, here], key[t, here])
+            reasons = _fill_group(spec, images, first, query[t, here], key[t, here])
             bad[j] += [(int(rows[t, j * g + i]), reason) for i, reason in reasons.items()]
             if len(reasons) == g:
-                contents = _next_good_group(spec, source, first_step + t, j, reasons[0])
-                _fill_group(spec, contents, first, query[t, here], key[t, here])
+                images = _next_good_group(spec, source, first_step + t, j, reasons[0])
+                _fill_group(spec, images, first, query[t, here], key[t, here])
     for t in range(num_steps):
         key[t] = key[t, spec.key_rows_of_slots(first_step + t)]
     for j in range(spec.num_groups):
@@ -124,7 +135,7 @@ def make_blocks(spec: StreamSpec, source: Source, first_step: int, num_steps: in
 
 
 def _fill_group(
-    spec: StreamSpec, contents: list[Encoded], first_position: int, query: NDArray[np.uint8], key: NDArray[np.uint8]
+    spec: StreamSpec, contents: Sequence[Encoded], first_position: int, query: NDArray[np.uint8], key: NDArray[np.uint8]
 ) -> dict[int, str]:
     """Decode each image of one group once and make its two views, the next good image standing in for a bad one.
 

@@ -115,8 +115,7 @@ def count_words(classes: Sequence[str], labels: NDArray[np.int64]) -> str:
     unlabelled = f"; {without:,} without a label" if without else ""
     kind = "class" if len(classes) == 1 else "classes"
     if len(classes) > 1 and counts.max() == 1:
-        few = ", ".join(_short(name) for name in classes[:_NAMED_ENDS])
-        return f"{len(classes):,} classes of one image each ({few}, …){unlabelled}: kNN cannot find another of a class"
+        return f"{len(classes):,} classes of one image each ({quoted(classes)}){unlabelled}: kNN cannot find another of a class"
     if len(classes) <= _LISTED_CLASSES:
         return f"{len(classes)} {kind}: {', '.join(named)}{unlabelled}"
     order = np.argsort(-counts, kind="stable")
@@ -142,15 +141,20 @@ def join_labels(uris: Sequence[str], labels: Sequence[Any]) -> tuple[list[str], 
             known.append(label)
     if len(found) == len(uris):
         return list(uris), list(labels), []
-    notes = [f"{len(uris) - len(found):,} rows name an image again: each image counts once"]
+    notes = [f"{amount(len(uris) - len(found), 'row')} with an image that is named before: each image counts once"]
     if several := sum(len(known) > 1 for known in found.values()):
-        notes.append(f"{several:,} images have different labels in different rows, and so none")
+        notes.append(f"{amount(several, 'image')} with different labels in different rows: no label")
     return list(found), [known[0] if len(known) == 1 else None for known in found.values()], notes
 
 
 def _is_missing(label: Any) -> bool:
     is_nan = isinstance(label, float | Decimal) and math.isnan(label)
     return label is None or is_nan or (isinstance(label, str) and label.strip().casefold() in _MISSING)
+
+
+def amount(count: int, noun: str) -> str:
+    """A number of things: "1 image", "1,200 images"."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def quoted(names: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from moco_ray.data.labels import NoClasses, count_words, encode_labels, encode_names
+from moco_ray.data.labels import NoClasses, amount, count_words, encode_labels, encode_names
 from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.splits import Role, has_train_and_other
 
@@ -42,6 +42,8 @@ class Rows:
     """Rows in them."""
     image_column: str | None = None
     """Column of image bytes."""
+    window_rows: int | None = None
+    """Rows of Parquet files that are shuffled together."""
     notes: list[str] = field(default_factory=list)
     """What a user should know."""
 
@@ -146,6 +148,7 @@ def _part(rows: Rows, chosen: NDArray[np.int64], role: Role, is_label_named: boo
         row_groups=groups,
         rows_in_group=rows_in_group,
         image_column=rows.image_column,
+        window_rows=rows.window_rows,
     )
     return manifest, reason
 
@@ -164,7 +167,7 @@ def _said_without_train(rows: Rows, counts: Counter[Role | None]) -> list[str]:
 
 
 def _amounts(rows: Rows, counts: Counter[Role | None], roles: Sequence[Role]) -> str:
-    return ", ".join(f"{_named(rows, role)} ({counts[role]:,} images)" for role in roles if counts[role])
+    return ", ".join(f"{_named(rows, role)} ({amount(counts[role], 'image')})" for role in roles if counts[role])
 
 
 def _named(rows: Rows, role: Role) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from moco_ray.data.storage import Storage
 
 _CHUNK_ROWS = 32
 _METADATA = b"moco_ray"
+_FIRST_ORDER, _ORDER = 1, 2  # of runs that began before manifests said so, and of those that begin now
 
 IntArray = NDArray[np.int64]
 
@@ -39,6 +40,10 @@ class Manifest:
     """Digest under which checkpoints know these images, where they have moved since."""
     former_digests: tuple[str, ...] = ()
     """Digests of the lists that this one has replaced, the newest first."""
+    order_version: int = _FIRST_ORDER
+    """How a run orders the rows, for as long as it lasts."""
+    window_rows: int | None = None
+    """Rows of Parquet files that are shuffled together, about, but at least a global batch; None: no more than that."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -77,8 +82,12 @@ class Manifest:
     def with_holdout(self, mask: NDArray[np.bool_]) -> Manifest:
         """The same images, of which training does not see those in the mask."""
         index = self.table.schema.get_field_index("is_holdout")
-        table = self.table.set_column(index, "is_holdout", pa.array(mask))
-        return Manifest(table, self.kind, self.image_column, self.classes)
+        return replace(self, table=self.table.set_column(index, "is_holdout", pa.array(mask)))
+
+    @property
+    def is_first_order(self) -> bool:
+        """Whether the run orders rows as runs did before manifests said how."""
+        return self.order_version == _FIRST_ORDER
 
     def chunk_starts(self) -> IntArray | None:
         """First train row of each chunk: up to 32 consecutive train rows of one row group. None for files."""
@@ -110,36 +119,47 @@ class Manifest:
         """Read what `write` wrote.
 
         Raises:
-            ValueError: It is not there, or damaged.
+            ValueError: It is not there, damaged, or of a newer version.
         """
         content = storage.read_bytes(path)
         try:
             table = pq.read_table(io.BytesIO(content))
             values = json.loads(table.schema.metadata[_METADATA])
-            return Manifest(
-                table,
-                values["kind"],
-                values["image_column"],
-                tuple(values["classes"]),
-                values.get("known_as"),
-                tuple(values.get("former_digests", ())),
+            order = values.get("order", {"version": _FIRST_ORDER, "window_rows": None})
+            manifest = Manifest(
+                table=table,
+                kind=values["kind"],
+                image_column=values["image_column"],
+                classes=tuple(values["classes"]),
+                known_as=values.get("known_as"),
+                former_digests=tuple(values.get("former_digests", ())),
+                order_version=order["version"],
+                window_rows=order["window_rows"],
             )
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{storage.uri(path)} is damaged ({type(error).__name__}: {error})") from error
+        if manifest.order_version not in (_FIRST_ORDER, _ORDER):
+            raise ValueError(
+                f"{storage.uri(path)} is of a newer moco_ray: it orders rows in version {manifest.order_version} of the "
+                f"order, and this one knows versions up to {_ORDER}; use the version that began the run"
+            )
+        return manifest
 
     def moved(self, uris: pa.Array) -> Manifest:
         """The same images in other places; checkpoints know them as before."""
         index = self.table.schema.get_field_index("uri")
-        table = self.table.set_column(index, "uri", uris)
-        return Manifest(table, self.kind, self.image_column, self.classes, self.digest, self.former_digests)
+        return replace(self, table=self.table.set_column(index, "uri", uris), known_as=self.digest)
 
     def succeeding(self, former: Manifest) -> Manifest:
         """These images as the successors of others in the same run."""
         digests = tuple(d for d in dict.fromkeys((former.digest, *former.former_digests)) if d != self.digest)
-        return Manifest(self.table, self.kind, self.image_column, self.classes, self.known_as, digests)
+        return replace(self, former_digests=digests)
 
     def _metadata(self) -> bytes:
-        return json.dumps({"kind": self.kind, "image_column": self.image_column, "classes": self.classes}).encode()
+        values: dict[str, Any] = {"kind": self.kind, "image_column": self.image_column, "classes": self.classes}
+        if not self.is_first_order:
+            values["order"] = {"version": self.order_version, "window_rows": self.window_rows}
+        return json.dumps(values).encode()
 
     def _column(self, name: str) -> NDArray[Any]:
         column: NDArray[Any] = self.table[name].to_numpy()
@@ -155,6 +175,7 @@ def make_manifest(
     row_groups: IntArray | None = None,
     rows_in_group: IntArray | None = None,
     image_column: str | None = None,
+    window_rows: int | None = None,
 ) -> Manifest:
     """Make a manifest from columns of equal length; with `image_column` the rows are rows of Parquet files."""
     n = len(uris)
@@ -169,4 +190,5 @@ def make_manifest(
             "is_holdout": pa.array(np.zeros(n, dtype=bool)),
         }
     )
-    return Manifest(table, "files" if image_column is None else "parquet", image_column, classes)
+    kind: Literal["files", "parquet"] = "files" if image_column is None else "parquet"
+    return Manifest(table, kind, image_column, classes, order_version=_ORDER, window_rows=window_rows)

@@ -103,10 +103,10 @@ def _place_column(uri: str, schema: pa.Schema) -> str | None:
 
 def _no_images(uri: str, schema: pa.Schema) -> str:
     columns = ", ".join(schema.names)
-    numbers = [field for field in schema if field.name.casefold() in _IMAGE_COLUMNS and not _is_text(field.type)]
-    if numbers and not _holds_bytes(numbers[0].type):
+    others = [field for field in schema if field.name.casefold() in _IMAGE_COLUMNS and not _is_text(field.type)]
+    if others and not _holds_bytes(others[0].type):
         return (
-            f"{uri} has no column of image bytes: {numbers[0].name} is {numbers[0].type}, numbers and not an encoded image; "
+            f"{uri} has no column of image bytes: {others[0].name} is {others[0].type} and not the bytes of an encoded image; "
             "write the bytes of PNG or JPEG files"
         )
     return (

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 from moco_ray.data.storage import Storage
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_UNTIDY = re.compile(r"^[\s~./]|\s$|[\\:]|//|/\.|/$")
 _FILE_URL = re.compile(r"file:(//(localhost)?)?(?=/)", re.IGNORECASE)
 
 
@@ -28,6 +29,8 @@ def place_of(entry: str, storage: Storage, folder: str) -> str:
     Raises:
         ValueError: It is an image itself or a path of a Windows drive, or leads above what there is.
     """
+    if _UNTIDY.search(entry) is None:  # most are plain, and there may be millions
+        return storage.uri(f"{folder}/{entry}")
     entry = entry.strip()
     if entry.startswith("data:"):
         raise ValueError(f"{entry[:30]!r}… holds an image as text; write image files, or Parquet files of image bytes")

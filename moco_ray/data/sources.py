@@ -17,17 +17,18 @@ from moco_ray.data.folders import (
     list_folder,
     said_of_kinds,
 )
-from moco_ray.data.labels import counted, quoted
+from moco_ray.data.labels import amount, counted, quoted
 from moco_ray.data.listed import Listed, Rows, make_listed, merge_rows
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.parquet import parquet_rows
-from moco_ray.data.splits import Role, divide, role_of_file
+from moco_ray.data.splits import Pictures, Role, divide, role_of_file
 from moco_ray.data.storage import Storage, StorageOptions
 from moco_ray.data.tables import (
     LIST_EXTENSIONS,
     URI_COLUMNS,
     find_column,
     label_column,
+    places_of,
     read_list,
     rows_of_table,
 )
@@ -87,19 +88,23 @@ def _from_file(config: DataConfig, storage: Storage, progress: Progress) -> Rows
 def _from_folder(config: DataConfig, storage: Storage, listing: Listing, progress: Progress) -> Rows:
     images = [file for file in listing.files if extension_of(file.path) in IMAGE_EXTENSIONS]
     others = [file for file in listing.files if extension_of(file.path) not in IMAGE_EXTENSIONS]
-    lists = _lists_of_splits(storage, others)
+    there = {storage.uri(file.path) for file in images} if _may_have_splits(storage, others) else set()
+    lists = _lists_of_splits(storage, others, there)
     parquet = [file.path for file in others if extension_of(file.path) == ".parquet"]
     if lists or (not images and not parquet and len(lists := _lists(storage, others)) == 1):
         rows = _from_lists(config, storage, lists)
         used = [file for file, _ in lists]
+        if unnamed := len(there - set(rows.uris)):
+            rows.notes.append(f"left out: {amount(unnamed, 'picture')} that these lists do not name")
     elif images:
         rows, used = _from_images(config, storage, images, others)
     elif parquet:
         rows = _from_parquet(config, storage, parquet, progress)
-        used = [file for file in others if file.path in set(parquet)]
+        used = [file for file in others if extension_of(file.path) == ".parquet"]
     else:
         raise ValueError(_without_images(config, storage, listing))
-    rows.notes.extend([*listing.words(), *left_out_words([file for file in others if file not in used])])
+    known = {file.path for file in used}
+    rows.notes.extend([*listing.words(), *left_out_words([file for file in others if file.path not in known])])
     return rows
 
 
@@ -121,15 +126,27 @@ def _lists(storage: Storage, files: Sequence[File]) -> list[tuple[File, Role | N
     return [(file, role_of_file(file.path.rsplit("/", 1)[-1])) for file in tables]
 
 
-def _lists_of_splits(storage: Storage, files: Sequence[File]) -> list[tuple[File, Role | None]]:
-    """Lists such as train.csv and val.csv that name images; none without one to train on."""
-    named = [(file, role) for file, role in _lists(storage, files) if role is not None]
-    if not any(role == "train" for _, role in named):
-        return []
+def _may_have_splits(storage: Storage, files: Sequence[File]) -> bool:
+    return any(role == "train" for _, role in _lists(storage, files))
+
+
+def _lists_of_splits(storage: Storage, files: Sequence[File], there: Collection[str]) -> list[tuple[File, Role | None]]:
+    """Lists such as train.csv and val.csv, if they name images: of those that are there, where there are any."""
     usable: list[tuple[File, Role | None]] = []
-    for file, role in named:
-        table = read_list(storage, file.path)
-        if find_column(file.path, list(table.columns), URI_COLUMNS) is not None:
+    for file, role in _lists(storage, files):
+        if role is None or not _may_have_splits(storage, files):
+            continue
+        try:
+            table, uri = read_list(storage, file.path), storage.uri(file.path)
+            column = find_column(uri, list(table.columns), URI_COLUMNS)
+            places = places_of(uri, column, table.columns[column], storage, storage.root) if column else []
+        except ValueError:
+            if not there:
+                raise
+            continue  # the images beside it need no list
+        if column is None:
+            continue
+        if not there or any(place in there for place in places):
             usable.append((file, role))
     return usable if any(role == "train" for _, role in usable) else []
 
@@ -150,15 +167,18 @@ def _from_images(
 ) -> tuple[Rows, list[File]]:
     """Pictures with the class folders that they are in, or the labels of metadata.csv; and the files that were used."""
     root = len(storage.root.rstrip("/")) + 1
-    folders = [file.path[root:].rpartition("/")[0] for file in images]
-    pictures: dict[str, list[str]] = defaultdict(list)
+    shared: dict[str, str] = {}  # one string for each folder, not one for each of its pictures
+    folders = [shared.setdefault(folder := file.path[root:].rpartition("/")[0], folder) for file in images]
+    pictures: dict[str, Pictures] = defaultdict(Pictures)
     for folder, file in zip(folders, images, strict=True):
-        pictures[folder].append(file.path.rsplit("/", 1)[-1])
+        pictures[folder].add(file.path.rsplit("/", 1)[-1])
     division = divide(pictures)
     kept = [(file, folder) for file, folder in zip(images, folders, strict=True) if folder in division.roles]
     uris = [storage.uri(file.path) for file, _ in kept]
     labels: list[Any] = [division.labels[folder] for _, folder in kept]
     known, used, column = _metadata_labels(config, storage, others)
+    if not any(uri in known for uri in uris):
+        used, column = [], ""
     if used:
         labels = [known.get(uri) for uri in uris]
     elif config.label_column is not None:
@@ -201,5 +221,11 @@ def _metadata_labels(
 
 def _from_parquet(config: DataConfig, storage: Storage, paths: Sequence[str], progress: Progress) -> Rows:
     return parquet_rows(
-        config.uri, storage, paths, progress, image_column=config.image_column, wanted_label=config.label_column
+        config.uri,
+        storage,
+        paths,
+        progress,
+        image_column=config.image_column,
+        wanted_label=config.label_column,
+        window_mb=config.window_mb,
     )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from moco_ray.data.labels import quoted
+from moco_ray.data.labels import amount, quoted
 
 Role = Literal["train", "val", "test", "unlabelled", "other"]
 
+_KEPT_NAMES = 4
 _ROLES: dict[str, Role] = {
     **dict.fromkeys(("train", "training", "trn", "trainset"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "eval", "evaluation", "valset", "devset"), "val"),
@@ -32,6 +33,24 @@ _MASKS = frozenset(
 def role_of(name: str) -> Role | None:
     """What a folder of this name holds: "train", "Validation", "test2017", "train_images"; None for any other name."""
     return _role(_words(name), _BESIDE)
+
+
+def roles_among(names: Iterable[str]) -> dict[str, Role | None]:
+    """What each of some folders that lie side by side holds: also "cars_train" beside "cars_test"."""
+    found = {name: role_of(name) for name in names}
+    rests: dict[str, str] = {}
+    roles: dict[str, Role] = {}
+    for name in found:
+        words = _words(name)
+        meant = {_ROLES[word] for word in words if word in _ROLES}
+        if len(meant) == 1:
+            roles[name] = meant.pop()
+            rests[name] = " ".join(word for word in words if word not in _ROLES)
+    for rest in set(rests.values()):
+        alike = [name for name in rests if rests[name] == rest]
+        if has_train_and_other(roles[name] for name in alike):
+            found.update({name: roles[name] for name in alike})
+    return found
 
 
 def role_of_file(name: str) -> Role | None:
@@ -59,6 +78,26 @@ def has_train_and_other(roles: Iterable[Role | None]) -> bool:
     return "train" in present and bool(present & {"val", "test"})
 
 
+@dataclass
+class Pictures:
+    """The pictures directly in one folder; of many millions only a few names are kept."""
+
+    names: list[str] = field(default_factory=list)
+    """Some of them, for messages."""
+    count: int = 0
+    """How many there are."""
+
+    def add(self, name: str) -> None:
+        """Count one more."""
+        self.count += 1
+        if len(self.names) < _KEPT_NAMES:
+            self.names.append(name)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self.count
+
+
 @dataclass(frozen=True, kw_only=True)
 class Division:
     """What each folder of pictures is."""
@@ -75,7 +114,7 @@ class Division:
     """What else a user should know."""
 
 
-def divide(pictures: Mapping[str, Sequence[str]]) -> Division:
+def divide(pictures: Mapping[str, Pictures]) -> Division:
     """Read the names of folders that hold pictures.
 
     - Folders such as masks/ or annotations/ beside images/ (or beside train/ and val/) hold no images.
@@ -86,12 +125,12 @@ def divide(pictures: Mapping[str, Sequence[str]]) -> Division:
       they are the larger part, folders are no classes.
 
     Args:
-        pictures: Names of the pictures in each folder, by its path below the root ("" for the root).
+        pictures: Those directly in each folder, by its path below the root ("" for the root).
     """
     kept, notes = _without_masks(pictures)
     base = _descend(kept, "")
     tops = _children(kept, base)
-    found = {top: role_of(top) for top in tops}
+    found = roles_among(tops)
     if has_train_and_other(found.values()) or (len(tops) > 1 and all(found.values())):
         return _by_split(kept, base, found, notes)
     seconds = {folder: _parts(folder, base)[1:2] for folder in kept if folder != base}
@@ -107,9 +146,7 @@ def divide(pictures: Mapping[str, Sequence[str]]) -> Division:
     )
 
 
-def _by_split(
-    kept: Mapping[str, Sequence[str]], base: str, found: Mapping[str, Role | None], notes: list[str]
-) -> Division:
+def _by_split(kept: Mapping[str, Pictures], base: str, found: Mapping[str, Role | None], notes: list[str]) -> Division:
     division = Division(roles={}, labels={}, notes=list(notes))
     for folder in kept:
         parts = _parts(folder, base)
@@ -127,12 +164,12 @@ def _by_split(
             if reason:
                 division.reasons[role] = reason
     if base in kept:
-        division.names.setdefault("other", []).append(kept[base][0])
+        division.names.setdefault("other", []).append(kept[base].names[0])
     return division
 
 
 def _by_class_first(
-    kept: Mapping[str, Sequence[str]], base: str, inner: Mapping[str, Role | None], notes: list[str]
+    kept: Mapping[str, Pictures], base: str, inner: Mapping[str, Role | None], notes: list[str]
 ) -> Division:
     division = Division(roles={}, labels={}, notes=list(notes))
     for folder, names in kept.items():
@@ -140,17 +177,17 @@ def _by_class_first(
         role = inner.get(folder) or "other"
         division.roles[folder] = role
         division.labels[folder] = parts[0] if parts else None
-        shown = f"*/{parts[1]}/" if len(parts) > 1 else names[0]
+        shown = f"*/{parts[1]}/" if len(parts) > 1 else names.names[0]
         if shown not in division.names.setdefault(role, []):
             division.names[role].append(shown)
     return division
 
 
-def _classes_below(kept: Mapping[str, Sequence[str]], base: str) -> tuple[dict[str, str | None], str, list[str]]:
+def _classes_below(kept: Mapping[str, Pictures], base: str) -> tuple[dict[str, str | None], str, list[str]]:
     """Class by folder, why there are none, and which pictures have none."""
     none: dict[str, str | None] = dict.fromkeys(kept)
     classes = _children(kept, base)
-    beside = kept.get(base, ())
+    beside = kept.get(base, Pictures())
     if len(classes) < 2:
         where = f" below {base}/" if base else ""
         return (
@@ -160,14 +197,14 @@ def _classes_below(kept: Mapping[str, Sequence[str]], base: str) -> tuple[dict[s
         )
     inside = sum(len(names) for folder, names in kept.items() if _parts(folder, base))
     verb = "lies" if len(beside) == 1 else "lie"
-    told = f"{len(beside):,} picture{'s' if len(beside) > 1 else ''} ({quoted(beside)}) {verb} beside the class folders"
+    told = f"{amount(len(beside), 'picture')} ({quoted(beside.names)}) {verb} beside the class folders"
     if len(beside) >= inside:
         return none, f"{told}, which hold {inside:,}", []
     labels = {folder: parts[0] if (parts := _parts(folder, base)) else None for folder in kept}
     return labels, "", [f"{told} and {'has' if len(beside) == 1 else 'have'} no label"] if beside else []
 
 
-def _without_masks(pictures: Mapping[str, Sequence[str]]) -> tuple[dict[str, Sequence[str]], list[str]]:
+def _without_masks(pictures: Mapping[str, Pictures]) -> tuple[dict[str, Pictures], list[str]]:
     """The folders that hold images, and what is said of the others."""
     children: dict[str, set[str]] = defaultdict(set)
     for folder in pictures:
@@ -177,7 +214,7 @@ def _without_masks(pictures: Mapping[str, Sequence[str]]) -> tuple[dict[str, Seq
     with_images = {
         parent for parent, names in children.items() if any(set(_words(n)) & _IMAGES or role_of(n) for n in names)
     }
-    kept: dict[str, Sequence[str]] = {}
+    kept: dict[str, Pictures] = {}
     masks: dict[str, int] = defaultdict(int)
     for folder, names in pictures.items():
         parts = folder.split("/") if folder else []
@@ -188,7 +225,7 @@ def _without_masks(pictures: Mapping[str, Sequence[str]]) -> tuple[dict[str, Seq
             kept[folder] = names
     if not kept:
         return dict(pictures), []
-    told = f"left out: {sum(masks.values()):,} pictures in {quoted(masks)}: masks or the like beside the images"
+    told = f"left out: {amount(sum(masks.values()), 'picture')} in {quoted(masks)}: masks or the like beside the images"
     return kept, [told] if masks else []
 
 
@@ -199,7 +236,7 @@ def _is_mask(name: str) -> bool:
     )
 
 
-def _descend(kept: Mapping[str, Sequence[str]], base: str) -> str:
+def _descend(kept: Mapping[str, Pictures], base: str) -> str:
     """Pass through folders that hold one other folder, and beside it fewer pictures than that."""
     while len(tops := _children(kept, base)) == 1:
         inside = sum(len(names) for folder, names in kept.items() if _parts(folder, base))
@@ -209,7 +246,7 @@ def _descend(kept: Mapping[str, Sequence[str]], base: str) -> str:
     return base
 
 
-def _children(kept: Mapping[str, Sequence[str]], base: str) -> list[str]:
+def _children(kept: Mapping[str, Pictures], base: str) -> list[str]:
     """Names of the folders in a folder that hold pictures at any depth."""
     return sorted({parts[0] for folder in kept if (parts := _parts(folder, base))})
 

@@ -13,7 +13,7 @@ from moco_ray.data.folders import IMAGE_EXTENSIONS, extension_of
 from moco_ray.data.labels import join_labels
 from moco_ray.data.listed import Rows
 from moco_ray.data.places import place_of
-from moco_ray.data.splits import Role, role_of
+from moco_ray.data.splits import Role, has_train_and_other, role_of
 from moco_ray.data.storage import Storage
 
 URI_COLUMNS = (
@@ -187,7 +187,7 @@ def rows_of_table(
     split = find_column(uri, names, SPLIT_COLUMNS) if role is None else None
     uris = places_of(uri, column, table.columns[column], storage, folder)
     labels = table.columns[label] if label else [None] * len(uris)
-    roles = _roles(table.columns[split]) if split else [role] * len(uris)
+    roles = roles_of(table.columns[split]) if split else [role] * len(uris)
     return rows_of_uris(uri, uris, labels, roles, label_name=label or "", reason=reason_without(uri, label))
 
 
@@ -242,10 +242,12 @@ def rows_of_uris(
     )
 
 
-def _roles(values: Sequence[Any]) -> list[Role | None]:
-    """What a column of splits says; nothing where it names anything but splits."""
+def roles_of(values: Sequence[Any]) -> list[Role | None]:
+    """What a column of splits says; nothing where it does not tell train from others."""
     roles = [role_of(str(value)) if value is not None else None for value in values]
-    return roles if all(roles) else [None] * len(roles)
+    if not has_train_and_other(roles):
+        return [None] * len(roles)
+    return [role or "other" for role in roles]
 
 
 def _entry(value: Any) -> str:

@@ -10,15 +10,23 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from moco_ray.config import Config
-from moco_ray.core.encoders import build_encoder
 from moco_ray.core.hashing import hash64
 from moco_ray.data.decode import BadImage
 from moco_ray.data.known_bad import bad_lines, too_many_bad
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.reading import decode, read_rows
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
-from moco_ray.evaluate.monitor import choose_eval_set
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn
+from moco_ray.train.network import check_network, initial_weights
+from moco_ray.train.plan import (
+    decide,
+    last_step,
+    list_images,
+    make_source,
+    row_options,
+    run_eval_set,
+    warn,
+    warn_of_mixing,
+)
 
 _SAMPLE = 512
 
@@ -31,6 +39,8 @@ def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
     """
     if not config.data.uri:
         raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
+    encoder = check_network(config)
+    initial_weights(config, encoder, say)
     options = resolve_storage_options(config.data.uri, config.data.storage_options)
     images = list_images(config, options, say)
     manifest = images.train
@@ -39,15 +49,12 @@ def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
         say(f"size: {known.sum() / 1e6:,.1f} MB")
     options = row_options(manifest, config)
     pixels = _say_sample(config, manifest, options, say)
-    num_rows = len(make_source(config, manifest, options).train_rows)
-    test_options = row_options(images.test, config) if images.test else options
-    chosen = choose_eval_set(
-        manifest, images.test, config.eval, config.run.seed, options, test_options, config.data.max_pixels
-    )
-    say(chosen.words)
-    encoder = build_encoder(config.model, config.views.crop_px)
+    source = make_source(config, manifest, options)
+    num_rows = len(source.train_rows)
+    say(run_eval_set(config, images).words)
     config = decide(config, num_rows)
     warn(config, num_rows, say)
+    warn_of_mixing(source, config.optim.global_batch_size, say)
     optim, steps = config.optim, last_step(config, num_rows)
     say(
         f"run: {num_rows:,} images, {optim.epochs} epochs of {num_rows / optim.global_batch_size:,.1f} steps; "

@@ -30,14 +30,16 @@ Pixels = NDArray[np.uint8]
 
 
 def illustrate(config: Config, run: Storage, backbone: nn.Module, eval_set: EvalSet) -> list[str]:
-    """Draw report/views.png, report/neighbours.png (with labels) and report/curves.png into a run's folder.
+    """Draw report/views.png, report/neighbours.png and report/curves.png into a run's folder.
 
     Returns:
         Paths of the pictures.
     """
-    pictures = {"views.png": _views(config, eval_set.queries), "curves.png": _curves(config, run)}
-    if eval_set.has_labels:
-        pictures["neighbours.png"] = _neighbours(config, backbone, eval_set)
+    pictures = {
+        "views.png": _views(config, eval_set.queries),
+        "neighbours.png": _neighbours(config, backbone, eval_set),
+        "curves.png": _curves(config, run),
+    }
     paths = []
     for name, content in sorted(pictures.items()):
         paths.append(run.join("report", name))
@@ -74,14 +76,18 @@ def _neighbours(config: Config, backbone: nn.Module, eval_set: EvalSet) -> bytes
     ours, theirs = (features_of(backbone, images, config.views, config.eval) for images in (queries, bank))
     similarity = F.normalize(ours.features, dim=1) @ F.normalize(theirs.features, dim=1).T
     similarity[ours.ids[:, None] == theirs.ids[None, :]] = -math.inf
-    nearest = similarity.topk(min(_COLUMNS - 1, similarity.shape[1]), dim=1).indices  # (rows, columns)
+    top = similarity.topk(min(_COLUMNS - 1, similarity.shape[1]), dim=1)  # (rows, columns)
+    # Where there are few images, the last of them may be the image itself.
+    kept = [
+        [(int(j), value) for j, value in zip(row, values, strict=True) if value > -math.inf]
+        for row, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
     good_queries, good_bank = _good(queries, config.views), _good(bank, config.views)
+    images = [good_queries[i] for i in range(len(ours.labels))], [[good_bank[j] for j, _ in row] for row in kept]
+    if not eval_set.has_labels:
+        return neighbours_picture(*images, similarities=[[value for _, value in row] for row in kept])
     return neighbours_picture(
-        [good_queries[i] for i in range(len(ours.labels))],
-        [[good_bank[int(j)] for j in row] for row in nearest],
-        ours.labels.tolist(),
-        [[int(theirs.labels[j]) for j in row] for row in nearest],
-        eval_set.classes,
+        *images, ours.labels.tolist(), [[int(theirs.labels[j]) for j, _ in row] for row in kept], eval_set.classes
     )
 
 

@@ -7,22 +7,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from moco_ray.config import Config
-from moco_ray.core.encoders import build_encoder
 from moco_ray.core.group_batch_norm import has_batch_norm
 from moco_ray.data.blocks import Source
 from moco_ray.data.folders import same_place
 from moco_ray.data.known_bad import say_known_bad
 from moco_ray.data.labels import count_words
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.order import Order
+from moco_ray.data.order import make_order
 from moco_ray.data.sources import list_source
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
-from moco_ray.evaluate.monitor import holdout_mask
+from moco_ray.evaluate.monitor import EvalSet, choose_eval_set, holdout_mask
+from moco_ray.train.network import network_without_weights
 
 _EVALUATIONS_A_RUN = 20
+_BATCHES_LOOKED_AT = 20
+_LEAST_MIXED = 0.9
 
 Say = Callable[[str], None]
 
@@ -115,7 +116,7 @@ def make_source(config: Config, manifest: Manifest, options: StorageOptions) -> 
             f"{config.data.uri} has {len(rows)} images to train on, fewer than one batch of "
             f"{config.optim.global_batch_size}; use a smaller optim.global-batch-size"
         )
-    order = Order(config.run.seed, len(rows), manifest.chunk_starts(), config.optim.global_batch_size)
+    order = make_order(manifest, seed=config.run.seed, global_batch_size=config.optim.global_batch_size)
     return Source(manifest=manifest, train_rows=np.asarray(rows), order=order, options=options)
 
 
@@ -123,11 +124,10 @@ def decide(config: Config, num_rows: int) -> Config:
     """Replace what is automatic by what it comes to for this data and network.
 
     Raises:
-        ValueError: What was asked for contradicts one of them, or there is no such network.
+        ValueError: What was asked for contradicts one of them, there is no such network, or it cannot take the crops.
     """
-    with torch.device("meta"):  # layers without weights: it costs milliseconds and draws nothing
-        network = build_encoder(config.model, config.views.crop_px)
     size = config.optim.global_batch_size
+    network = network_without_weights(config)
     method = config.method.decide(num_images=num_rows, global_batch_size=size, has_batch_norm=has_batch_norm(network))
     every = config.eval.every_steps
     if every is None:
@@ -162,6 +162,24 @@ def warn(config: Config, num_rows: int, say: Say) -> None:
         )
 
 
+def warn_of_mixing(source: Source, global_batch_size: int, say: Say) -> None:
+    """Say so if batches of rows of Parquet files hold clearly fewer classes than if all rows were shuffled."""
+    labels = source.manifest.labels[source.train_rows]
+    if source.order.chunk_starts is None or (labels < 0).any():
+        return
+    steps = np.linspace(0, max(0, len(labels) // global_batch_size - 1), _BATCHES_LOOKED_AT).astype(np.int64)
+    rows = source.order.rows(steps[:, None] * global_batch_size + np.arange(global_batch_size))
+    found = float(np.mean([len(np.unique(batch)) for batch in labels[rows]]))
+    shares = np.bincount(labels) / len(labels)
+    shuffled = float((1 - (1 - shares) ** global_batch_size).sum())
+    if found < _LEAST_MIXED * shuffled:
+        say(
+            f"warning: a batch holds images of about {found:.0f} classes; if all rows were shuffled, of {shuffled:.0f}. The "
+            f"Parquet files are sorted by class, and about {max(source.order.window, global_batch_size):,} rows are mixed "
+            "at a time: write the rows in random order, or mix more of them with a larger data.window-mb, which takes memory"
+        )
+
+
 def last_step(config: Config, num_rows: int) -> int:
     """Steps that the run does."""
     steps = config.optim.num_steps(num_rows)
@@ -171,3 +189,17 @@ def last_step(config: Config, num_rows: int) -> int:
 def row_options(manifest: Manifest, config: Config) -> StorageOptions:
     """Access to the images themselves, which need not be where the manifest was."""
     return resolve_storage_options(str(manifest.table["uri"][0].as_py()), config.data.storage_options)
+
+
+def run_eval_set(config: Config, images: Images) -> EvalSet:
+    """The images that a run is evaluated on and illustrated with."""
+    options = row_options(images.train, config)
+    return choose_eval_set(
+        images.train,
+        images.test,
+        config.eval,
+        config.run.seed,
+        options,
+        row_options(images.test, config) if images.test else options,
+        config.data.max_pixels,
+    )

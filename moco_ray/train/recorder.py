@@ -13,11 +13,11 @@ from moco_ray.core import collectives
 from moco_ray.core.step import Learner
 from moco_ray.data.known_bad import too_many_bad
 from moco_ray.data.stream import BadRow
-from moco_ray.evaluate.encoder_file import encoder_bytes
+from moco_ray.evaluate.encoder_file import state_encoder
 from moco_ray.train.background import BackgroundWriter
 from moco_ray.train.checkpoint import CheckpointStore, State, checkpoint_name
 from moco_ray.train.curves import Curves
-from moco_ray.train.evaluations import Evaluations, encoder_of
+from moco_ray.train.evaluations import Evaluations
 from moco_ray.train.interruptions import Interruptions
 from moco_ray.train.job import Job
 from moco_ray.train.lease import StepDone, check_lease
@@ -195,7 +195,7 @@ class Recorder:
         storage = self._store.storage
         for name, content in self._side_files().items():
             storage.write_bytes(storage.join(name), content)
-        storage.write_bytes(storage.join("encoder.safetensors"), final_encoder(self._job, state))
+        storage.write_bytes(storage.join("encoder.safetensors"), state_encoder(state))
         self._curves.close()
         for name, content in self._curves.files().items():
             storage.write_bytes(storage.join(*name.split("/")), content)
@@ -229,20 +229,3 @@ class Recorder:
         for line in new:
             self._curves.add(line["step"], {name: value for name, value in line.items() if name.startswith("eval/")})
             self._progress.tell_evaluation(line)
-
-
-def final_encoder(job: Job, state: State) -> bytes:
-    """encoder.safetensors of a run."""
-    config = job.config
-    return encoder_bytes(
-        encoder_of(job, state).backbone,
-        {
-            "arch": config.model.arch,
-            "stem": config.model.stem,
-            "patch_px": str(config.model.patch_px),
-            "crop_px": str(config.views.crop_px),
-            "mean": json.dumps(config.views.mean),
-            "std": json.dumps(config.views.std),
-            "step": str(state["step"]),
-        },
-    )

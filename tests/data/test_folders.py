@@ -108,20 +108,20 @@ def test_train_and_val_of_a_folder_are_what_is_trained_on_and_classified(folder:
     found = listed(uri)
     assert names(found.train, folder) == ["Train/a/0.png", "Train/b/1.png"] and found.train.classes == ("a", "b")
     assert found.test is not None and names(found.test, folder) == ["val/a/2.png", "val/b/3.png"]
-    assert found.notes == ["trains on Train/ (2 images); evaluates on val/ (2 images); left out: test/ (1 images)"]
+    assert found.notes == ["trains on Train/ (2 images); evaluates on val/ (2 images); left out: test/ (1 image)"]
     assert found.words.startswith("2 classes")
 
 
 def test_a_val_part_without_classes_is_passed_over_for_test_and_said(tmp_path: Path) -> None:
     found = listed(write(tmp_path, "train/a/0.png", "train/b/1.png", "val/2.png", "test/a/3.png", "test/b/4.png"))
     assert found.test is not None and found.test.classes == ("a", "b")
-    assert "evaluates on test/ (2 images); left out: val/ (1 images)" in found.notes[0]
+    assert "evaluates on test/ (2 images); left out: val/ (1 image)" in found.notes[0]
     assert "val/ cannot be classified: there are no class folders" in found.notes[1]
 
 
 def test_neither_part_with_classes_leaves_no_test(tmp_path: Path) -> None:
     found = listed(write(tmp_path, "train/a/0.png", "train/b/1.png", "val/2.png"))
-    assert found.test is None and len(found.train) == 2 and "left out: val/ (1 images)" in found.notes[0]
+    assert found.test is None and len(found.train) == 2 and "left out: val/ (1 image)" in found.notes[0]
 
 
 def test_a_label_column_for_a_folder_of_images_is_refused(tmp_path: Path) -> None:

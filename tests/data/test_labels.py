@@ -130,5 +130,5 @@ def test_counts_are_said_of_many_classes_the_largest_and_the_smallest() -> None:
 def test_rows_that_name_an_image_again_count_once_and_not_with_two_labels() -> None:
     uris, labels, notes = join_labels(["a", "b", "a", "c", "c", "b"], ["x", "", "x", "x", "y", "z"])
     assert (uris, labels) == (["a", "b", "c"], ["x", "z", None])
-    assert "3 rows name an image again" in notes[0] and "1 images have different labels" in notes[1]
+    assert "3 rows with an image that is named before" in notes[0] and "1 image with different labels" in notes[1]
     assert join_labels(["a", "b"], [1, 2]) == (["a", "b"], [1, 2], [])

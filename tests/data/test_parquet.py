@@ -170,7 +170,9 @@ def test_parquet_files_are_named_by_split(tmp_path: Path, train: str, test: str)
 def test_arrays_of_numbers_are_no_images_and_named_so(tmp_path: Path) -> None:
     pixels = pa.FixedShapeTensorArray.from_numpy_ndarray(np.zeros((2, 3, 3), np.uint8))
     for name, column in (("list", [[1, 2], [3]]), ("tensor", pixels)):
-        with pytest.raises(ValueError, match=r"no column of image bytes: image is .*numbers and not an encoded image"):
+        with pytest.raises(
+            ValueError, match=r"no column of image bytes: image is .* and not the bytes of an encoded image"
+        ):
             listed(write(tmp_path / name, {"image": column}))
 
 

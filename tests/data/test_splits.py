@@ -6,14 +6,14 @@ from collections import defaultdict
 
 import pytest
 
-from moco_ray.data.splits import Division, divide, role_of, role_of_file
+from moco_ray.data.splits import Division, Pictures, divide, role_of, role_of_file
 
 
 def division(*paths: str) -> Division:
-    pictures = defaultdict(list)
+    pictures: dict[str, Pictures] = defaultdict(Pictures)
     for path in paths:
         folder, _, name = path.rpartition("/")
-        pictures[folder].append(name)
+        pictures[folder].add(name)
     return divide(pictures)
 
 
@@ -83,6 +83,12 @@ def test_splits_are_found_below_folders_that_hold_nothing_else() -> None:
     ]
 
 
+def test_splits_may_share_a_name_of_their_own() -> None:
+    paths = ["seg_train/a/0.png", "seg_train/b/0.png", "seg_test/a/0.png", "seg_test/b/0.png", "seg_pred/0.png"]
+    assert placed(*paths)[::2] == [("train", "a"), ("test", "a"), ("other", None)]
+    assert placed("train_station/0.png", "bus_station/0.png", "test_track/0.png")[0] == ("train", "train_station")
+
+
 def test_splits_below_each_class() -> None:
     paths = ["cat/train/0.png", "cat/test/1.png", "dog/train/2.png", "dog/test/3.png", "dog/ground_truth/3.png"]
     assert placed(*paths) == [("train", "cat"), ("test", "cat"), ("train", "dog"), ("test", "dog"), None]
@@ -126,7 +132,7 @@ def test_unlabelled_images_have_no_class_and_other_folders_beside_a_split_no_use
 def test_masks_beside_images_are_no_images(image: str, mask: str) -> None:
     found = division(image, mask)
     assert list(found.roles) == [image.rpartition("/")[0]]
-    assert any("masks or the like" in note and "1 pictures" in note for note in found.notes)
+    assert any("masks or the like" in note and "1 picture " in note for note in found.notes)
 
 
 def test_a_class_of_the_name_mask_stays_a_class() -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from moco_ray.data.blocks import Block, Source, StreamSpec
-from moco_ray.data.stream import Loaded, OpenSegment, Stream, StreamError, local_segment
-from tests.data.small import source_of, stream_spec, write_files
+from moco_ray.data.segments import local_segment
+from moco_ray.data.stream import Loaded, OpenSegment, Stream, StreamError
+from tests.data.small import source_of, stream_spec, write_files, write_parquet
 
 N = 37
 LAST = 21  # the last task of a stream of tasks of 8 steps is a short one
@@ -23,9 +24,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_files(tmp_path_factory.mktemp("files"), N)
 
 
-@pytest.fixture(scope="module")
-def source(files: Path) -> Source:
-    return source_of(files, stream_spec())
+@pytest.fixture(scope="module", params=["files", "windows of two batches", "windows of eight"])
+def source(request: pytest.FixtureRequest, files: Path, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    if request.param == "files":
+        return source_of(files, stream_spec())
+    rows = write_parquet(tmp_path_factory.mktemp("rows"), [20, 17], row_group_size=5)
+    return source_of(rows, stream_spec(), window_rows=30 if request.param == "windows of two batches" else 100)
 
 
 def stream(
@@ -196,6 +200,21 @@ def test_ranks_show_the_same_images_where_groups_and_batches_have_no_good_one(tm
                 places = np.concatenate([np.arange(2 * group, 2 * group + 2) for group in mine])
                 assert (part.batch.query == loaded.batch.query[places]).all()
                 assert (part.batch.key == loaded.batch.key[places]).all()
+
+
+@pytest.mark.parametrize("window_rows", [12, 30, 1000])
+def test_rows_of_a_file_that_is_gone_are_bad_on_every_rank_whatever_the_window(
+    tmp_path: Path, window_rows: int
+) -> None:
+    spec = stream_spec()
+    source = source_of(write_parquet(tmp_path, [60, 60, 60], row_group_size=30), spec, window_rows=window_rows)
+    rows = source.order.rows(np.arange(LAST * 12))
+    (tmp_path / "1.parquet").unlink()
+    found = [
+        bad.row for rank in range(3) for loaded in stream(spec, source, rank=rank, num_ranks=3) for bad in loaded.bad
+    ]
+    assert sorted(found) == sorted(row for row in rows.tolist() if 60 <= row < 120)
+    wait_until_no_thread_is_left()
 
 
 def test_bad_rows_are_told_once_by_the_rank_that_holds_them(tmp_path: Path) -> None:

@@ -123,8 +123,10 @@ def test_a_column_of_splits_says_what_is_trained_on(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("\n".join(rows))
     found = list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({}), print)
     assert len(found.train) == 2 and found.test is not None and len(found.test) == 2
-    assert found.notes == ["trains on train (2 images); evaluates on val (2 images); left out: test (1 images)"]
-    (tmp_path / "list.csv").write_text("\n".join(rows).replace("test", "somewhere"))
+    assert found.notes == ["trains on train (2 images); evaluates on val (2 images); left out: test (1 image)"]
+    (tmp_path / "list.csv").write_text("\n".join(rows).replace("test", ""))
+    assert len(list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({}), print).train) == 2
+    (tmp_path / "list.csv").write_text("\n".join(rows).replace("train", "1").replace("val", "2"))
     assert len(list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({}), print).train) == 5
 
 
@@ -137,6 +139,24 @@ def test_lists_named_by_split_in_one_folder_are_used(tmp_path: Path) -> None:
     assert [uri[-5:] for uri in found.train.table["uri"].to_pylist()] == ["0.png", "1.png"]
     assert found.test is not None and found.test.classes == ("a", "b")
     assert "trains on train.csv (2 images); evaluates on val.csv (2 images)" in found.notes
+
+
+def test_lists_that_name_none_of_the_images_beside_them_are_not_used(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        for kind in "ab":
+            (tmp_path / name / kind).mkdir(parents=True)
+            (tmp_path / name / kind / "0.png").write_bytes(png(0))
+        (tmp_path / f"{name}.csv").write_text("filename,label\n0,a\n1,b\n")
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    assert len(found.train) == 2 and found.test is not None and any("2 .csv" in note for note in found.notes)
+
+
+def test_images_that_the_lists_of_a_folder_do_not_name_are_counted(tmp_path: Path) -> None:
+    for i in range(5):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    (tmp_path / "train.csv").write_text("uri,label\n0.png,a\n1.png,b\n")
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    assert len(found.train) == 2 and any("3 pictures that these lists do not name" in note for note in found.notes)
 
 
 def test_one_list_in_a_folder_without_images_is_used_and_of_two_one_must_be_named(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_odd_images_are_trained_on_and_bad_ones_are_listed_and_counted(odd: Path
     last = (sum(digests(folder)) - rows_digest(rows)) % 2**64  # what the last step took from the next epoch
     from moco_ray.data.order import Order
 
-    overhang = Order(config.run.seed, 226, None, 24).rows(np.arange(226, 240))
+    overhang = Order(config.run.seed, 226, None, 24, 24).rows(np.arange(226, 240))
     assert last == rows_digest(overhang)
 
 
