@@ -51,7 +51,7 @@ def test_imports_point_down(package: str) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize(("package", "allowed"), [("core", []), ("data", ["stream.py"])])
+@pytest.mark.parametrize(("package", "allowed"), [("core", []), ("data", ["segments.py"])])
 def test_ray_is_imported_only_where_the_stream_needs_it(package: str, allowed: list[str]) -> None:
     wrong = [
         str(file.relative_to(ROOT))
@@ -129,7 +129,7 @@ LATE = {"torchvision", "timm", "matplotlib", "tensorboard", "boto3", "botocore",
         ("moco_ray.sweep.sweep", LATE),
         # The controller's and the data tasks' processes start, or start again, before the first step.
         ("moco_ray.train.elastic", LATE),
-        ("moco_ray.data.stream", {*LATE, "ray"}),
+        ("moco_ray.data.segments", {*LATE, "ray"}),
     ],
 )
 def test_what_takes_seconds_to_import_is_imported_where_it_is_used(module: str, forbidden: set[str]) -> None:

@@ -31,8 +31,9 @@ from moco_ray.core.group_batch_norm import use_group_batch_norm
 from moco_ray.core.methods.moco import MoCo
 from moco_ray.data.blocks import StreamSpec
 from moco_ray.data.manifest import Manifest
+from moco_ray.data.segments import local_segment
 from moco_ray.data.storage import Storage, StorageOptions
-from moco_ray.data.stream import Stream, local_segment
+from moco_ray.data.stream import Stream
 from moco_ray.train.checkpoint import checkpoint_name
 from moco_ray.train.plan import make_source
 

@@ -17,10 +17,12 @@ from moco_ray.config.views import ViewsConfig
 
 # Fields that may change when a run is resumed: they decide where and how it runs, not what it learns.
 _FREE_FIELDS = frozenset(
-    {"data.storage_options", "data.max_bad_fraction"}
+    {"data.storage_options", "data.max_bad_fraction", "data.relist"}
     | {f"eval.{name}" for name in ("every_steps", "max_bank", "k", "temperature", "resize_px", "max_time_fraction")}
     | {f"run.{f.name}" for f in dataclasses.fields(RunConfig) if f.name not in ("seed", "dtype")}
 )
+# Where images lie is not what they are: whether they are the same, the run's manifest tells.
+_PLACES = frozenset({"data.uri", "eval.uri"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,7 @@ def experiment_differences(old: Config, new: Config) -> list[str]:
         for item in dataclasses.fields(getattr(old, group)):
             path = f"{group}.{item.name}"
             was, now = getattr(getattr(old, group), item.name), getattr(getattr(new, group), item.name, None)
-            if path not in _FREE_FIELDS and was != now:
+            is_moved = path in _PLACES and bool(was) == bool(now)
+            if path not in _FREE_FIELDS and not is_moved and was != now:
                 differences.append(f"{path.replace('_', '-')} was {was!r}, now {now!r}")
     return differences

@@ -22,6 +22,7 @@ def to_json(config: Config) -> str:
     for path in SECRET_FIELDS:
         group, name = path.split(".")
         values[group][name] = None
+    values["data"]["relist"] = False  # asked for once, and no setting of the run
     return json.dumps(values, indent=1)
 
 

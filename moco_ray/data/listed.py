@@ -42,6 +42,8 @@ class Rows:
     """Rows in them."""
     image_column: str | None = None
     """Column of image bytes."""
+    window_rows: int | None = None
+    """Rows of Parquet files that are shuffled together."""
     notes: list[str] = field(default_factory=list)
     """What a user should know."""
 
@@ -146,6 +148,7 @@ def _part(rows: Rows, chosen: NDArray[np.int64], role: Role, is_label_named: boo
         row_groups=groups,
         rows_in_group=rows_in_group,
         image_column=rows.image_column,
+        window_rows=rows.window_rows,
     )
     return manifest, reason
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,6 +20,7 @@ from moco_ray.data.tables import only, places_of, reason_without, roles_of, rows
 _READ_THREADS = 16
 _GOOD_ROW_GROUP = 32
 _LARGE_ROW_GROUP = 256
+_MOST_WINDOW_ROWS = 32_768
 
 Progress = Callable[[str], None]
 
@@ -32,6 +33,7 @@ def parquet_rows(
     *,
     image_column: str | None,
     wanted_label: str | None,
+    window_mb: float,
 ) -> Rows:
     """The images of Parquet files, in the order of the files.
 
@@ -44,6 +46,7 @@ def parquet_rows(
         progress: Told what may be slow later.
         image_column: Column of image bytes that the user named.
         wanted_label: Column of labels that the user named.
+        window_mb: Encoded images that are shuffled together, in megabytes.
 
     Raises:
         ValueError: The files hold no images, or not in one way.
@@ -59,6 +62,7 @@ def parquet_rows(
     result.names.update(names)
     if columns.image is not None:
         _warn_of_row_groups(parts, progress)
+        result = replace(result, window_rows=_window_rows(parts, len(result.uris), window_mb))
         if nulls := sum(part.num_nulls for part in parts):
             result.notes.append(f"{nulls:,} of {len(result.uris):,} rows have no image bytes, and count as bad images")
     return result
@@ -81,6 +85,8 @@ class _Part:
     """Rows of each row group."""
     num_nulls: int
     """Rows that are known to have no image bytes."""
+    num_bytes: int
+    """Of the image column, in memory."""
     places: list[Any] | None
     labels: list[Any] | None
     splits: list[Any] | None
@@ -110,8 +116,20 @@ def _read(storage: Storage, path: str, columns: Columns) -> _Part:
         places = [cell and cell.get(field) for cell in cells] if field else cells
     _, num_nulls = count_nulls(file, columns.image) if columns.image else (0, 0)
     return _Part(
-        sizes=sizes, num_nulls=num_nulls, places=places, labels=read(columns.label), splits=read(columns.split)
+        sizes=sizes,
+        num_nulls=num_nulls,
+        num_bytes=_num_bytes(file, columns.image) if columns.image else 0,
+        places=places,
+        labels=read(columns.label),
+        splits=read(columns.split),
     )
+
+
+def _num_bytes(file: pq.ParquetFile, column: str) -> int:
+    """Bytes of a column once it is read, as the file says."""
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    parts = [group.column(i) for group in groups for i in range(group.num_columns)]
+    return sum(part.total_uncompressed_size for part in parts if f"{part.path_in_schema}.".startswith(f"{column}."))
 
 
 def _values(file: pq.ParquetFile, name: str) -> list[Any]:
@@ -220,6 +238,12 @@ def _open(storage: Storage, path: str) -> pq.ParquetFile:
         return pq.ParquetFile(storage.open_file(path), pre_buffer=True)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{storage.uri(path)} is no Parquet file: {error}") from error
+
+
+def _window_rows(parts: Sequence[_Part], num_rows: int, window_mb: float) -> int:
+    """How many rows so many megabytes of encoded images are, in the mean."""
+    mean_bytes = sum(part.num_bytes for part in parts) / num_rows
+    return max(1, min(_MOST_WINDOW_ROWS, int(1e6 * window_mb / max(mean_bytes, 1.0))))
 
 
 def _warn_of_row_groups(parts: Sequence[_Part], progress: Progress) -> None:

@@ -100,10 +100,11 @@ def _from_folder(config: DataConfig, storage: Storage, listing: Listing, progres
         rows, used = _from_images(config, storage, images, others)
     elif parquet:
         rows = _from_parquet(config, storage, parquet, progress)
-        used = [file for file in others if file.path in set(parquet)]
+        used = [file for file in others if extension_of(file.path) == ".parquet"]
     else:
         raise ValueError(_without_images(config, storage, listing))
-    rows.notes.extend([*listing.words(), *left_out_words([file for file in others if file not in used])])
+    known = {file.path for file in used}
+    rows.notes.extend([*listing.words(), *left_out_words([file for file in others if file.path not in known])])
     return rows
 
 
@@ -220,5 +221,11 @@ def _metadata_labels(
 
 def _from_parquet(config: DataConfig, storage: Storage, paths: Sequence[str], progress: Progress) -> Rows:
     return parquet_rows(
-        config.uri, storage, paths, progress, image_column=config.image_column, wanted_label=config.label_column
+        config.uri,
+        storage,
+        paths,
+        progress,
+        image_column=config.image_column,
+        wanted_label=config.label_column,
+        window_mb=config.window_mb,
     )

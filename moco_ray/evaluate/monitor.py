@@ -180,11 +180,14 @@ def evaluate(
 
     Yields:
         eval/knn_top1 in percent (with labels; on backbone features), eval/rankme (backbone features),
-        eval/alignment and eval/uniformity (embeddings of two views of up to 512 images).
+        eval/alignment and eval/uniformity (embeddings of two views of up to 512 images); eval/bad_images, those that
+        were left out because they cannot be had or do not decode, if there are any.
     """
     queries = features_of(encoder.backbone, eval_set.queries, views, config)
+    num_bad = queries.num_bad
     if eval_set.has_labels:
         bank = queries if eval_set.bank is None else features_of(encoder.backbone, eval_set.bank, views, config)
+        num_bad += bank.num_bad if eval_set.bank is not None else 0
         yield (
             "eval/knn_top1",
             knn_top1(
@@ -203,6 +206,8 @@ def evaluate(
     first, second = _embed_two_views(encoder, eval_set.queries, views, seed)
     yield "eval/alignment", alignment(first, second)
     yield "eval/uniformity", uniformity(first)
+    if num_bad:
+        yield "eval/bad_images", float(num_bad)
 
 
 def features_of(backbone: nn.Module, images: ImageSet, views: ViewsConfig, config: EvalConfig) -> Features:

@@ -28,6 +28,7 @@ from moco_ray.sweep.space import Space, parse_space
 from moco_ray.sweep.trial import Access
 from moco_ray.sweep.tuning import asha, run_trials
 from moco_ray.train.connection import only_our_lines
+from moco_ray.train.current_images import current_images
 from moco_ray.train.found import stored_images, write_images
 from moco_ray.train.lease import hold_run
 from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options
@@ -65,6 +66,11 @@ def sweep(
     check_metric(settings.metric)
     if not config.data.uri:
         raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
+    if config.data.relist:
+        raise ValueError(
+            "--data.relist: the trials of a sweep are compared on the same images; leave the flag out, or begin another sweep "
+            "with another --run.name"
+        )
     space = parse_space(settings.space, config)
     if settings.scheduler == "pbt":
         check_population(space, config)
@@ -190,8 +196,10 @@ def _prepare(
     """
     path = storage.join(_SWEEP)
     old = json.loads(storage.read_bytes(path)) if storage.exists(path) else None
+    stored = None
     if old is not None:
-        images = stored_images(storage)
+        stored = stored_images(storage)
+        images, _ = current_images(stored, from_json(str(old["config"])), config, say)
     else:
         images = list_images(config, resolve_storage_options(config.data.uri, config.data.storage_options), say)
     access = row_options(images.train, config)
@@ -204,7 +212,7 @@ def _prepare(
     definition = _definition(settings, config, space, metric)
     if old is not None:
         _check_same(old, definition, storage)
-    if old is None and not is_dry:
+    if images is not stored and not is_dry:
         write_images(storage, images)
         storage.write_bytes(path, json.dumps(definition, indent=1).encode())
     return metric, images.train

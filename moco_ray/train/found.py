@@ -43,7 +43,7 @@ def found_run(run: Storage, config: Config, images: Images) -> None:
         images: Its images.
     """
     write_images(run, images)
-    _write_config(run, config)
+    write_config(run, config)
 
 
 def branch_run(donor: Storage, step: int, run: Storage, config: Config) -> None:
@@ -77,9 +77,9 @@ def branch_run(donor: Storage, step: int, run: Storage, config: Config) -> None:
     run.write_bytes(run.join(LINEAGE), lineage + json.dumps(line).encode() + b"\n")
     info: dict[str, object] = {name: marker[name] for name in ("position", "versions")}
     target.write(step, {**state, "config": to_json(config)}, parts_before(donor, step), info)
-    _write_config(run, config)
+    write_config(run, config)
 
 
-def _write_config(run: Storage, config: Config) -> None:
+def write_config(run: Storage, config: Config) -> None:
     """Write config.json, which comes last: without it a folder holds no run."""
     run.write_bytes(run.join(CONFIG), to_json(config).encode())

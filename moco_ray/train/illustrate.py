@@ -13,8 +13,8 @@ from torch import nn
 
 from moco_ray.config import Config
 from moco_ray.config.views import ViewsConfig
-from moco_ray.data.decode import BadImage, decode_image
-from moco_ray.data.manifest import read_rows
+from moco_ray.data.decode import BadImage
+from moco_ray.data.reading import Encoded, decode, read_rows
 from moco_ray.data.storage import Storage
 from moco_ray.data.views import center_view, make_view
 from moco_ray.evaluate.features import ImageSet, load_images
@@ -48,14 +48,25 @@ def illustrate(config: Config, run: Storage, backbone: nn.Module, eval_set: Eval
 
 
 def _views(config: Config, images: ImageSet) -> bytes:
-    some = images.spread(_COLUMNS)
-    contents = read_rows(some.manifest, some.rows, some.options)
-    shown = [image for image in map(partial(_decode, images.max_pixels), contents) if image is not None]
+    shown = _some_good(images)
     query, key = (
         [make_view(image, config.views, seed=config.run.seed, position=i, view=view) for i, image in enumerate(shown)]
         for view in (0, 1)
     )
     return views_picture(shown, query, key)
+
+
+def _some_good(images: ImageSet) -> list[Pixels]:
+    """A few images, evenly spaced; others in the place of those that are bad."""
+    first = images.spread(_COLUMNS).rows
+    rows = np.r_[first, np.setdiff1d(images.rows, first)[:_BANK]]
+    shown: list[Pixels] = []
+    for start in range(0, len(rows), _COLUMNS):
+        contents = read_rows(images.manifest, rows[start : start + _COLUMNS], images.options)
+        shown += [image for image in map(partial(_decode, images.max_pixels), contents) if image is not None]
+        if len(shown) >= _COLUMNS:
+            break
+    return shown[:_COLUMNS]
 
 
 def _neighbours(config: Config, backbone: nn.Module, eval_set: EvalSet) -> bytes:
@@ -87,9 +98,9 @@ def _curves(config: Config, run: Storage) -> bytes:
     return curves_picture(lines, evaluations, chance_loss=chance_loss)
 
 
-def _decode(max_pixels: int, content: bytes) -> Pixels | None:
+def _decode(max_pixels: int, content: Encoded) -> Pixels | None:
     try:
-        return decode_image(content, max_pixels=max_pixels)
+        return decode(content, max_pixels=max_pixels)
     except BadImage:
         return None
 

@@ -12,15 +12,18 @@ from moco_ray.config import Config
 from moco_ray.core.group_batch_norm import has_batch_norm
 from moco_ray.data.blocks import Source
 from moco_ray.data.folders import same_place
+from moco_ray.data.known_bad import say_known_bad
 from moco_ray.data.labels import count_words
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.order import Order
+from moco_ray.data.order import make_order
 from moco_ray.data.sources import list_source
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
 from moco_ray.evaluate.monitor import EvalSet, choose_eval_set, holdout_mask
 from moco_ray.train.network import network_without_weights
 
 _EVALUATIONS_A_RUN = 20
+_BATCHES_LOOKED_AT = 20
+_LEAST_MIXED = 0.9
 
 Say = Callable[[str], None]
 
@@ -47,7 +50,8 @@ def list_images(config: Config, options: StorageOptions, say: Say) -> Images:
         say: Prints a line for the user.
 
     Raises:
-        ValueError: There are none, those of eval.uri have no labels, or they are those of data.uri.
+        ValueError: There are none, too many are known to be bad, those of eval.uri have no labels, or they are those of
+            data.uri.
     """
     data, evaluation = config.data, config.eval
     if evaluation.uri and same_place(evaluation.uri, data.uri):
@@ -71,11 +75,18 @@ def list_images(config: Config, options: StorageOptions, say: Say) -> Images:
             f"{num_held_out:,} of {int((train.labels >= 0).sum()):,} labelled images are held out for kNN and never trained "
             "on; --eval.holdout-fraction 0 trains on all, or name a test set with --eval.uri"
         )
-    return Images(train=train, test=_list_eval_images(config, say) if evaluation.uri else test)
+    say_known_bad(train, data.max_bad_fraction, say)
+    if test is not None:
+        say_known_bad(test, None, say)
+    return Images(train=train, test=list_eval_images(config, say) if evaluation.uri else test)
 
 
-def _list_eval_images(config: Config, say: Say) -> Manifest:
-    """The images of eval.uri; of its val or test part, if it has parts."""
+def list_eval_images(config: Config, say: Say) -> Manifest:
+    """List the images of eval.uri; of its val or test part, if it has parts.
+
+    Raises:
+        ValueError: There are none, or they have no labels.
+    """
     uri = config.eval.uri
     say(f"listing {uri}")
     options = resolve_storage_options(uri, config.data.storage_options)
@@ -89,6 +100,7 @@ def _list_eval_images(config: Config, say: Say) -> Manifest:
         say(f"{len(manifest):,} images of the val or test part; {count_words(manifest.classes, manifest.labels)}")
     else:
         say(f"{len(manifest):,} images; {listed.words}")
+    say_known_bad(manifest, None, say)
     return manifest
 
 
@@ -104,7 +116,7 @@ def make_source(config: Config, manifest: Manifest, options: StorageOptions) -> 
             f"{config.data.uri} has {len(rows)} images to train on, fewer than one batch of "
             f"{config.optim.global_batch_size}; use a smaller optim.global-batch-size"
         )
-    order = Order(config.run.seed, len(rows), manifest.chunk_starts(), config.optim.global_batch_size)
+    order = make_order(manifest, seed=config.run.seed, global_batch_size=config.optim.global_batch_size)
     return Source(manifest=manifest, train_rows=np.asarray(rows), order=order, options=options)
 
 
@@ -147,6 +159,24 @@ def warn(config: Config, num_rows: int, say: Say) -> None:
         say(
             f"warning: optim.milestones {', '.join(map(str, optim.milestones))} lie beyond optim.epochs {optim.epochs:g}: the "
             "learning rate never falls; use earlier ones or --optim.schedule cosine"
+        )
+
+
+def warn_of_mixing(source: Source, global_batch_size: int, say: Say) -> None:
+    """Say so if batches of rows of Parquet files hold clearly fewer classes than if all rows were shuffled."""
+    labels = source.manifest.labels[source.train_rows]
+    if source.order.chunk_starts is None or (labels < 0).any():
+        return
+    steps = np.linspace(0, max(0, len(labels) // global_batch_size - 1), _BATCHES_LOOKED_AT).astype(np.int64)
+    rows = source.order.rows(steps[:, None] * global_batch_size + np.arange(global_batch_size))
+    found = float(np.mean([len(np.unique(batch)) for batch in labels[rows]]))
+    shares = np.bincount(labels) / len(labels)
+    shuffled = float((1 - (1 - shares) ** global_batch_size).sum())
+    if found < _LEAST_MIXED * shuffled:
+        say(
+            f"warning: a batch holds images of about {found:.0f} classes; if all rows were shuffled, of {shuffled:.0f}. The "
+            f"Parquet files are sorted by class, and about {max(source.order.window, global_batch_size):,} rows are mixed "
+            "at a time: write the rows in random order, or mix more of them with a larger data.window-mb, which takes memory"
         )
 
 

@@ -17,14 +17,24 @@ from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_optio
 from moco_ray.evaluate.encoder_file import load_encoder
 from moco_ray.train.connection import disconnect, is_connected
 from moco_ray.train.failure import RunFailed
-from moco_ray.train.found import CONFIG, found_run, stored_images
+from moco_ray.train.found import CONFIG, found_run
 from moco_ray.train.job import Job, Outcome
 from moco_ray.train.launch import run_in_this_process, run_on_ray
 from moco_ray.train.lease import Lease, hold_run
 from moco_ray.train.metrics import join_parts
 from moco_ray.train.network import check_network, initial_weights
 from moco_ray.train.place import Pulse
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, run_eval_set, warn
+from moco_ray.train.plan import (
+    decide,
+    last_step,
+    list_images,
+    make_source,
+    row_options,
+    run_eval_set,
+    warn,
+    warn_of_mixing,
+)
+from moco_ray.train.run_images import adopt, images_of_run, mended_rows
 from moco_ray.train.shared_paths import check_paths, check_visible
 from moco_ray.train.workers import choose_workers
 
@@ -112,17 +122,21 @@ def _train(
         say("this run exists: going on with it")
     weights = initial_weights(config, check_network(config), say)
     data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    images = stored_images(run) if old else list_images(config, data_options, say)
+    kept = images_of_run(run, old, config, say) if old is not None else None
+    images = kept.images if kept else list_images(config, data_options, say)
     manifest = images.train
     data_options = row_options(manifest, config)
     source = make_source(config, manifest, data_options)
-    config = decide(config, len(source.train_rows))
-    if old is not None and (differences := experiment_differences(old, config)):
+    config = decide(config, kept.decided_rows if kept else len(source.train_rows))
+    differences = experiment_differences(old, config) if old is not None else []
+    if differences and not (kept and kept.begins_anew):
         raise ValueError(
             f"run {config.run.name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to "
             "resume it, or another --run.name"
         )
     warn(config, len(source.train_rows), say)
+    if old is None:
+        warn_of_mixing(source, config.optim.global_batch_size, say)
     eval_set = run_eval_set(config, images)
     say(eval_set.words)
     try:
@@ -131,12 +145,17 @@ def _train(
         if is_first:
             raise
         raise RunFailed(f"the cluster is not what it was: {error}") from error
+    if kept is not None and old is not None:
+        adopt(run, kept, old, config, say)
     job = Job(
         config=config,
         spec=_stream_spec(config),
         num_rows=len(source.train_rows),
         held_out_rows=np.setdiff1d(np.arange(len(manifest)), source.train_rows),
         manifest_digest=manifest.digest,
+        former_digests=manifest.former_digests,
+        listed_at_step=kept.listed_at_step if kept else 0,
+        mended_rows=mended_rows(run, manifest, config, data_options, say) if kept else frozenset(),
         last_step=last_step(config, len(source.train_rows)),
         run_uri=folder,
         run_options=run_options,

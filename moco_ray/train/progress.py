@@ -76,6 +76,6 @@ class Progress:
     def tell_evaluation(self, line: dict[str, Any]) -> None:
         """Say what an evaluation found."""
         names = {"eval/knn_top1": "kNN {:.2f} %", "eval/rankme": "RankMe {:.1f}", "eval/alignment": "alignment {:.3f}"}
-        names["eval/uniformity"] = "uniformity {:.3f}"
+        names |= {"eval/uniformity": "uniformity {:.3f}", "eval/bad_images": "{:.0f} left out as bad"}
         found = [text.format(line[name]) for name, text in names.items() if name in line]
         self._say(f"encoder after {line['step']:,} steps: {' · '.join(found)}")
