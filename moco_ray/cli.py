@@ -59,7 +59,7 @@ def _pretrain(arguments: Sequence[str]) -> None:
     else:
         from moco_ray.train.pretrain import pretrain
 
-        pretrain(parsed.config, say=say, resume_command=_resume_command(given))
+        pretrain(parsed.config, say=say, resume_command=_resume_command(given, parsed.config.run.name))
 
 
 def parse(arguments: Sequence[str]) -> Arguments:
@@ -133,9 +133,10 @@ def _check_method(given: Sequence[Given], default: Config) -> None:
         )
 
 
-def _resume_command(given: Sequence[Given]) -> str:
-    """The same command with the run's name, and without what may hold credentials."""
+def _resume_command(given: Sequence[Given], name: str | None) -> str:
+    """The same command with {name} for the run's name, and without what may hold credentials."""
     program = sys.argv[0] if sys.argv[0].endswith(_PROGRAM) else _PROGRAM
     command = command_line(program, again(given)).replace("{", "{{").replace("}", "}}")
     secret = any(item.flag.is_secret for item in given)
-    return f"{command} --run.name {{name}}" + (" (and the same storage options)" if secret else "")
+    flag = "--run.name=" if name is not None and name.startswith("-") else "--run.name "
+    return f"{command} {flag}{{name}}" + (" (and the same storage options)" if secret else "")
