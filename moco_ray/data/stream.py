@@ -202,12 +202,16 @@ class Stream:
 
 def local_segment(spec: StreamSpec, source: Source, first_step: int, last_step: int) -> Iterator[Block]:
     """Make blocks on threads of this process, a few tasks ahead: the stream of one worker without Ray."""
-    starts = iter(range(first_step, last_step, spec.steps_per_task))
-
-    def run(start: int) -> list[Block]:
-        return list(_numbered_blocks(spec, source, start, min(spec.steps_per_task, last_step - start)))
-
     threads = os.cpu_count() or 1
+    # The first tasks make one step each, so that training begins as soon as there is one.
+    soon = range(first_step, min(first_step + threads, last_step))
+    later = range(soon.stop, last_step, spec.steps_per_task)
+    starts = itertools.chain(((start, 1) for start in soon), ((start, spec.steps_per_task) for start in later))
+
+    def run(task: tuple[int, int]) -> list[Block]:
+        start, count = task
+        return list(_numbered_blocks(spec, source, start, min(count, last_step - start)))
+
     pool = ThreadPoolExecutor(threads, thread_name_prefix="data")
     try:
         ahead = deque(pool.submit(run, start) for start in itertools.islice(starts, threads))

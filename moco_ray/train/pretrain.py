@@ -69,7 +69,7 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
     say(f"run {name}; to resume it: {command}")
     check_paths(config)
     pulse = Pulse()
-    is_ours = config.run.num_workers != 0 and not is_connected()  # a connection of the caller's stays
+    is_ours = not is_connected()  # a connection of the caller's stays
     for attempt in range(config.run.retries + 1):
         try:
             return _attempt(config, pulse, say, is_first=attempt == 0)
@@ -80,7 +80,7 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
             say(f"{error}")
             say(f"trying again in {pause_s:.0f} s (retry {attempt + 1} of run.retries {config.run.retries})")
             time.sleep(pause_s)
-            if is_ours:
+            if is_ours and is_connected():
                 disconnect()
     raise AssertionError
 
