@@ -24,7 +24,7 @@ from moco_ray.data.views import center_view
 _BATCH = 64
 _MAX_THREADS = 16
 _BATCHES_AHEAD = 2
-_FLAT = 16  # of 255: an image whose channels vary less is of nearly one colour
+FLAT = 16  # of 255: an image whose channels vary less is of nearly one colour
 
 UInt8Array = NDArray[np.uint8]
 
@@ -158,7 +158,7 @@ def encode_images(
         for batch in batches:
             features.append(apply_to_pixels(backbone, batch.pixels, mean=mean, std=std))
             ids += [_identity(image) for image in batch.pixels]
-            num_flat += int((np.ptp(batch.pixels, axis=(1, 2)).max(axis=1) < _FLAT).sum())
+            num_flat += int((np.ptp(batch.pixels, axis=(1, 2)).max(axis=1) < FLAT).sum())
             places.append(batch.places)
             tell(len(batch.places))
     finally:

@@ -5,6 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from moco_ray.data.manifest import Manifest
+from moco_ray.evaluate.against_chance import default_neighbours
+from moco_ray.evaluate.monitor import EvalConfig, EvalSet
+
+_NAMES = 5
+
 _MEASURES = {
     "eval/rankme": "RankMe {:.1f}",
     "eval/alignment": "alignment {:.3f}",
@@ -24,13 +34,7 @@ def describe_evaluation(line: Mapping[str, Any], untrained: Mapping[str, Any] | 
     measures = " · ".join(text.format(line[name]) for name, text in _MEASURES.items() if name in line)
     if "eval/knn_top1" not in line:
         return [f"{who}: {measures}"]
-    said = [f"{who}: {describe_knn(line, untrained)}", f"    {measures}"]
-    if step == 0 and "eval/knn_k" in line:
-        said.append(
-            f"    kNN: {line['eval/knn_queries']:,.0f} images by the nearest {line['eval/knn_k']:.0f} of "
-            f"{line['eval/knn_bank']:,.0f} with labels"
-        )
-    return said
+    return [f"{who}: {describe_knn(line, untrained)}", f"    {measures}"]
 
 
 def describe_knn(line: Mapping[str, Any], untrained: Mapping[str, Any] | None = None) -> str:
@@ -42,3 +46,68 @@ def describe_knn(line: Mapping[str, Any], untrained: Mapping[str, Any] | None = 
     if before is None and "eval/knn_largest_class" in line:
         against.append(f"largest class {line['eval/knn_largest_class']:.1f}")
     return f"kNN {line['eval/knn_top1']:.1f}{error} %" + (f" ({', '.join(against)})" if against else "")
+
+
+def describe_eval_set(
+    eval_set: EvalSet, config: EvalConfig, train: Manifest, train_rows: NDArray[np.int64]
+) -> list[str]:
+    """Lines about what the encoder will be measured on, with warnings of what makes its figures less than they seem.
+
+    Args:
+        eval_set: The images.
+        config: Names eval.uri, and k.
+        train: The training data, hold-out included.
+        train_rows: The rows of it that training sees.
+    """
+    if not eval_set.has_labels:
+        return [_why_no_knn(eval_set, config, train)]
+    queries, bank = eval_set.queries, eval_set.bank or eval_set.queries
+    lines = []
+    if eval_set.bank is None:
+        unknown = sorted({eval_set.classes[label] for label in np.unique(queries.labels)} - set(train.classes))
+        lines.append(
+            f"warning: training images have no class {_some(unknown)}: kNN compares the images of eval.uri {config.uri} with "
+            "each other"
+            if train.classes
+            else f"the training images have no classes: kNN compares the images of eval.uri {config.uri} with each other"
+        )
+    alone = ~eval_set.has_relatives()
+    if alone.any():
+        names = sorted({eval_set.classes[label] for label in queries.labels[alone]})
+        lines.append(
+            f"warning: {alone.sum():,} of {len(queries):,} images to classify are of classes that have no other image "
+            f"({_some(names)}): kNN reaches {100 * (1 - alone.mean()):.0f} % at most"
+        )
+    if config.uri:
+        seen = pc.is_in(queries.manifest.table["uri"], value_set=train.table["uri"].take(train_rows))
+        if count := int(np.count_nonzero(seen.to_numpy())):
+            lines.append(
+                f"warning: {count:,} of {len(queries):,} images of eval.uri {config.uri} are training images, too: kNN on "
+                "images that training never saw may be lower; name others, or drop --eval.uri for a hold-out"
+            )
+    classes, sizes = np.unique(bank.labels, return_counts=True)
+    largest = classes[np.argmax(sizes)]
+    lines.append(
+        f"kNN: {len(queries):,} images are classified by the nearest {config.k or default_neighbours(bank.labels)} of "
+        f"{len(bank):,}; guessing gives {100 / len(classes):.1f} %, always {eval_set.classes[largest]!r} "
+        f"{100 * np.mean(queries.labels == largest):.1f} %"
+    )
+    return lines
+
+
+def _why_no_knn(eval_set: EvalSet, config: EvalConfig, train: Manifest) -> str:
+    """Why there is no kNN, and what there is instead."""
+    sizes = np.unique(train.labels[train.labels >= 0], return_counts=True)[1]
+    watched = "the encoder is watched by RankMe, alignment and uniformity"
+    if len(eval_set.classes) > 1 or (len(sizes) > 1 and sizes.max() < 2):
+        return f"warning: no class has two images, which kNN needs: {watched}"
+    if len(sizes) < 2:
+        return f"there are no labels, and so no kNN: {watched}"
+    return (
+        f"no labelled images are held out (eval.holdout-fraction {config.holdout_fraction:g}), and so no kNN: {watched}"
+    )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return ", ".join(map(repr, names[:_NAMES])) + more

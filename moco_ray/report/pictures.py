@@ -162,7 +162,7 @@ def _draw_quality(axes: Axes, evals: Sequence[Mapping[str, object]]) -> None:
         if len(chances):
             _level(axes, chances[-1], f"guessing: {chances[-1]:.1f}")
     axes.plot(steps, values, color=_RIGHT, linewidth=1.8, marker="o", markersize=4, clip_on=False, zorder=3)
-    error = _series(evals, "eval/knn_error")[1] if name == "eval/knn_top1" else []
+    error = _series(evals if name == "eval/knn_top1" else [], "eval/knn_error")[1]
     axes.annotate(
         f"{values[-1]:.1f}" + (f" ± {error[-1]:.1f}" if len(error) else ""),
         (steps[-1], values[-1]),

@@ -2,52 +2,28 @@
 
 from __future__ import annotations
 
-import copy
-import io
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
-
-from moco_ray.config import Config, experiment_differences, from_json
-from moco_ray.core.encoders import Encoder, build_encoder
-from moco_ray.core.global_batch_norm import check_batch_norms, has_global_batch_norm, use_global_batch_norm
-from moco_ray.core.group_batch_norm import use_group_batch_norm
-from moco_ray.data.blocks import StreamSpec
-from moco_ray.data.manifest import Manifest
+from moco_ray.config import Config
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
-from moco_ray.evaluate.encoder_file import load_encoder, load_initial_weights
-from moco_ray.evaluate.monitor import choose_eval_set
+from moco_ray.evaluate.encoder_file import load_encoder
 from moco_ray.train.cluster import disconnect, is_connected
-from moco_ray.train.found import CONFIG, EVAL_MANIFEST, MANIFEST, found_run, list_eval_images
+from moco_ray.train.finished import RunResult as RunResult
+from moco_ray.train.finished import finished_run
+from moco_ray.train.found import CONFIG, found_run
 from moco_ray.train.illustrate import illustrate
 from moco_ray.train.job import Job, Outcome, RunFailed
 from moco_ray.train.launch import run_in_this_process, run_on_ray
 from moco_ray.train.lease import Lease, hold_run
 from moco_ray.train.place import Pulse
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn
+from moco_ray.train.prepare import folder_of, prepare, with_name
 from moco_ray.train.shared_paths import check_paths, check_visible
 from moco_ray.train.workers import choose_workers
 
 _FIRST_RETRY_PAUSE_S, _LONGEST_RETRY_PAUSE_S = 10.0, 300.0
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """A finished run."""
-
-    folder: str
-    """The run's folder."""
-    encoder: str
-    """The encoder's file, for `moco_ray.load_encoder`."""
-    step: int
-    """Steps done in all."""
-    metrics: dict[str, float]
-    """Last values of all metrics."""
 
 
 def pretrain(config: Config, *, say: Say = print, resume_command: str | None = None) -> RunResult:
@@ -63,7 +39,7 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
         RunFailed: The cluster failed again and again; the same call goes on.
         OSError: The storage did, likewise.
     """
-    config = _with_name(config)
+    config = with_name(config)
     name = config.run.name
     command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=name)
     say(f"run {name}; to resume it: {command}")
@@ -88,9 +64,7 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
 def _attempt(config: Config, pulse: Pulse, say: Say, *, is_first: bool) -> RunResult:
     """Go on with the run from where its folder stands, to its end."""
     run_options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
-    root = Storage.open(config.run.storage_path, run_options)
-    is_uri = "://" in config.run.storage_path
-    folder = f"{config.run.storage_path.rstrip('/')}/{config.run.name}" if is_uri else root.join(str(config.run.name))
+    folder = folder_of(config, run_options)
     run = Storage.open(folder, run_options)
     if is_first:  # later on, a folder that cannot be written to has failed: it is no mistake of the user
         run.check_writable()
@@ -110,58 +84,24 @@ def _train(
     *,
     is_first: bool,
 ) -> RunResult:
-    old = _stored_config(run)
-    if old is not None:
-        say("this run exists: going on with it")
-    data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    manifest = Manifest.read(run, run.join(MANIFEST)) if old else list_images(config, data_options, say)
-    data_options = row_options(manifest, config)
-    source = make_source(config, manifest, data_options)
-    encoder = _check_model(config)
-    config = decide(config, len(source.train_rows))
-    if old is not None and (differences := experiment_differences(old, config)):
-        raise ValueError(
-            f"run {config.run.name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to "
-            "resume it, or another --run.name"
-        )
-    eval_manifest = _eval_manifest(config, run, old is not None, say)
-    warn(config, len(source.train_rows), say)
-    initial_weights = _initial_weights(config, encoder, say)
+    ready = prepare(config, folder, run, say)
+    config, source = ready.config, ready.source
+    if ready.is_old and (result := finished_run(config, run, folder, len(source.train_rows), say)):
+        return result
     try:
         workers = choose_workers(config, say)
     except ValueError as error:
         if is_first:
             raise
         raise RunFailed(f"the cluster is not what it was: {error}") from error
-    job = Job(
-        config=config,
-        spec=_stream_spec(config),
-        num_rows=len(source.train_rows),
-        held_out_rows=np.setdiff1d(np.arange(len(manifest)), source.train_rows),
-        manifest_digest=manifest.digest,
-        last_step=last_step(config, len(source.train_rows)),
-        run_uri=folder,
-        run_options=run_options,
-        initial_weights=initial_weights,
-        eval_set=choose_eval_set(
-            manifest,
-            eval_manifest,
-            config.eval,
-            config.run.seed,
-            data_options,
-            row_options(eval_manifest, config) if eval_manifest else data_options,
-            config.data.max_pixels,
-        ),
-        uses_gpu=workers.uses_gpu,
-        lease_owner=lease.owner,
-    )
-    if old is None:
-        found_run(run, config, manifest, eval_manifest)
+    job = ready.job(folder, run_options, uses_gpu=workers.uses_gpu, lease_owner=lease.owner)
+    if not ready.is_old:
+        found_run(run, config, ready.manifest, ready.eval_manifest)
     start = time.monotonic()
     if workers.most == 0:
         outcome = run_in_this_process(job, source, pulse, lease.before, say)
     else:
-        check_visible(run.join(CONFIG) if run.protocol == "file" else None, config, manifest)
+        check_visible(run.join(CONFIG) if run.protocol == "file" else None, config, ready.manifest)
         outcome = run_on_ray(job, source, workers, pulse, lease.before, say)
     return _conclude(outcome, job, run, time.monotonic() - start, config.run.storage_options, say)
 
@@ -185,69 +125,3 @@ def _conclude(
     say(f"    encoder = moco_ray.load_encoder({encoder!r})")
     say("    features = encoder(images)  # images: (N, 3, H, W), standardised as moco_ray.encoder_info says")
     return RunResult(folder=job.run_uri, encoder=encoder, step=outcome.step, metrics=outcome.summary or {})
-
-
-def _with_name(config: Config) -> Config:
-    if not config.data.uri:
-        raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
-    name = config.run.name or f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if "/" in name or name in (".", ".."):
-        raise ValueError(f"run.name {name!r} must be the name of a folder, without slashes")
-    return replace(config, run=replace(config.run, name=name))
-
-
-def _stored_config(run: Storage) -> Config | None:
-    path = run.join(CONFIG)
-    return from_json(run.read_bytes(path).decode()) if run.exists(path) else None
-
-
-def _eval_manifest(config: Config, run: Storage, is_old: bool, say: Say) -> Manifest | None:
-    if not config.eval.uri:
-        return None
-    if is_old:
-        return Manifest.read(run, run.join(EVAL_MANIFEST))
-    return list_eval_images(config, say)
-
-
-def _stream_spec(config: Config) -> StreamSpec:
-    return StreamSpec(
-        seed=config.run.seed,
-        global_batch_size=config.optim.global_batch_size,
-        num_groups=config.optim.bn_groups,
-        shuffle_bn=config.method.shuffles_keys,
-        views=config.views,
-        max_pixels=config.data.max_pixels,
-    )
-
-
-def _check_model(config: Config) -> Encoder:
-    """Build the encoder once on the driver, so that what does not fit is an error before anything starts.
-
-    Raises:
-        ValueError: There is no such network, or the method cannot train it.
-    """
-    torch.manual_seed(config.run.seed)
-    encoder = build_encoder(config.model, config.views.crop_px)
-    probe = copy.deepcopy(encoder)
-    if config.method.batch_norm == "group":
-        use_group_batch_norm(probe, config.optim.group_size)
-    else:
-        use_global_batch_norm(probe)
-    check_batch_norms(probe, f"model.arch {config.model.arch}")
-    if config.run.micro_batch_groups is not None and has_global_batch_norm(probe.backbone):
-        raise ValueError(
-            f"run.micro-batch-groups {config.run.micro_batch_groups}: {config.method.name} normalises over the global "
-            f"batch, and {config.model.arch} has BatchNorm in its backbone, so no part of a batch can be computed alone; "
-            "drop the flag and use more workers, or a ViT, which needs BatchNorm in its heads only"
-        )
-    return encoder
-
-
-def _initial_weights(config: Config, encoder: Encoder, say: Say) -> bytes | None:
-    """The weights to start from as a state dict of the encoder, if some were named."""
-    if config.model.init is None:
-        return None
-    say(load_initial_weights(encoder, config.model.init))
-    buffer = io.BytesIO()
-    torch.save(encoder.state_dict(), buffer)
-    return buffer.getvalue()

@@ -69,7 +69,7 @@ class Progress:
             "key": f"finds key {values['train/contrast_accuracy']:.1f} %",
             "speed": f"{values['perf/images_per_s']:,.0f} images/s",
             "wait": f"data wait {100 * waits:.0f} %" if waits > _MUCH_WAITING else "",
-            "left": f"{_duration(left_s)} left" if step > since_step else "",
+            "left": f"{duration(left_s)} left" if step > since_step else "",
         }
         for dropped in ("", "epoch", "wait", "speed"):
             parts.pop(dropped, None)
@@ -93,7 +93,7 @@ class Progress:
             self._say(text)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A time in two units."""
     s = round(seconds)
     for unit, smaller, unit_s, smaller_s in (("d", "h", 86400, 3600), ("h", "m", 3600, 60), ("m", "s", 60, 1)):
