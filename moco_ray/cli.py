@@ -21,6 +21,7 @@ from rich.text import Text
 from moco_ray.config import Config
 from moco_ray.core.methods import method_class, method_names
 from moco_ray.presets import PRESETS, load_preset
+from moco_ray.report.screen import Screen
 from moco_ray.train.dry_run import dry_run
 from moco_ray.train.job import RunFailed
 from moco_ray.train.pretrain import pretrain
@@ -59,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.dry_run:
             dry_run(parsed.config, say=_say)
         else:
-            pretrain(parsed.config, say=_say, resume_command=_resume_command(arguments))
+            with Screen() as say:
+                pretrain(parsed.config, say=say, resume_command=_resume_command(arguments))
     except ValueError as error:
         return _fail(str(error), 2)
     except (RunFailed, OSError) as error:

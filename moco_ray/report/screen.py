@@ -26,7 +26,8 @@ class Screen:
         self._console = console or Console()
         self._is_live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._live: Live | None = None
-        self._line, self._share = "", 0.0
+        self._step: tuple[str, float] | None = None
+        self._shown = ("", 0.0)
         self._since_s = time.monotonic()
 
     def __enter__(self) -> Screen:
@@ -43,14 +44,21 @@ class Screen:
 
     def __call__(self, line: str) -> None:
         """Say a line."""
-        found = _PROGRESS.fullmatch(line) if self._is_live else None
+        if not self._is_live:
+            print(line, flush=True)
+            return
+        found = _PROGRESS.fullmatch(line)
         if found is None:
             # Neither wrapped nor coloured: a path stays whole for whoever copies it.
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-            self._console.file.flush()
+            self._shown = self._step or self._shown  # what was measured has been said
             return
         done, total = (int(found[name].replace(",", "")) for name in ("done", "all"))
-        self._line, self._share = line, done / max(total, 1)
+        self._shown = (line, done / max(total, 1))
+        if found["what"] == "step ":
+            if self._step is None:  # the first loss stays
+                self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._step = self._shown
         if self._live is None:
             self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=2, transient=True)
             self._live.start()
@@ -58,7 +66,8 @@ class Screen:
     def _render(self) -> Table:
         seconds = int(time.monotonic() - self._since_s)
         clock = f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-        text = self._line.replace(" · ", "  ")
+        line, share = self._shown
+        text = line.replace(" · ", "  ")
         room = self._console.width - len(text) - len(clock) - 3
         grid = Table.grid(padding=(0, 1, 0, 0))
         cells: list[ProgressBar | Text] = [Text(text, no_wrap=True, overflow="ellipsis"), Text(clock, style="dim")]
@@ -67,6 +76,6 @@ class Screen:
         if room >= _NARROWEST_BAR:
             grid.add_column()
             width = min(room, _WIDEST_BAR)
-            cells.insert(0, ProgressBar(total=1.0, completed=self._share, width=width))
+            cells.insert(0, ProgressBar(total=1.0, completed=share, width=width))
         grid.add_row(*cells)
         return grid

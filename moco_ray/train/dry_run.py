@@ -117,6 +117,10 @@ def _say_cost(ready: Prepared, job: Job, sample: Sample, say: Say) -> None:
     data_s = sample.seconds_an_image * config.optim.global_batch_size / cores
     step_s = max(network_s, data_s)
     say(
-        f"time, estimated here with one worker on {'a GPU' if job.uses_gpu else 'the CPU'}: {step_s:.2g} s a step (network "
-        f"{network_s:.2g} s, images {data_s:.2g} s beside it), {duration(step_s * job.last_step)} in all and evaluations"
+        f"time, estimated here with one worker on {'a GPU' if job.uses_gpu else 'the CPU'}: {_seconds(step_s)} a step (network "
+        f"{_seconds(network_s)}, images {_seconds(data_s)} beside it), {duration(step_s * job.last_step)} in all and evaluations"
     )
+
+
+def _seconds(seconds: float) -> str:
+    return duration(seconds) if seconds >= 10 else f"{seconds:.2g} s"

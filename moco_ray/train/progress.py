@@ -12,7 +12,7 @@ from moco_ray.evaluate.words import describe_evaluation
 from moco_ray.train.job import Job
 
 _EVERY_S = 5.0
-_COLUMNS = 80
+_COLUMNS = 74  # a terminal of 80 puts a clock beside it
 _MUCH_WAITING = 0.2
 _LOOKS_BEFORE_ADVICE = 5
 
@@ -38,6 +38,9 @@ class Progress:
             f"effective learning rate {optim.effective_lr:g} (optim.lr {optim.lr:g} for 256 images); a loss of about "
             f"{chance:.2f} is chance{': it starts near 0, rises to that while the queue fills, and falls' if is_queue else ''}"
         )
+        self._say(
+            "below, key is how often a query finds its own key, and img/s how many images are trained on a second"
+        )
         self._say("waiting for the first batch")
 
     def update(self, step: int, values: dict[str, float]) -> None:
@@ -56,7 +59,7 @@ class Progress:
         self._clock = None
 
     def _line(self, step: int, values: dict[str, float], now: float) -> str:
-        """A line of at most 80 columns; what fits no more is left out, the least important first."""
+        """A line for a terminal of 80 columns; what fits no more is left out, the least important first."""
         assert self._clock is not None
         since_step, since_s = self._clock
         left_s = (now - since_s) / max(1, step - since_step) * (self._job.last_step - step)
@@ -66,8 +69,8 @@ class Progress:
             "step": f"step {step:,}/{self._job.last_step:,}",
             "epoch": f"epoch {step * optim.global_batch_size / self._job.num_rows:.1f}",
             "loss": f"loss {loss:.{4 if loss < 10 else 2}f}",
-            "key": f"finds key {values['train/contrast_accuracy']:.1f} %",
-            "speed": f"{values['perf/images_per_s']:,.0f} images/s",
+            "key": f"key {values['train/contrast_accuracy']:.1f} %",
+            "speed": f"{values['perf/images_per_s']:,.0f} img/s",
             "wait": f"data wait {100 * waits:.0f} %" if waits > _MUCH_WAITING else "",
             "left": f"{duration(left_s)} left" if step > since_step else "",
         }

@@ -65,9 +65,9 @@ def look_at_sample(config: Config, source: Source, say: Say) -> Sample:
             seconds, timed = seconds + time.monotonic() - start, timed + 1
     identical = sum(count - 1 for count in seen.values())
     say(f"sample of {len(rows)}: {len(bad)} bad, {identical} identical to another, {flat} of nearly one colour")
+    _check_bad(config, len(train), len(rows), bad, say)
     for line in bad[:_SHOWN]:
         say(line)
-    _check_bad(config, len(train), len(rows), bad, say)
     _warn(config, len(rows), identical, flat, say)
     return Sample(median_px=_say_sides(config, np.min(sides, axis=1), say), seconds_an_image=seconds / max(timed, 1))
 
