@@ -53,7 +53,7 @@ class Prepared:
         """What its workers are told."""
         return Job(
             config=self.config,
-            spec=_stream_spec(self.config),
+            spec=stream_spec(self.config),
             num_rows=len(self.source.train_rows),
             held_out_rows=np.setdiff1d(np.arange(len(self.manifest)), self.source.train_rows),
             manifest_digest=self.manifest.digest,
@@ -148,7 +148,8 @@ def _eval_manifest(config: Config, run: Storage, is_old: bool, say: Say) -> Mani
     return list_eval_images(config, say)
 
 
-def _stream_spec(config: Config) -> StreamSpec:
+def stream_spec(config: Config) -> StreamSpec:
+    """The stream of a run."""
     return StreamSpec(
         seed=config.run.seed,
         global_batch_size=config.optim.global_batch_size,
