@@ -11,7 +11,7 @@ from torch import Tensor
 _MANY = 0.5  # share of the images
 _NO_SPREAD = 2e-3  # -uniformity: about the mean squared distance of two embeddings, times 2
 _HARDLY_MOVED = 1e-6
-_SMALL_TEMPERATURE = 0.02
+_SMALL_TEMPERATURE, _SENSELESS_TEMPERATURE = 0.02, 0.005
 _NO_LOSS = 1e-3
 
 
@@ -58,10 +58,12 @@ def diagnose(line: Mapping[str, Any], learning: Learning) -> dict[str, str]:
             "still": f"the weights have not changed in {line['step']:,} steps (by {learning.moved:.0e} of their length): the "
             f"effective learning rate of {learning.effective_lr:.1e} is too low; raise optim.lr, or check the schedule"
         }
-    if learning.loss is not None and learning.loss < _NO_LOSS and learning.temperature < _SMALL_TEMPERATURE:
+    has_no_loss = learning.loss is not None and learning.loss < _NO_LOSS
+    if learning.temperature < _SENSELESS_TEMPERATURE or (has_no_loss and learning.temperature < _SMALL_TEMPERATURE):
+        loss = "" if learning.loss is None else f" (the loss is {learning.loss:.4g})"
         return {
-            "temperature": f"the loss is {learning.loss:.1e} though nothing can be known yet: divided by method.temperature "
-            f"{learning.temperature:g} every difference is large enough, and there is nothing left to learn; use 0.07 to 1"
+            "temperature": f"divided by method.temperature {learning.temperature:g} the smallest difference of two similarities "
+            f"decides, and nothing is left to learn{loss}; use 0.05 to 1"
         }
     if -line.get("eval/uniformity", -1.0) < _NO_SPREAD:
         cure = (
