@@ -19,6 +19,7 @@ _MEASURES = {
     "eval/rankme": "RankMe {:.1f}",
     "eval/alignment": "alignment {:.3f}",
     "eval/uniformity": "uniformity {:.3f}",
+    "eval/bad_images": "{:.0f} left out as bad",
 }
 
 
@@ -59,18 +60,13 @@ def describe_eval_set(
         train: The training data, hold-out included.
         train_rows: The rows of it that training sees.
     """
+    sizes = np.unique(train.labels[train.labels >= 0], return_counts=True)[1]
     if not eval_set.has_labels:
-        return [_why_no_knn(eval_set, config, train)]
+        is_single = len(eval_set.classes) > 1 or (len(sizes) > 1 and sizes.max() < 2)
+        why = "warning: no class has two images, which kNN needs" if is_single else eval_set.words
+        return [f"{why}; the encoder is watched by RankMe, alignment and uniformity"]
     queries, bank = eval_set.queries, eval_set.bank or eval_set.queries
     lines = []
-    if eval_set.bank is None:
-        unknown = sorted({eval_set.classes[label] for label in np.unique(queries.labels)} - set(train.classes))
-        lines.append(
-            f"warning: training images have no class {_some(unknown)}: kNN compares the images of eval.uri {config.uri} with "
-            "each other"
-            if train.classes
-            else f"the training images have no classes: kNN compares the images of eval.uri {config.uri} with each other"
-        )
     alone = ~eval_set.has_relatives()
     if alone.any():
         names = sorted({eval_set.classes[label] for label in queries.labels[alone]})
@@ -85,27 +81,14 @@ def describe_eval_set(
                 f"warning: {count:,} of {len(queries):,} images of eval.uri {config.uri} are training images, too: kNN on "
                 "images that training never saw may be lower; name others, or drop --eval.uri for a hold-out"
             )
-    classes, sizes = np.unique(bank.labels, return_counts=True)
-    largest = classes[np.argmax(sizes)]
-    lines.append(
-        f"kNN: {len(queries):,} images are classified by the nearest {config.k or default_neighbours(bank.labels)} of "
-        f"{len(bank):,}; guessing gives {100 / len(classes):.1f} %, always {eval_set.classes[largest]!r} "
-        f"{100 * np.mean(queries.labels == largest):.1f} %"
-    )
-    return lines
-
-
-def _why_no_knn(eval_set: EvalSet, config: EvalConfig, train: Manifest) -> str:
-    """Why there is no kNN, and what there is instead."""
-    sizes = np.unique(train.labels[train.labels >= 0], return_counts=True)[1]
-    watched = "the encoder is watched by RankMe, alignment and uniformity"
-    if len(eval_set.classes) > 1 or (len(sizes) > 1 and sizes.max() < 2):
-        return f"warning: no class has two images, which kNN needs: {watched}"
-    if len(sizes) < 2:
-        return f"there are no labels, and so no kNN: {watched}"
-    return (
-        f"no labelled images are held out (eval.holdout-fraction {config.holdout_fraction:g}), and so no kNN: {watched}"
-    )
+    classes, counts = np.unique(bank.labels, return_counts=True)
+    largest = classes[np.argmax(counts)]
+    return [
+        *lines,
+        eval_set.words,
+        f"    the nearest {config.k or default_neighbours(bank.labels)} vote; guessing gives {100 / len(classes):.1f} %, always "
+        f"{eval_set.classes[largest]!r} {100 * np.mean(queries.labels == largest):.1f} %",
+    ]
 
 
 def _some(names: list[str]) -> str:

@@ -33,8 +33,9 @@ def dry_run(config: Config, *, say: Say = print) -> None:
     options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
     _check_writable(Storage.open(config.run.storage_path, options))
     folder = folder_of(config, options)
-    ready = prepare(config, folder, Storage.open(folder, options), say)
-    known = ready.manifest.table["num_bytes"].to_numpy()
+    run = Storage.open(folder, options)
+    ready = prepare(config, folder, run, say)
+    known = ready.images.train.table["num_bytes"].to_numpy()
     if (known >= 0).all():
         say(f"size: {known.sum() / 1e6:,.1f} MB")
     sample = look_at_sample(ready.config, ready.source, say)
@@ -44,8 +45,8 @@ def dry_run(config: Config, *, say: Say = print) -> None:
     else:
         say("the workers are chosen on the cluster when the run starts: whether it has them is not checked here")
     _say_experiment(ready, say)
-    _say_cost(ready, ready.job(folder, options, uses_gpu=uses_gpu, lease_owner=""), sample, say)
-    say(f"suggested preset: {suggest_preset(len(ready.manifest), sample.median_px)}")
+    _say_cost(ready, ready.job(run, folder, options, uses_gpu=uses_gpu, lease_owner="", say=say), sample, say)
+    say(f"suggested preset: {suggest_preset(len(ready.images.train), sample.median_px)}")
 
 
 def suggest_preset(num_images: int, median_px: float) -> str:

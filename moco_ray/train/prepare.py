@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import copy
-import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from moco_ray.config import Config, experiment_differences, from_json
-from moco_ray.core.encoders import Encoder, build_encoder
-from moco_ray.core.global_batch_norm import check_batch_norms, has_global_batch_norm, use_global_batch_norm
-from moco_ray.core.group_batch_norm import use_group_batch_norm
 from moco_ray.data.blocks import Source, StreamSpec
-from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
-from moco_ray.evaluate.encoder_file import load_initial_weights
-from moco_ray.evaluate.monitor import EvalSet, choose_eval_set
+from moco_ray.evaluate.monitor import EvalSet
 from moco_ray.evaluate.words import describe_eval_set
-from moco_ray.train.found import CONFIG, EVAL_MANIFEST, MANIFEST, list_eval_images
+from moco_ray.train.found import CONFIG
 from moco_ray.train.job import Job
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn
+from moco_ray.train.network import check_network, initial_weights
+from moco_ray.train.plan import (
+    Images,
+    decide,
+    last_step,
+    list_images,
+    make_source,
+    row_options,
+    run_eval_set,
+    warn,
+    warn_of_mixing,
+)
+from moco_ray.train.run_images import RunImages, images_of_run, mended_rows
 
 Say = Callable[[str], None]
 
@@ -34,33 +38,37 @@ class Prepared:
 
     config: Config
     """With every automatic value decided."""
-    is_old: bool
-    """Whether its folder holds it already."""
-    manifest: Manifest
+    old: Config | None
+    """What its folder says, if the run exists already."""
+    kept: RunImages | None
+    """The images that a run that exists goes on with."""
+    images: Images
     """The images."""
     source: Source
     """Those to train on, in their order."""
-    eval_manifest: Manifest | None
-    """The images of eval.uri."""
     eval_set: EvalSet
-    """The images to evaluate on."""
-    encoder: Encoder
-    """The query encoder as it begins."""
-    initial_weights: bytes | None
-    """Its weights, if some were named."""
+    """Those to evaluate on."""
+    weights: bytes | None
+    """Those to start from, if some were named."""
 
-    def job(self, run_uri: str, run_options: StorageOptions, *, uses_gpu: bool, lease_owner: str) -> Job:
+    def job(
+        self, run: Storage, run_uri: str, run_options: StorageOptions, *, uses_gpu: bool, lease_owner: str, say: Say
+    ) -> Job:
         """What its workers are told."""
+        manifest, kept = self.images.train, self.kept
         return Job(
             config=self.config,
             spec=stream_spec(self.config),
             num_rows=len(self.source.train_rows),
-            held_out_rows=np.setdiff1d(np.arange(len(self.manifest)), self.source.train_rows),
-            manifest_digest=self.manifest.digest,
+            held_out_rows=np.setdiff1d(np.arange(len(manifest)), self.source.train_rows),
+            manifest_digest=manifest.digest,
+            former_digests=manifest.former_digests,
+            listed_at_step=kept.listed_at_step if kept else 0,
+            mended_rows=mended_rows(run, manifest, self.config, self.source.options, say) if kept else frozenset(),
             last_step=last_step(self.config, len(self.source.train_rows)),
             run_uri=run_uri,
             run_options=run_options,
-            initial_weights=self.initial_weights,
+            initial_weights=self.weights,
             eval_set=self.eval_set,
             uses_gpu=uses_gpu,
             lease_owner=lease_owner,
@@ -82,36 +90,25 @@ def prepare(config: Config, folder: str, run: Storage, say: Say) -> Prepared:
     old = _stored_config(run)
     if old is not None:
         say("this run exists: going on with it")
+    weights = initial_weights(config, check_network(config), say)
     data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    manifest = Manifest.read(run, run.join(MANIFEST)) if old else list_images(config, data_options, say)
-    data_options = row_options(manifest, config)
-    source = make_source(config, manifest, data_options)
-    encoder = _check_model(config)
-    config = decide(config, len(source.train_rows))
-    if old is not None and (differences := experiment_differences(old, config)):
+    kept = images_of_run(run, old, config, say) if old is not None else None
+    images = kept.images if kept else list_images(config, data_options, say)
+    source = make_source(config, images.train, row_options(images.train, config))
+    config = decide(config, kept.decided_rows if kept else len(source.train_rows))
+    differences = experiment_differences(old, config) if old is not None else []
+    if differences and not (kept and kept.begins_anew):
         raise ValueError(
             f"run {config.run.name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to "
             "resume it, or another --run.name"
         )
-    eval_manifest = _eval_manifest(config, run, old is not None, say)
     warn(config, len(source.train_rows), say)
-    initial_weights = _initial_weights(config, encoder, say)
-    eval_options = row_options(eval_manifest, config) if eval_manifest else data_options
-    eval_set = choose_eval_set(
-        manifest, eval_manifest, config.eval, config.run.seed, data_options, eval_options, config.data.max_pixels
-    )
-    for line in describe_eval_set(eval_set, config.eval, manifest, source.train_rows):
+    if old is None:
+        warn_of_mixing(source, config.optim.global_batch_size, say)
+    eval_set = run_eval_set(config, images)
+    for line in describe_eval_set(eval_set, config.eval, images.train, source.train_rows):
         say(line)
-    return Prepared(
-        config=config,
-        is_old=old is not None,
-        manifest=manifest,
-        source=source,
-        eval_manifest=eval_manifest,
-        eval_set=eval_set,
-        encoder=encoder,
-        initial_weights=initial_weights,
-    )
+    return Prepared(config=config, old=old, kept=kept, images=images, source=source, eval_set=eval_set, weights=weights)
 
 
 def with_name(config: Config) -> Config:
@@ -135,19 +132,6 @@ def folder_of(config: Config, options: StorageOptions) -> str:
     return Storage.open(config.run.storage_path, options).join(str(config.run.name))
 
 
-def _stored_config(run: Storage) -> Config | None:
-    path = run.join(CONFIG)
-    return from_json(run.read_bytes(path).decode()) if run.exists(path) else None
-
-
-def _eval_manifest(config: Config, run: Storage, is_old: bool, say: Say) -> Manifest | None:
-    if not config.eval.uri:
-        return None
-    if is_old:
-        return Manifest.read(run, run.join(EVAL_MANIFEST))
-    return list_eval_images(config, say)
-
-
 def stream_spec(config: Config) -> StreamSpec:
     """The stream of a run."""
     return StreamSpec(
@@ -160,34 +144,6 @@ def stream_spec(config: Config) -> StreamSpec:
     )
 
 
-def _check_model(config: Config) -> Encoder:
-    """Build the encoder once on the driver, so that what does not fit is an error before anything starts.
-
-    Raises:
-        ValueError: There is no such network, or the method cannot train it.
-    """
-    torch.manual_seed(config.run.seed)
-    encoder = build_encoder(config.model, config.views.crop_px)
-    probe = copy.deepcopy(encoder)
-    if config.method.batch_norm == "group":
-        use_group_batch_norm(probe, config.optim.group_size)
-    else:
-        use_global_batch_norm(probe)
-    check_batch_norms(probe, f"model.arch {config.model.arch}")
-    if config.run.micro_batch_groups is not None and has_global_batch_norm(probe.backbone):
-        raise ValueError(
-            f"run.micro-batch-groups {config.run.micro_batch_groups}: {config.method.name} normalises over the global "
-            f"batch, and {config.model.arch} has BatchNorm in its backbone, so no part of a batch can be computed alone; "
-            "drop the flag and use more workers, or a ViT, which needs BatchNorm in its heads only"
-        )
-    return encoder
-
-
-def _initial_weights(config: Config, encoder: Encoder, say: Say) -> bytes | None:
-    """The weights to start from as a state dict of the encoder, if some were named."""
-    if config.model.init is None:
-        return None
-    say(load_initial_weights(encoder, config.model.init))
-    buffer = io.BytesIO()
-    torch.save(encoder.state_dict(), buffer)
-    return buffer.getvalue()
+def _stored_config(run: Storage) -> Config | None:
+    path = run.join(CONFIG)
+    return from_json(run.read_bytes(path).decode(), run.uri(path)) if run.exists(path) else None

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import time
 from collections.abc import Callable
 
 from moco_ray.config import Config
+from moco_ray.data.checkpoint_files import checkpoint_steps
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.evaluate.encoder_file import load_encoder
-from moco_ray.train.cluster import disconnect, is_connected
+from moco_ray.train.connection import disconnect, is_connected
+from moco_ray.train.failure import RunFailed
 from moco_ray.train.finished import RunResult as RunResult
 from moco_ray.train.finished import finished_run
 from moco_ray.train.found import CONFIG, found_run
-from moco_ray.train.illustrate import illustrate
-from moco_ray.train.job import Job, Outcome, RunFailed
+from moco_ray.train.job import Job, Outcome
 from moco_ray.train.launch import run_in_this_process, run_on_ray
 from moco_ray.train.lease import Lease, hold_run
+from moco_ray.train.metrics import join_parts
 from moco_ray.train.place import Pulse
 from moco_ray.train.prepare import folder_of, prepare, with_name
+from moco_ray.train.run_images import adopt
 from moco_ray.train.shared_paths import check_paths, check_visible
 from moco_ray.train.workers import choose_workers
 
@@ -40,8 +45,8 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
         OSError: The storage did, likewise.
     """
     config = with_name(config)
-    name = config.run.name
-    command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=name)
+    name = str(config.run.name)
+    command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=shlex.quote(name))
     say(f"run {name}; to resume it: {command}")
     check_paths(config)
     pulse = Pulse()
@@ -86,7 +91,8 @@ def _train(
 ) -> RunResult:
     ready = prepare(config, folder, run, say)
     config, source = ready.config, ready.source
-    if ready.is_old and (result := finished_run(config, run, folder, len(source.train_rows), say)):
+    goes_on = ready.old is not None and not (ready.kept and (ready.kept.changes or ready.kept.begins_anew))
+    if goes_on and (result := finished_run(config, run, folder, len(source.train_rows), say)) is not None:
         return result
     try:
         workers = choose_workers(config, say)
@@ -94,16 +100,31 @@ def _train(
         if is_first:
             raise
         raise RunFailed(f"the cluster is not what it was: {error}") from error
-    job = ready.job(folder, run_options, uses_gpu=workers.uses_gpu, lease_owner=lease.owner)
-    if not ready.is_old:
-        found_run(run, config, ready.manifest, ready.eval_manifest)
+    if ready.kept is not None and ready.old is not None:
+        adopt(run, ready.kept, ready.old, config, say)
+    job = ready.job(run, folder, run_options, uses_gpu=workers.uses_gpu, lease_owner=lease.owner, say=say)
+    if ready.old is None:
+        found_run(run, config, ready.images)
     start = time.monotonic()
-    if workers.most == 0:
-        outcome = run_in_this_process(job, source, pulse, lease.before, say)
-    else:
-        check_visible(run.join(CONFIG) if run.protocol == "file" else None, config, ready.manifest)
-        outcome = run_on_ray(job, source, workers, pulse, lease.before, say)
+    try:
+        if workers.most == 0:
+            outcome = run_in_this_process(job, source, pulse, lease.before, say)
+        else:
+            check_visible(run.join(CONFIG) if run.protocol == "file" else None, config, ready.images.train)
+            outcome = run_on_ray(job, source, workers, pulse, lease.before, say)
+    except KeyboardInterrupt:
+        _leave(run, folder, say)
+        raise
     return _conclude(outcome, job, run, time.monotonic() - start, config.run.storage_options, say)
+
+
+def _leave(run: Storage, folder: str, say: Say) -> None:
+    """Of a run that is stopped: join its metrics where that is quick, and say how to use what there is."""
+    with contextlib.suppress(Exception):  # whoever stops a run wants it to end
+        if run.protocol == "file":
+            run.write_bytes(run.join("metrics.jsonl"), join_parts(run))
+        if checkpoint_steps(run):
+            say(f"to use what it has learned so far: python jobs/export.py {shlex.quote(folder)}")
 
 
 def _conclude(
@@ -114,6 +135,8 @@ def _conclude(
     if outcome.failure is not None:
         raise RunFailed(outcome.failure)
     encoder = f"{job.run_uri}/encoder.safetensors"
+    from moco_ray.train.illustrate import illustrate  # here, because matplotlib takes half a second to import
+
     try:
         pictures = illustrate(job.config, run, load_encoder(encoder, storage_options), job.eval_set)
         say(f"pictures: {', '.join(run.uri(path) for path in pictures)}")

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from moco_ray.core.methods.moco import MoCoConfig
+from moco_ray.config.methods.memory_bank import MemoryBankConfig
+from moco_ray.config.methods.moco import MoCoConfig
 from moco_ray.evaluate.words import describe_evaluation
 from moco_ray.train.job import Job
 
@@ -15,6 +16,10 @@ _EVERY_S = 5.0
 _COLUMNS = 74  # a terminal of 80 puts a clock beside it
 _MUCH_WAITING = 0.2
 _LOOKS_BEFORE_ADVICE = 5
+_COURSES = {
+    MoCoConfig.name: ": it starts near 0, rises to that while the queue fills, and falls",
+    MemoryBankConfig.name: ": it starts above that, while the bank holds random directions, and falls",
+}
 
 
 class Progress:
@@ -31,12 +36,12 @@ class Progress:
         """Say what comes."""
         job, optim = self._job, self._job.config.optim
         chance = job.config.method.chance_loss(optim.global_batch_size)
-        is_queue = isinstance(job.config.method, MoCoConfig)
+        course = _COURSES.get(job.config.method.name, "")
         where = f"step {self._first_step:,} of {job.last_step:,}"
         self._say(f"training from {where}: {job.num_rows:,} images, batches of {optim.global_batch_size:,}")
         self._say(
             f"effective learning rate {optim.effective_lr:g} (optim.lr {optim.lr:g} for 256 images); a loss of about "
-            f"{chance:.2f} is chance{': it starts near 0, rises to that while the queue fills, and falls' if is_queue else ''}"
+            f"{chance:.2f} is chance{course}"
         )
         self._say(
             "below, key is how often a query finds its own key, and img/s how many images are trained on a second"

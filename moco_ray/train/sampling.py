@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from moco_ray.config import Config
 from moco_ray.core.hashing import hash64
 from moco_ray.data.blocks import Source
-from moco_ray.data.decode import BadImage, decode_image
-from moco_ray.data.manifest import read_rows
+from moco_ray.data.decode import BadImage
+from moco_ray.data.known_bad import bad_lines, too_many_bad
+from moco_ray.data.reading import decode, read_rows
 from moco_ray.data.views import make_view
 from moco_ray.evaluate.features import FLAT
 
 _SAMPLE = 512
 _TIMED = 16
-_SHOWN = 20
 _MANY = 0.5
 _MUCH_LARGER = 4.0
 
@@ -50,12 +50,13 @@ def look_at_sample(config: Config, source: Source, say: Say) -> Sample:
     sides, bad, flat, seen = [], [], 0, Counter[bytes]()
     seconds, timed = 0.0, 0
     for row, content in zip(rows, read_rows(source.manifest, rows, source.options), strict=True):
-        seen[hashlib.sha256(content).digest()] += 1
+        if isinstance(content, bytes):
+            seen[hashlib.sha256(content).digest()] += 1
         start = time.monotonic()
         try:
-            image = decode_image(content, max_pixels=config.data.max_pixels)
+            image = decode(content, max_pixels=config.data.max_pixels)
         except BadImage as reason:
-            bad.append(f"  {source.manifest.uri(int(row))}: {reason}")
+            bad.append((source.manifest.uri(int(row)), str(reason)))
             continue
         sides.append(image.shape[:2])
         flat += _is_flat(image)
@@ -65,9 +66,9 @@ def look_at_sample(config: Config, source: Source, say: Say) -> Sample:
             seconds, timed = seconds + time.monotonic() - start, timed + 1
     identical = sum(count - 1 for count in seen.values())
     say(f"sample of {len(rows)}: {len(bad)} bad, {identical} identical to another, {flat} of nearly one colour")
-    _check_bad(config, len(train), len(rows), bad, say)
-    for line in bad[:_SHOWN]:
+    for line in bad_lines(bad):
         say(line)
+    _check_bad(bad, len(rows), len(train), config.data.max_bad_fraction, say)
     _warn(config, len(rows), identical, flat, say)
     return Sample(median_px=_say_sides(config, np.min(sides, axis=1), say), seconds_an_image=seconds / max(timed, 1))
 
@@ -76,23 +77,19 @@ def _is_flat(image: NDArray[np.uint8]) -> bool:
     return int(np.ptp(image.reshape(-1, 3), axis=0).max()) < FLAT
 
 
-def _check_bad(config: Config, num_rows: int, num_sampled: int, bad: list[str], say: Say) -> None:
-    """Refuse what the run would refuse.
+def _check_bad(bad: Sequence[tuple[str, str]], sampled: int, num_images: int, limit: float, say: Say) -> None:
+    """Refuse a sample with so many bad images that the run would end because of them.
 
     Raises:
-        ValueError: Too many are bad.
+        ValueError: There are more in it than the run accepts in all, or by three standard deviations in its share.
     """
-    limit, share = config.data.max_bad_fraction, len(bad) / num_sampled
-    error = 0.0 if num_sampled == num_rows else 2 * math.sqrt(share * (1 - share) / num_sampled)
-    if len(bad) == num_sampled or share - error > limit:
-        raise ValueError(
-            f"{len(bad)} of {num_sampled} sampled images of {config.data.uri} are bad, more than data.max-bad-fraction "
-            f"{limit:g}; mend or remove them, or raise the limit. The first are\n" + "\n".join(bad[:5])
-        )
-    if share + error > limit and bad:
+    share = len(bad) / sampled
+    if len(bad) > limit * num_images or share - 3 * math.sqrt(share * (1 - share) / sampled) > limit:
+        told = too_many_bad(bad, sampled, limit, advice="mend or remove them")
+        raise ValueError(f"of a sample of {sampled:,} of {num_images:,}, {told}" if sampled < num_images else told)
+    if share > limit:
         say(
-            f"warning: {100 * share:.1f} % of the sample are bad; a run ends where more than data.max-bad-fraction {limit:g} "
-            "of all images are"
+            f"warning: about {100 * share:.1f} % of the images may be bad; the run ends above data.max-bad-fraction {limit:g}"
         )
 
 

@@ -15,18 +15,9 @@ from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as TF
 
+from moco_ray.config.views import ViewsConfig, cifar_views, v1_views, v2_views
 from moco_ray.data.colour import blur
-from moco_ray.data.views import (
-    ViewDraw,
-    ViewsConfig,
-    apply_view,
-    center_view,
-    cifar_views,
-    draw_view,
-    make_view,
-    v1_views,
-    v2_views,
-)
+from moco_ray.data.views import ViewDraw, apply_view, center_view, draw_view, make_view
 
 PLAIN = ViewsConfig(jitter_p=0, grayscale_p=0, blur_p=(0, 0), flip_p=0)
 
