@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,6 +17,7 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as TF
 
+from moco_ray.data import views
 from moco_ray.data.colour import blur
 from moco_ray.data.views import (
     ViewDraw,
@@ -225,6 +228,37 @@ def test_center_view_is_torchvisions_resize_and_center_crop(
     view = center_view(image, crop_px, resize_px)
     assert view.shape == expected.shape
     assert np.abs(view.astype(int) - expected).mean() < 0.3
+
+
+@pytest.mark.parametrize(("height", "width"), [(90, 400), (400, 90), (375, 500), (20, 31), (300, 1300), (33, 640)])
+@pytest.mark.parametrize(("crop_px", "resize_px"), [(96, 110), (32, 32), (224, 256)])
+def test_cropping_before_the_resize_shows_what_cropping_after_it_showed(
+    photos: list[np.ndarray], height: int, width: int, crop_px: int, resize_px: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = cv2.resize(photos[2], (width, height), interpolation=cv2.INTER_AREA)
+    monkeypatch.setattr(views, "_MOST_RESIZED", 1000)
+    after = center_view(image, crop_px, resize_px).astype(int)
+    monkeypatch.setattr(views, "_MOST_RESIZED", 0)
+    before = center_view(image, crop_px, resize_px)
+    assert before.shape == after.shape and before.flags.c_contiguous
+    assert np.abs(before - after).max() <= 1 and np.abs(before - after).mean() < 0.1
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 20_000), (20_000, 1), (3, 30_000), (2, 9_000_000), (500, 60_000)])
+def test_the_cost_of_a_view_does_not_depend_on_the_longer_side(height: int, width: int) -> None:
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, ::7] = 200
+    config = v2_views()
+    tracemalloc.start()
+    start = time.perf_counter()
+    try:
+        evaluated = center_view(image, 224, 256)
+        trained = [make_view(image, config, seed=0, position=i, view=0) for i in range(3)]
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert all(view.shape == (224, 224, 3) for view in (evaluated, *trained))
+    assert time.perf_counter() - start < 1.5 and peak_bytes < 30_000_000
 
 
 def test_center_view_refuses_a_crop_larger_than_the_image() -> None:
