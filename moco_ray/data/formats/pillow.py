@@ -89,8 +89,8 @@ def policies() -> Iterator[None]:
 def _keep(module: bytes | None, words: bytes | None, _: object) -> None:
     """Keep libtiff's first error of this thread; what follows a % was for printf."""
     if not getattr(_libtiff_errors, "words", ""):
-        said = b"%s: %s" % (module or b"libtiff", (words or b"").split(b"%")[0])
-        _libtiff_errors.words = said.decode("latin-1").strip(" :(,")
+        where = b"" if module in (None, b"tempfile.tif") else (module or b"") + b": "  # Pillow names a file that way
+        _libtiff_errors.words = (where + (words or b"").split(b"%")[0]).decode("latin-1").strip(" :(,") or "libtiff"
 
 
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)(_keep)
