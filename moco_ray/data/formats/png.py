@@ -56,6 +56,9 @@ def decode_png(data: bytes, max_pixels: int) -> UInt8Array:
         return turn(_deep_colour(png), png.orientation)
     with policies(), open_image(PngImageFile, _written(png)) as image:
         image.load()
+        # Pillow leaves rows that the stream does not hold at 0.
+        if not np.asarray(image)[-2:].any(axis=tuple(range(1, np.asarray(image).ndim))).all():
+            _check_stream(png)
         if png.key:
             return turn(_keyed(np.asarray(image), png), png.orientation)
         return turn(image_to_rgb(image), png.orientation)
@@ -135,10 +138,10 @@ def _deep_colour(png: _Png) -> UInt8Array:
 
 
 def _check_stream(png: _Png) -> None:
-    """Inflate the pixels once, in pieces: OpenCV would print what is wrong and could fill up what is missing."""
+    """Inflate the pixels, in pieces, and count them: decoders fill up what is missing, and OpenCV prints it."""
     inflate, num_bytes = zlib.decompressobj(), 0
     bits = png.depth * _CHANNELS[png.colour]
-    needed = png.height * (1 + png.width * bits // 8)
+    needed = png.height * (1 + (png.width * bits + 7) // 8)
     try:
         for body in png.content[b"IDAT"]:
             while body and num_bytes <= 2 * needed:

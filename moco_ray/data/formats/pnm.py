@@ -88,4 +88,4 @@ def _plain(body: bytes, magic: bytes, count: int) -> Samples:
 def _numbers(text: bytes, count: int) -> Samples:
     if re.search(rb"[^0-9\s]", text):
         raise BadImage("PNM with something else than its numbers")
-    return np.fromstring(text.decode("ascii"), dtype=np.uint32, count=min(count, len(text)), sep=" ")
+    return np.fromstring(text.decode("ascii"), dtype=np.uint32, sep=" ")[:count]

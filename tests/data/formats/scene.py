@@ -93,7 +93,7 @@ def tiff(samples: np.ndarray, **options: Any) -> bytes:
 
 def raw_tiff(rows: np.ndarray, tags: dict[int, tuple[int, ...]], order: str = "<") -> bytes:
     """An uncompressed TIFF of one strip; numbers of 16 bits, but sizes and places."""
-    tags = {259: (1,), 277: (1,), **tags, 273: (0,), 278: (len(rows),), 279: (rows.nbytes,)}
+    tags = {259: (1,), 277: (1,), 278: (len(rows),), **tags, 273: (0,), 279: (rows.nbytes,)}
     long_at = 8 + 2 + 12 * len(tags) + 4
     # The arrays lie in the order of their tags.
     arrays = b"".join(struct.pack(f"{order}{len(v)}H", *v) for _, v in sorted(tags.items()) if len(v) > 2)
