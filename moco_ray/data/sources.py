@@ -17,10 +17,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
 from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.storage import Storage, StorageOptions
 
-_IMAGE_EXTENSIONS = frozenset(".jpg .jpeg .jpe .png .bmp .gif .webp .tif .tiff .ppm .pgm .jp2 .avif".split())
 _URI_COLUMNS = ("uri", "path", "url", "file", "filename")
 _IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "img", "content")
 _LABEL_COLUMNS = ("label", "class", "target", "cls")
@@ -80,7 +80,7 @@ def build_manifest(config: DataConfig, options: StorageOptions, progress: Progre
             )
     else:
         files = _list_files(config, storage, progress)
-    images = [file for file in files if _extension(file.path) in _IMAGE_EXTENSIONS]
+    images = [file for file in files if _extension(file.path) in IMAGE_EXTENSIONS]
     if images:
         return _from_images(storage, images)
     parquet = [file.path for file in files if _extension(file.path) == ".parquet"]

@@ -32,6 +32,8 @@ class _Header:
     width: int = 0
     num_components: int = 0
     orientation: int = 1
+    end: int = 0
+    """Where the frame's header ends."""
 
 
 def decode_jpeg(data: bytes, max_pixels: int) -> UInt8Array:
@@ -51,7 +53,7 @@ def decode_jpeg(data: bytes, max_pixels: int) -> UInt8Array:
     if pixels is None and "Premature end of JPEG file" in problem and _END not in data[-2:]:
         data += _END
         pixels, problem = _turbo(data, header)
-        if problem:
+        if problem or (header.frame in _PROGRESSIVE and not _has_all_scans(data, header)):
             raise BadImage("JPEG is truncated")
     if any(words in problem for words in _DAMAGE):
         raise BadImage(f"JPEG is damaged or truncated ({problem})")
@@ -71,6 +73,19 @@ def _turbo(data: bytes, header: _Header) -> tuple[UInt8Array | None, str]:
     except (ValueError, RuntimeError) as error:
         return None, str(error)
     return None, ""
+
+
+def _has_all_scans(data: bytes, header: _Header) -> bool:
+    """Whether the scans of a progressive JPEG reach the last bit of every coefficient of every component."""
+    missing: dict[tuple[int, int], int] = {}
+    at = header.end
+    while (at := data.find(_SCAN, at)) >= 0:
+        count = data[at + 4]
+        first, last, bits = data[at + 5 + 2 * count : at + 8 + 2 * count]
+        for component in data[at + 5 : at + 5 + 2 * count : 2]:
+            missing |= {(component, coefficient): bits & 15 for coefficient in range(first, min(last, 63) + 1)}
+        at += 2
+    return len(missing) == 64 * header.num_components and not any(missing.values())
 
 
 def _read_header(data: bytes) -> _Header:
@@ -93,6 +108,7 @@ def _read_header(data: bytes) -> _Header:
                 width=int.from_bytes(data[at + 7 : at + 9], "big"),
                 num_components=data[at + 9] if at + 9 < len(data) else 0,
                 orientation=find_orientation(exif, xmp),
+                end=at + 2 + length,
             )
         if marker == 0xDA:
             break

@@ -1,4 +1,4 @@
-"""The formats that are read, in one place, and names for what else is found under a picture's name."""
+"""How the formats that are read are told apart, and names for what else is found under a picture's name."""
 
 from __future__ import annotations
 
@@ -25,11 +25,9 @@ Decode = Callable[[bytes, int], UInt8Array]
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """A format that is read."""
+    """A format that is read; formats/extensions.py says what its files are called."""
 
     name: str
-    extensions: tuple[str, ...]
-    """What its files are usually called; the bytes alone decide how a file is read."""
     accepts: Callable[[bytes], bool]
     """Whether bytes begin as files of the format do."""
     decode: Decode
@@ -77,6 +75,10 @@ def _is_avif(data: bytes) -> bool:
     return any(brand in _brands(data) for brand in (b"avif", b"avis"))
 
 
+def _is_pnm(data: bytes) -> bool:
+    return data[:2] in pnm.MAGICS and data[2:3] in (b"\n", b"\r", b" ", b"\t", b"#")
+
+
 def _is_tga(data: bytes) -> bool:
     """TGA has no magic number: accept a header whose fields agree."""
     if len(data) < 18 or data[1] > 1:
@@ -96,33 +98,21 @@ def _decode_tga(data: bytes, max_pixels: int) -> UInt8Array:
 
 
 FORMATS = (
-    Format(
-        name="JPEG",
-        extensions=(".jpg", ".jpeg", ".jpe", ".jfif"),
-        accepts=_starts(jpeg.MAGIC),
-        decode=jpeg.decode_jpeg,
-    ),
-    Format(name="PNG", extensions=(".png", ".apng"), accepts=_starts(png.MAGIC), decode=png.decode_png),
-    Format(name="WebP", extensions=(".webp",), accepts=_is_webp, decode=_decode_webp),
-    Format(name="TIFF", extensions=(".tif", ".tiff"), accepts=_starts(*tiff_layout.MAGICS), decode=tiff.decode_tiff),
-    Format(name="GIF", extensions=(".gif",), accepts=_starts(b"GIF87a", b"GIF89a"), decode=_plugin(GifImageFile)),
-    Format(name="BMP", extensions=(".bmp", ".dib"), accepts=_starts(b"BM"), decode=_plugin(BmpImageFile)),
+    Format(name="JPEG", accepts=_starts(jpeg.MAGIC), decode=jpeg.decode_jpeg),
+    Format(name="PNG", accepts=_starts(png.MAGIC), decode=png.decode_png),
+    Format(name="WebP", accepts=_is_webp, decode=_decode_webp),
+    Format(name="TIFF", accepts=_starts(*tiff_layout.MAGICS), decode=tiff.decode_tiff),
+    Format(name="GIF", accepts=_starts(b"GIF87a", b"GIF89a"), decode=_plugin(GifImageFile)),
+    Format(name="BMP", accepts=_starts(b"BM"), decode=_plugin(BmpImageFile)),
     Format(
         name="JPEG 2000",
-        extensions=(".jp2", ".j2k", ".jpc", ".j2c", ".jpx", ".jpf"),
         accepts=_starts(jpeg2000.FILE_MAGIC, jpeg2000.CODESTREAM_MAGIC),
         decode=jpeg2000.decode_jpeg2000,
     ),
-    Format(name="AVIF", extensions=(".avif",), accepts=_is_avif, decode=_plugin(AvifImageFile)),
-    Format(
-        name="PNM",
-        extensions=(".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
-        accepts=lambda data: data[:2] in pnm.MAGICS and data[2:3] in (b"\n", b"\r", b" ", b"\t", b"#"),
-        decode=pnm.decode_pnm,
-    ),
-    Format(name="TGA", extensions=(".tga",), accepts=_is_tga, decode=_decode_tga),
+    Format(name="AVIF", accepts=_is_avif, decode=_plugin(AvifImageFile)),
+    Format(name="PNM", accepts=_is_pnm, decode=pnm.decode_pnm),
+    Format(name="TGA", accepts=_is_tga, decode=_decode_tga),
 )
-EXTENSIONS = frozenset(extension for kind in FORMATS for extension in kind.extensions)
 
 _CONVERT = "which is not read; convert it to PNG or JPEG"
 _OTHERS = (
@@ -134,7 +124,7 @@ _OTHERS = (
     (b"\xff\x0a", f"JPEG XL, {_CONVERT}"),
     (b"\x00\x00\x00\x0cJXL ", f"JPEG XL, {_CONVERT}"),
     (b"II\xbc\x01", f"JPEG XR, {_CONVERT}"),
-    (b"\xff\xd8\xff"[:2], "the first bytes of a JPEG and no more"),
+    (b"\xff\xd8", "the first bytes of a JPEG and no more"),
     (b"SIMPLE  =", f"FITS, {_CONVERT}"),
     (b"v/1\x01", f"OpenEXR, {_CONVERT}"),
     (b"#?RADIANCE", f"Radiance HDR, {_CONVERT}"),

@@ -7,7 +7,8 @@ import io
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, _imaging
@@ -66,7 +67,7 @@ def policies() -> Iterator[None]:
             _before = (
                 Image.MAX_IMAGE_PIXELS,
                 ImageFile.LOAD_TRUNCATED_IMAGES,
-                _set_libtiff_handler(ctypes.cast(_HANDLER, ctypes.c_void_p).value),
+                _set_libtiff_handler(_HANDLER_ADDRESS),
             )
             Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, False
     _libtiff_errors.words = ""
@@ -94,18 +95,25 @@ def _keep(module: bytes | None, words: bytes | None, _: object) -> None:
 
 
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)(_keep)
+_HANDLER_ADDRESS = ctypes.cast(_HANDLER, ctypes.c_void_p).value
 
 
 def _set_libtiff_handler(handler: int | None) -> int | None:
     """Set the error handler of the libtiff that Pillow is linked to, and return the one before."""
+    function = _libtiff_function()
+    before: int | None = function(handler) if function else None
+    return before
+
+
+@cache
+def _libtiff_function() -> Callable[[int | None], int | None] | None:
     try:
         function = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
     except (AttributeError, OSError):
         return None  # built without libtiff, or in a way that hides it: its words go to stderr
     function.restype = ctypes.c_void_p
     function.argtypes = [ctypes.c_void_p]
-    before: int | None = function(handler)
-    return before
+    return cast("Callable[[int | None], int | None]", function)
 
 
 def image_to_rgb(image: Image.Image) -> UInt8Array:

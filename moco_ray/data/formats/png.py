@@ -57,7 +57,8 @@ def decode_png(data: bytes, max_pixels: int) -> UInt8Array:
     with policies(), open_image(PngImageFile, _written(png)) as image:
         image.load()
         # Pillow leaves rows that the stream does not hold at 0.
-        if not np.asarray(image)[-2:].any(axis=tuple(range(1, np.asarray(image).ndim))).all():
+        last = (image.crop((0, max(0, png.height - back), png.width, png.height - back + 1)) for back in (1, 2))
+        if not all(row.getbbox(alpha_only=False) for row in last):
             _check_stream(png)
         if png.key:
             return turn(_keyed(np.asarray(image), png), png.orientation)
