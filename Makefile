@@ -2,8 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 IN_PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
-export RAY_AUTH_MODE ?= token
-export RAY_DEDUP_LOGS ?= 0
 
 .PHONY: install demo test test-slow check format
 

@@ -25,15 +25,15 @@ from pathlib import Path
 
 from benchmarks.harness import Row, finish
 from moco_ray.config import Config, to_json
-from moco_ray.core.encoders import ModelConfig
-from moco_ray.core.methods.moco import MoCoConfig
-from moco_ray.core.optim import OptimConfig
+from moco_ray.config.data import DataConfig
+from moco_ray.config.eval import EvalConfig
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.config.model import ModelConfig
+from moco_ray.config.optim import OptimConfig
+from moco_ray.config.run import RunConfig
+from moco_ray.config.views import v2_views
 from moco_ray.data.sample import write_digits
-from moco_ray.data.sources import DataConfig
-from moco_ray.data.views import v2_views
-from moco_ray.evaluate.monitor import EvalConfig
 from moco_ray.train.pretrain import pretrain
-from moco_ray.train.run_config import RunConfig
 
 CHECKPOINT_EVERY_S = 10.0
 STALL_BATCH = 16  # a checkpoint costs what it costs, whatever the batch

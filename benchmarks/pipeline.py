@@ -27,8 +27,9 @@ from PIL import Image, ImageFilter
 from torchvision import transforms
 
 from benchmarks.harness import Row, finish, interleave
+from moco_ray.config.views import ViewsConfig, cifar_views, v2_views
 from moco_ray.data.decode import decode_image
-from moco_ray.data.views import ViewsConfig, cifar_views, make_view, v2_views
+from moco_ray.data.views import make_view
 
 MAX_PIXELS = 100_000_000
 VIEW_GOAL, SMALL_VIEW_GOAL, DECODE_GOAL = 3.0, 5.0, 1.0

@@ -24,11 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.harness import Row, finish, interleave
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.config.model import ModelConfig
+from moco_ray.config.optim import OptimConfig
 from moco_ray.core.batch import Batch, resident_batch
-from moco_ray.core.encoders import ModelConfig, build_backbone, build_encoder, momentum_update, normalize
+from moco_ray.core.encoders import build_backbone, build_encoder, momentum_update, normalize
 from moco_ray.core.group_batch_norm import use_group_batch_norm
-from moco_ray.core.methods.moco import MoCo, MoCoConfig
-from moco_ray.core.optim import OptimConfig, build_optimizer
+from moco_ray.core.methods.moco import MoCo
+from moco_ray.core.optim import build_optimizer
 from moco_ray.core.step import Learner
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -2,174 +2,140 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import shlex
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import FrameType
-from typing import Annotated
+from typing import Any, get_args
 
-import tyro
-from rich.console import Console
-from rich.panel import Panel
-from rich.text import Text
-
+from moco_ray.command import again, check_uri, command_line, run_command, say
 from moco_ray.config import Config
-from moco_ray.core.methods import method_class, method_names
-from moco_ray.presets import PRESETS, load_preset
-from moco_ray.train.dry_run import dry_run
-from moco_ray.train.job import RunFailed
-from moco_ray.train.pretrain import pretrain
+from moco_ray.config.fields import with_values
+from moco_ray.config.methods import AnyMethod, method_class
+from moco_ray.flags import Flag, Given, flags_of, scan
+from moco_ray.presets import load_preset, preset_list
 
 _DEFAULT_PRESET = "moco-v2"
-_STOPPED = "stopped; the command in the first line resumes this run from its last checkpoint"
-_SECRET_FLAGS = ("--data.storage-options", "--run.storage-options")
+_PROGRAM = "jobs/pretrain.py"
+_STOPPED = "stopped; the command at the top resumes this run from its last checkpoint"
+_OWN = [
+    Flag(path="preset", hint=str, default="small"),
+    Flag(path="method", hint=str, default="moco"),
+    Flag(path="dry_run", hint=bool),
+    Flag(path="list_presets", hint=bool),
+    Flag(path="help", hint=bool),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Arguments:
-    """Pretrain an image encoder with MoCo on your own images. Defaults are those of the preset."""
+class Arguments:
+    """What the command line of a run says."""
 
-    config: Annotated[Config, tyro.conf.arg(name="")]
+    config: Config
+    """The run."""
     dry_run: bool = False
-    """Look at the images and say what the run would be, without training."""
+    """Whether to say what the run would be, without training."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line and pretrain; returns the exit code.
-
-    What a user can mend is one clear message and exit code 2; a cluster or storage that fails again and again is
-    one, and exit code 1. Whatever ends a run, the same command resumes it.
-    """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    terminated = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        terminated.set()
-        raise KeyboardInterrupt  # any other exception is lost where Ray waits, but for SystemExit, which it replaces
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
-    try:
-        parsed = parse(arguments)
-        if parsed.dry_run:
-            dry_run(parsed.config, say=_say)
-        else:
-            pretrain(parsed.config, say=_say, resume_command=_resume_command(arguments))
-    except ValueError as error:
-        return _fail(str(error), 2)
-    except (RunFailed, OSError) as error:
-        return _fail(str(error), 1)
-    except KeyboardInterrupt:
-        return _fail(_STOPPED, 143 if terminated.is_set() else 130)
-    return 0
+    """Parse the command line and pretrain; returns the exit code. Whatever ends a run, the same command resumes it."""
+    given_arguments = list(sys.argv[1:] if arguments is None else arguments)
+    return run_command(lambda: _pretrain(given_arguments), stopped=_STOPPED)
 
 
-def _fail(message: str, code: int) -> int:
-    Console(stderr=True).print(Panel(Text(message), title="moco_ray", border_style="red"))
-    return code
+def _pretrain(arguments: Sequence[str]) -> None:
+    given = scan_run(arguments)
+    parsed = parse_given(given)
+    check_uri(parsed.config)
+    say(
+        f"moco_ray: {'dry run, ' if parsed.dry_run else ''}preset {parsed.config.preset}, images {parsed.config.data.uri}"
+    )
+    # Imported here, because they take seconds.
+    if parsed.dry_run:
+        from moco_ray.train.dry_run import dry_run
+        from moco_ray.train.shared_paths import check_paths
+
+        check_paths(parsed.config)
+        dry_run(parsed.config, say=say)
+    else:
+        from moco_ray.train.pretrain import pretrain
+
+        pretrain(parsed.config, say=say, resume_command=_resume_command(given))
 
 
-def parse(arguments: Sequence[str]) -> _Arguments:
+def parse(arguments: Sequence[str]) -> Arguments:
     """Turn flags into a configuration.
+
+    Raises:
+        ValueError: The preset or a flag is unknown, or fields contradict each other.
+    """
+    return parse_given(scan_run(arguments))
+
+
+def run_flags() -> list[Flag]:
+    """All flags of a run, whatever its method."""
+    methods = [Flag(path=f"method.{flag.path}", hint=flag.hint, default=flag.default) for flag in _method_flags()]
+    config = [flag for flag in flags_of(Config()) if flag.path != "preset" and not flag.path.startswith("method.")]
+    return [*_OWN, *config, *methods]
+
+
+def scan_run(arguments: Sequence[str]) -> list[Given]:
+    """Split the command line of a run.
+
+    Raises:
+        ValueError: It has something that is no flag or value.
+    """
+    return scan(arguments, run_flags())
+
+
+def parse_given(given: Sequence[Given]) -> Arguments:
+    """Turn the flags of a run into its configuration.
 
     Raises:
         ValueError: The preset is unknown, or fields contradict each other.
     """
-    name, rest = _take(arguments, "--preset", [*PRESETS, "the path of a run's config.json"])
-    method, rest = _take(rest, "--method", method_names())
-    default = load_preset(name or _DEFAULT_PRESET)
-    if method is not None and method != default.method.name:
+    own: dict[str, Any] = {item.flag.path: item.value for item in given if item.flag in _OWN}
+    if own.get("list_presets"):
+        print(preset_list())
+        raise SystemExit(0)
+    default = load_preset(own.get("preset", _DEFAULT_PRESET))
+    method = own.get("method", default.method.name)
+    if method != default.method.name:
         default = replace(default, method=method_class(method)())
-    _check_flags(rest, default)
-    parsed = tyro.cli(
-        _Arguments,
-        args=rest,
-        default=_Arguments(config=default),
-        config=(tyro.conf.AvoidSubcommands,),  # the preset has chosen the method
-        description=(
-            f"{_Arguments.__doc__} Presets (--preset NAME or a run's config.json): {', '.join(PRESETS)}. Other methods for "
-            f"a preset (--method NAME): {', '.join(method_names())}."
-        ),
-    )
-    return replace(parsed, config=replace(parsed.config, preset=default.preset))
+    if own.get("help"):
+        from moco_ray.help import print_help
+
+        print_help(default, own.get("preset", _DEFAULT_PRESET))
+        raise SystemExit(0)
+    _check_method(given, default)
+    config = with_values(default, {item.flag.path: item.value for item in given if item.flag not in _OWN})
+    return Arguments(config=config, dry_run=own.get("dry_run", False))
 
 
-def _check_flags(arguments: Sequence[str], default: Config) -> None:
-    """Name the flag that was meant, where there is none of that name.
+def _method_flags() -> list[Flag]:
+    flags = {flag.path: flag for cls in get_args(AnyMethod) for flag in flags_of(cls())}
+    return list(flags.values())
+
+
+def _check_method(given: Sequence[Given], default: Config) -> None:
+    """Name the method whose flag was given, where it is not the run's.
 
     Raises:
-        ValueError: A flag is unknown.
+        ValueError: There is such a flag.
     """
-    known = ["--preset", "--method", "--dry-run", "--help"]
-    for group in dataclasses.fields(default):
-        if dataclasses.is_dataclass(value := getattr(default, group.name)):
-            known += [f"--{group.name}.{item.name}".replace("_", "-") for item in dataclasses.fields(value)]
-    for argument in arguments:
-        flag = _flag(argument)
-        if not flag.startswith("--") or flag.replace(".no-", ".") in known:
+    for item in given:
+        group, _, name = item.flag.path.partition(".")
+        if group != "method" or not name or hasattr(type(default.method)(), name):
             continue
-        if others := _methods_with(flag):
-            raise ValueError(
-                f"the flag {flag} is not for the method {default.method.name}, but for {' and '.join(others)}; drop it, or "
-                f"choose the method with --method {others[0]}"
-            )
-        close = difflib.get_close_matches(flag, known, n=2, cutoff=0.6)
-        same_group = [name for name in known if "." in flag and name.startswith(flag.split(".")[0] + ".")]
-        hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(same_group or known[:3])};"
-        raise ValueError(f"the flag {flag} is unknown; {hint} see --help for all")
+        others = [cls.name for cls in get_args(AnyMethod) if name in [flag.path for flag in flags_of(cls())]]
+        raise ValueError(
+            f"the flag {item.flag.name} is not for the method {default.method.name}, but for {' and '.join(others)}; drop "
+            f"it, or choose the method with --method {others[0]}"
+        )
 
 
-def _flag(argument: str) -> str:
-    """The flag of an argument, in its one spelling."""
-    return argument.split("=", 1)[0].replace("_", "-")
-
-
-def _methods_with(flag: str) -> list[str]:
-    """Methods that have a flag's field."""
-    field = flag.removeprefix("--method.").replace("no-", "").replace("-", "_")
-    return (
-        [name for name in method_names() if field in [item.name for item in dataclasses.fields(method_class(name))]]
-        if flag.startswith("--method.")
-        else []
-    )
-
-
-def _take(arguments: Sequence[str], flag: str, known: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Split `flag NAME` from the other arguments: it decides what the others' defaults are."""
-    name, rest, waiting = None, [], False
-    for argument in arguments:
-        if waiting:
-            name, waiting = argument, False
-        elif argument == flag:
-            waiting = True
-        elif argument.startswith(f"{flag}="):
-            name = argument.removeprefix(f"{flag}=")
-        else:
-            rest.append(argument)
-    if waiting:
-        raise ValueError(f"{flag} needs a name: {', '.join(known)}")
-    return name, rest
-
-
-def _resume_command(arguments: Sequence[str]) -> str:
+def _resume_command(given: Sequence[Given]) -> str:
     """The same command with the run's name, and without what may hold credentials."""
-    kept, skip = [], False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif _flag(argument) in (*_SECRET_FLAGS, "--run.name"):
-            skip = "=" not in argument
-        else:
-            kept.append(argument)
-    command = shlex.join(["python", "jobs/pretrain.py", *kept]).replace("{", "{{").replace("}", "}}")
-    secret = any(_flag(argument) in _SECRET_FLAGS for argument in arguments)
+    program = sys.argv[0] if sys.argv[0].endswith(_PROGRAM) else _PROGRAM
+    command = command_line(program, again(given)).replace("{", "{{").replace("}", "}}")
+    secret = any(item.flag.is_secret for item in given)
     return f"{command} --run.name {{name}}" + (" (and the same storage options)" if secret else "")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)

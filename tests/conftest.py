@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +11,7 @@ import torch
 
 from tests.runs import write_images
 
-# Before anything imports Ray: one mode of authentication and one token for every process, and nothing sent home. Ray
-# makes a token for `ray.init(address="local")` only, and not for the clusters that tests start.
-os.environ.setdefault("RAY_AUTH_MODE", "token")
-os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent home; all else is as a user has it
 
 
 @pytest.fixture(scope="session", autouse=True)

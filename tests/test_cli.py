@@ -13,8 +13,8 @@ from PIL import Image
 
 from moco_ray.cli import main, parse
 from moco_ray.config import from_json, to_json
-from moco_ray.core.methods.memory_bank import MemoryBankConfig
-from moco_ray.core.methods.moco_v3 import MoCoV3Config
+from moco_ray.config.methods.memory_bank import MemoryBankConfig
+from moco_ray.config.methods.moco_v3 import MoCoV3Config
 from moco_ray.presets import PRESETS, load_preset
 
 TINY = ["--preset", "smoke", "--run.num-workers", "0"]
@@ -79,7 +79,9 @@ def test_a_runs_config_is_a_preset(images: Path, tmp_path: Path, capsys: pytest.
         [*TINY, "--data.uri", str(images), "--run.storage-path", str(tmp_path), "--run.name", "a"], capsys
     )
     assert code == 0, text
-    assert re.search(r"^ ?run a; to resume it: python jobs/pretrain.py .* --run.name a ", text)
+    assert re.search(
+        r"^ ?moco_ray: preset smoke, images \S+ run a; to resume it: python jobs/pretrain.py .* --run.name a ", text
+    )
     assert "effective learning rate" in text and "load_encoder(" in text
     again = [f"--preset={tmp_path / 'a' / 'config.json'}", "--run.name", "b"]
     code, text = _run(again, capsys)

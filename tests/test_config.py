@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from moco_ray.cli import main
-from moco_ray.config import Config
+from moco_ray.cli import main, parse
+from moco_ray.config import Config, from_json, to_json
+from moco_ray.config.methods.memory_bank import MemoryBankConfig
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.config.run import RunConfig, data_label, worker_resources
 from moco_ray.presets import load_preset
 from moco_ray.train.plan import warn
-from moco_ray.train.run_config import RunConfig, data_label, worker_resources
 
 WRONG_RUNS: list[tuple[dict[str, Any], str]] = [
     ({"min_workers": 5, "max_workers": 4}, "run.min-workers 5 is more than run.max-workers 4; swap them"),
@@ -92,3 +97,141 @@ def test_a_recipe_that_undoes_itself_is_warned_of(changes: dict[str, Any], said:
     lines: list[str] = []
     warn(replace(base, optim=replace(base.optim, **changes)), 1_281_167, lines.append)
     assert [said in line for line in lines] == ([True] if said else [])
+
+
+def _with_field(path: str, value: Any) -> str:
+    """The JSON of a preset with another value of a field."""
+    values: dict[str, Any] = json.loads(to_json(load_preset("small")))
+    group = values
+    *parents, name = path.split(".")
+    for parent in parents:
+        group = group[parent]
+    group[name] = value
+    return json.dumps(values)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("optim.global_batch_size", "64", 'optim.global_batch_size is "64"; use a whole number'),
+        ("optim.lr", "fast", 'optim.lr is "fast"; use a number'),
+        ("optim.epochs", 2.5, "optim.epochs is 2.5; use a whole number"),
+        ("optim.epochs", True, "optim.epochs is true; use a whole number"),
+        ("optim.lr", False, "optim.lr is false; use a number"),
+        ("optim.lr", None, "optim.lr is null; use a number"),
+        ("run.seed", None, "run.seed is null; use a whole number"),
+        ("run.max_steps", [], "run.max_steps is []; use a whole number or null"),
+        ("views.grayscale_first", 1, "views.grayscale_first is 1; use true or false"),
+        ("views.jitter", [0.4, 0.4, 0.4], "views.jitter is [0.4, 0.4, 0.4]; use 4 numbers"),
+        ("views.jitter", 0.4, "views.jitter is 0.4; use 4 numbers"),
+        ("views.jitter", [0.4, 0.4, 0.4, "x"], 'views.jitter[3] is "x"; use a number'),
+        ("views.mean", "0.5 0.5 0.5", 'views.mean is "0.5 0.5 0.5"; use 3 numbers'),
+        ("optim.milestones", [60, 80.5], "optim.milestones[1] is 80.5; use a whole number"),
+        ("optim.optimizer", "adam", 'optim.optimizer is "adam"; use sgd, lars or adamw'),
+        ("method.queue_size", "auto", 'method.queue_size is "auto"; use a whole number or null'),
+        ("method.name", "byol", 'method.name is "byol"; use one of moco, moco-v3'),
+        ("method", "moco", 'method is "moco"; use an object of its fields'),
+        ("optim", None, "optim is null; use an object of its fields"),
+        ("data", [1, 2], "data is [1, 2]; use an object of its fields"),
+        ("preset", 3, "preset is 3; use a text"),
+        ("optim.lrr", 3, "it has unknown fields: optim.lrr"),
+        ("model.dim", -3, "model.dim is -3; use a number above 0"),
+        ("optim.lr", float("nan"), "optim.lr is nan; use a finite number"),
+    ],
+)
+def test_a_value_of_the_wrong_type_in_json_is_named_with_its_file(
+    path: str, value: Any, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(_with_field(path, value))
+    with pytest.raises(ValueError, match=re.escape(f"--preset {file}: {message}")):
+        load_preset(str(file))
+
+
+def test_a_secret_of_the_wrong_type_is_not_shown() -> None:
+    with pytest.raises(ValueError, match=r"data\.storage_options is no text; use the JSON object in quotes") as error:
+        from_json(_with_field("data.storage_options", {"key": "the-secret"}))
+    assert "the-secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "is no valid JSON"),
+        (b"", "is no valid JSON"),
+        (b"[1]", "is no JSON object"),
+        (b"\xff\xfe{\x00}\x00", "is no text"),
+    ],
+)
+def test_a_preset_that_is_no_json_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(f"--preset {file} {message}")):
+        load_preset(str(file))
+
+
+def test_json_that_people_write_is_read(tmp_path: Path) -> None:
+    """Whole numbers where fractions may stand, and the other way round; a mark of its encoding at the start."""
+    (tmp_path / "mine.json").write_bytes(b"\xef\xbb\xbf" + b'{"optim": {"lr": 0.5}}')
+    assert load_preset(str(tmp_path / "mine.json")).optim.lr == 0.5
+    assert from_json(_with_field("optim.lr", 1)).optim.lr == 1
+    assert from_json(_with_field("optim.epochs", 100.0)).optim.epochs == 100
+    assert from_json('{"optim": {"lr": 0.5}}').optim.lr == 0.5
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--optim.lr inf", "optim.lr is inf; use a finite number"),
+        ("--optim.lr -0.1", "optim.lr is -0.1; use a number above 0"),
+        ("--optim.weight-decay nan", "optim.weight-decay is nan; use a finite number"),
+        ("--optim.weight-decay -1e-4", "optim.weight-decay is -0.0001; use 0 or more"),
+        ("--optim.momentum -0.1", "optim.momentum is -0.1; use a number in [0, 1)"),
+        ("--optim.momentum 1", "optim.momentum is 1.0; use a number in [0, 1)"),
+        ("--optim.warmup-epochs nan", "optim.warmup-epochs is nan"),
+        ("--optim.milestones -3", "optim.milestones are (-3,); use epochs"),
+        ("--method.temperature inf", "method.temperature is inf"),
+        ("--method.encoder-momentum nan", "method.encoder-momentum is nan"),
+        ("--eval.temperature inf", "eval.temperature is inf"),
+        ("--data.max-bad-fraction nan", "data.max-bad-fraction is nan"),
+        ("--data.max-bad-fraction 5", "data.max-bad-fraction is 5.0; use a share in [0, 1]"),
+        ("--data.max-pixels 0", "data.max-pixels is 0; use a number above 0"),
+        ("--views.blur-sigma 0.1 inf", "views.blur-sigma is 0.1 inf; use finite numbers"),
+        ("--views.mean 123.7 116.3 103.5", "those of 0 to 255 divided by 255"),
+        ("--views.std 58 57 57", "those of 0 to 255 divided by 255"),
+        ("--views.flip-p 50", "views.flip-p is 50.0; a probability lies in [0, 1]"),
+        ("--run.checkpoint-every-s nan", "run.checkpoint-every-s is nan"),
+        ("--run.seed -1", "run.seed is -1; use a whole number from 0 to 18446744073709551615"),
+        ("--run.seed 18446744073709551616", "run.seed is 18446744073709551616; use a whole number from 0 to"),
+        ("--method.queue-size 100000000", "method.queue-size 100,000,000 is more than 16,777,216"),
+        ("--method memory-bank --method.num-negatives 100000000", "method.num-negatives 100,000,000 is more than"),
+        ("--optim.global-batch-size 0", "use a batch of 8 or more"),
+        ("--optim.global-batch-size -8", "use a batch of 8 or more"),
+        ("--optim.global-batch-size 4", "which need 2 images each; use a batch of 8 or more, or 2 groups or fewer"),
+        ("--optim.global-batch-size 1 --optim.bn-groups 1", "use a batch of 2 or more"),
+        ("--optim.bn-groups 0", "optim.bn-groups is 0; use 1 or more"),
+        ("--method simclr --optim.global-batch-size 1 --optim.bn-groups 1", "use a batch of 2 or more"),
+    ],
+)
+def test_numbers_that_nobody_means_are_refused(flags: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse(["--preset", "small", *flags.split()])
+
+
+def test_the_largest_seed_and_times_without_end_are_taken() -> None:
+    flags = "--run.seed 18446744073709551615 --run.resize-every-s inf --run.checkpoint-every-s inf"
+    run = parse(flags.split()).config.run
+    assert (run.seed, run.resize_every_s, run.checkpoint_every_s) == (2**64 - 1, math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("method", "num_images", "batch", "advice"),
+    [
+        (MoCoConfig(queue_size=64), 100, 32, "method.queue-size 50 or less is better"),
+        (MoCoConfig(queue_size=64), 100, 64, "a smaller optim.global-batch-size with a smaller method.queue-size"),
+        (MoCoConfig(queue_size=64, symmetric=True), 65, 32, "a smaller optim.global-batch-size"),
+        (MemoryBankConfig(num_negatives=9), 1, 4, "1 or less is better"),
+    ],
+)
+def test_advice_about_a_dictionary_can_be_followed(method: Any, num_images: int, batch: int, advice: str) -> None:
+    assert advice in str(method.warning(num_images, batch))

@@ -16,18 +16,19 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def extended(tmp_path: Path) -> Path:
-    """A copy of the program with the method, the union member and the preset of the document."""
+    """A copy of the program with the method's two files, its union member and its preset."""
     for part in ("moco_ray", "jobs"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
-    file, union, preset = re.findall(
+    fields, algorithm, union, preset = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), flags=re.DOTALL
     )
-    (tmp_path / "moco_ray/core/methods/byol.py").write_text(file)
-    methods, presets = tmp_path / "moco_ray/core/methods/__init__.py", tmp_path / "moco_ray/presets.py"
+    (tmp_path / "moco_ray/config/methods/byol.py").write_text(fields)
+    (tmp_path / "moco_ray/core/methods/byol.py").write_text(algorithm)
+    methods, presets = tmp_path / "moco_ray/config/methods/__init__.py", tmp_path / "moco_ray/presets.py"
     imported, member = union.strip().split("\n\n")
     text = re.sub(r"^AnyMethod = .*$", member, methods.read_text(), flags=re.MULTILINE)
     methods.write_text(
-        text.replace("from moco_ray.core.methods.end_to_end", f"{imported}\nfrom moco_ray.core.methods.end_to_end")
+        text.replace("from moco_ray.config.methods.end_to_end", f"{imported}\nfrom moco_ray.config.methods.end_to_end")
     )
     text = presets.read_text().replace(
         "\nPRESETS = {", f'\n{imported}\n\n\n{preset}\n\nPRESETS = {{\n    "byol": byol,'

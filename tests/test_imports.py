@@ -1,4 +1,4 @@
-"""Which package may import which: jobs, tune -> train, evaluate, report -> data -> core."""
+"""Which package may import which: jobs, tune -> train, evaluate, report -> data -> core -> config."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
-    "core": set(),
-    "data": {"core"},
-    "evaluate": {"core", "data"},
-    "report": {"core", "data"},
-    "train": {"core", "data", "evaluate", "report"},
-    "sweep": {"core", "data", "evaluate", "report", "train"},
+    "config": {"core"},  # where a method is built, and not before: see below
+    "core": {"config"},
+    "data": {"config", "core"},
+    "evaluate": {"config", "core", "data"},
+    "report": {"config", "core", "data"},
+    "train": {"config", "core", "data", "evaluate", "report"},
+    "sweep": {"config", "core", "data", "evaluate", "report", "train"},
 }
 
 
@@ -50,7 +51,7 @@ def test_imports_point_down(package: str) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize(("package", "allowed"), [("core", []), ("data", ["stream.py"])])
+@pytest.mark.parametrize(("package", "allowed"), [("core", []), ("data", ["segments.py"])])
 def test_ray_is_imported_only_where_the_stream_needs_it(package: str, allowed: list[str]) -> None:
     wrong = [
         str(file.relative_to(ROOT))
@@ -67,10 +68,23 @@ def test_entry_points_hold_no_logic() -> None:
         assert all(module.split(".")[0] in ("moco_ray", "sys") for module in imported_modules(file)), file.name
 
 
-def test_core_imports_nothing_else_of_the_project() -> None:
+def test_core_imports_nothing_else_of_the_project_but_configurations() -> None:
     for file in files_of("core"):
         own = [module for module in imported_modules(file) if module.split(".")[0] == "moco_ray"]
-        assert all(module.startswith("moco_ray.core") for module in own), file.name
+        assert all(module.startswith(("moco_ray.core", "moco_ray.config")) for module in own), file.name
+
+
+HEAVY = ("torch", "torchvision", "timm", "ray", "pyarrow", "cv2", "matplotlib", "s3fs", "fsspec", "numpy", "PIL")
+
+
+def test_configurations_and_presets_are_made_where_nothing_heavy_can_be_imported() -> None:
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({HEAVY}))\n"
+        "from moco_ray.config import from_json, to_json\n"
+        "from moco_ray.presets import PRESETS\n"
+        "assert all(from_json(to_json(make())) == make() for make in PRESETS.values())"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
 
 
 def test_core_runs_where_ray_cannot_be_imported() -> None:
@@ -100,8 +114,27 @@ def test_a_run_does_not_import_ray_before_it_starts_or_connects(tmp_path: Path) 
     subprocess.run([sys.executable, "-c", BEFORE_RAY, str(tmp_path)], cwd=ROOT, check=True, timeout=120)
 
 
-@pytest.mark.parametrize("module", ["moco_ray.train.elastic", "moco_ray.data.stream"])
-def test_processes_without_a_network_start_without_importing_one(module: str) -> None:
-    """The controller's and the data tasks' processes start, or start again, before the first step."""
-    program = f"import sys, {module}; sys.exit(bool({{'torchvision', 'timm'}} & sys.modules.keys()))"
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
+LATE = {"torchvision", "timm", "matplotlib", "tensorboard", "boto3", "botocore", "s3fs", "torch._dynamo"}
+"""What is imported where a network is built, a picture drawn, a curve written or a bucket opened, and not before."""
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [
+        ("moco_ray.cli", {*HEAVY, "tyro", "rich"}),
+        ("moco_ray.sweep.cli", {*HEAVY, "rich"}),
+        ("moco_ray.train.pretrain", {*LATE, "ray"}),
+        ("moco_ray.train.dry_run", {*LATE, "ray"}),
+        ("moco_ray.train.worker", {*LATE, "ray"}),
+        ("moco_ray.sweep.sweep", LATE),
+        # The controller's and the data tasks' processes start, or start again, before the first step.
+        ("moco_ray.train.elastic", LATE),
+        ("moco_ray.data.segments", {*LATE, "ray"}),
+    ],
+)
+def test_what_takes_seconds_to_import_is_imported_where_it_is_used(module: str, forbidden: set[str]) -> None:
+    program = f"import sys, {module}; print(*({forbidden} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120, capture_output=True, text=True
+    )
+    assert done.stdout.split() == []

@@ -15,17 +15,19 @@ from PIL import Image
 import moco_ray
 from benchmarks.photos import write_patches
 from moco_ray.config import Config
-from moco_ray.core.encoders import ModelConfig
-from moco_ray.core.methods.moco import MoCoConfig
-from moco_ray.core.optim import OptimConfig
-from moco_ray.data.sources import DataConfig, build_manifest
+from moco_ray.config.data import DataConfig
+from moco_ray.config.eval import EvalConfig
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.config.model import ModelConfig
+from moco_ray.config.optim import OptimConfig
+from moco_ray.config.run import RunConfig
+from moco_ray.config.views import v2_views
+from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import StorageOptions
-from moco_ray.data.views import v2_views
 from moco_ray.evaluate.features import Features, ImageSet
 from moco_ray.evaluate.knn import knn_top1
-from moco_ray.evaluate.monitor import EvalConfig, features_of
+from moco_ray.evaluate.monitor import features_of
 from moco_ray.train.pretrain import pretrain
-from moco_ray.train.run_config import RunConfig
 
 CIFAR10 = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10_jpeg.tar.xz"
 

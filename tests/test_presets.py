@@ -75,6 +75,16 @@ def test_v3_resnet50_is_the_papers_recipe() -> None:
     assert method.momentum_at(0.5) == pytest.approx(0.995)
 
 
+def test_v3_resnet50_of_1000_epochs_has_another_rate_decay_and_momentum() -> None:
+    """Chen et al. 2021, arXiv:2104.02057: 74.6 % after 1000 epochs."""
+    base, config = load_preset("moco-v3-resnet50"), load_preset("moco-v3-resnet50-1000ep")
+    assert (config.optim.epochs, config.optim.lr, config.optim.weight_decay) == (1000, 0.3, 1.5e-6)
+    assert (config.method.encoder_momentum, config.method.momentum_at(1.0)) == (0.996, pytest.approx(1.0))
+    assert replace(config.optim, epochs=100, lr=0.6, weight_decay=1e-6) == base.optim
+    assert replace(config.method, encoder_momentum=0.99) == base.method
+    assert (config.model, config.views) == (base.model, base.views)
+
+
 @pytest.mark.parametrize("name", ["moco-v3-vit-small", "moco-v3-vit-base"])
 def test_v3_vits_are_the_papers_recipe(name: str) -> None:
     """Chen et al. 2021, arXiv:2104.02057, Sec. 4 to 6 (Table 3 and 5: 73.2 % and 76.7 % after 300 epochs)."""

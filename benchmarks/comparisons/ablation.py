@@ -14,7 +14,7 @@ from benchmarks.comparisons.common import describe, knn_row, parse, setting, tra
 from benchmarks.comparisons.plots import Bar, save_bars
 from benchmarks.harness import finish
 from moco_ray import Config
-from moco_ray.data.views import v1_views, v2_views
+from moco_ray.config.views import v1_views, v2_views
 
 V1, MLP, MLP_02, VIEWS = "v1", "+ MLP", "+ MLP, temperature 0.2", "+ v2 views"
 MLP_VIEWS, V2 = "+ MLP, temperature 0.2, v2 views", "v2: all that and cosine"

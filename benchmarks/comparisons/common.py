@@ -18,13 +18,13 @@ from benchmarks.harness import Row
 from benchmarks.photos import write_patches
 from moco_ray import Config, load_preset, pretrain
 from moco_ray.config import to_json
-from moco_ray.core.encoders import ModelConfig
-from moco_ray.core.methods.moco import MoCoConfig
-from moco_ray.core.optim import OptimConfig
-from moco_ray.data.sources import DataConfig
-from moco_ray.data.views import v2_views
-from moco_ray.evaluate.monitor import EvalConfig
-from moco_ray.train.run_config import RunConfig
+from moco_ray.config.data import DataConfig
+from moco_ray.config.eval import EvalConfig
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.config.model import ModelConfig
+from moco_ray.config.optim import OptimConfig
+from moco_ray.config.run import RunConfig
+from moco_ray.config.views import v2_views
 
 _LAST_SHARE = 0.1  # of the steps, over which loss and contrast accuracy are averaged
 _ONLY_AT_THE_ENDS = 10**9  # steps between evaluations

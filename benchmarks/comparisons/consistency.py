@@ -24,14 +24,16 @@ from benchmarks.comparisons.common import Options, describe, parse, run_folder, 
 from benchmarks.comparisons.plots import Point, save_line_panels
 from benchmarks.harness import Row, finish
 from moco_ray import Config, load_preset
+from moco_ray.config.methods.moco import MoCoConfig
 from moco_ray.core.batch import Batch
 from moco_ray.core.encoders import build_encoder, normalize
 from moco_ray.core.group_batch_norm import use_group_batch_norm
-from moco_ray.core.methods.moco import MoCo, MoCoConfig
+from moco_ray.core.methods.moco import MoCo
 from moco_ray.data.blocks import StreamSpec
 from moco_ray.data.manifest import Manifest
+from moco_ray.data.segments import local_segment
 from moco_ray.data.storage import Storage, StorageOptions
-from moco_ray.data.stream import Stream, local_segment
+from moco_ray.data.stream import Stream
 from moco_ray.train.checkpoint import checkpoint_name
 from moco_ray.train.plan import make_source
 

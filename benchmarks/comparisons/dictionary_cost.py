@@ -26,14 +26,16 @@ import torch
 from benchmarks.comparisons.plots import Point, save_line_panels
 from benchmarks.harness import Row, finish, interleave
 from benchmarks.step import MEAN, STD, Setting, images, setting, waiting
+from moco_ray.config.methods.end_to_end import EndToEndConfig
+from moco_ray.config.methods.memory_bank import MemoryBankConfig
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.config.model import ModelConfig
+from moco_ray.config.optim import OptimConfig
 from moco_ray.core.batch import resident_batch
-from moco_ray.core.encoders import ModelConfig, build_encoder
+from moco_ray.core.encoders import build_encoder
 from moco_ray.core.group_batch_norm import use_group_batch_norm
 from moco_ray.core.method import Setting as MethodSetting
-from moco_ray.core.methods.end_to_end import EndToEndConfig
-from moco_ray.core.methods.memory_bank import MemoryBankConfig
-from moco_ray.core.methods.moco import MoCoConfig
-from moco_ray.core.optim import OptimConfig, build_optimizer
+from moco_ray.core.optim import build_optimizer
 from moco_ray.core.step import Learner
 
 MOCO, BANK, END_TO_END = "MoCo", "memory bank", "end-to-end"

@@ -18,10 +18,10 @@ from benchmarks.comparisons.common import describe, knn_row, parse, setting, tra
 from benchmarks.comparisons.plots import Bar, save_bars
 from benchmarks.harness import finish
 from moco_ray import Config
-from moco_ray.core.methods.end_to_end import EndToEndConfig
-from moco_ray.core.methods.memory_bank import MemoryBankConfig
-from moco_ray.core.methods.moco import MoCoConfig
-from moco_ray.core.methods.simclr import SimCLRConfig
+from moco_ray.config.methods.end_to_end import EndToEndConfig
+from moco_ray.config.methods.memory_bank import MemoryBankConfig
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.config.methods.simclr import SimCLRConfig
 
 _FEWER = 4  # the small batch is this part of the usual one
 

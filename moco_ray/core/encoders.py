@@ -3,43 +3,16 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
+from moco_ray.config.model import VITS
+from moco_ray.config.model import ModelConfig as ModelConfig
 from moco_ray.core.heads import bn_mlp
-from moco_ray.core.vit import VITS, build_vit
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """What is trained. Defaults are MoCo v2's (Chen et al. 2020, arXiv:2003.04297)."""
-
-    arch: str = "resnet50"
-    """Backbone: a torchvision ResNet by name, MoCo v3's vit_small, vit_base or a vit_mini, or any timm model as
-    timm:NAME."""
-    stem: Literal["imagenet", "cifar"] = "imagenet"
-    """First layers of a ResNet: "imagenet" (7x7 stride 2, max-pool) or "cifar" (3x3 stride 1, none)."""
-    patch_px: int = 16
-    """Side of the patches of a vit_mini, vit_small or vit_base, in pixels; views.crop_px is a multiple of it."""
-    train_patches: bool = False
-    """Whether such a ViT's patch projection learns; frozen in v3, for stable training (arXiv:2104.02057, Sec. 4.3)."""
-    zero_init_residual: bool = False
-    """Whether each residual branch of a torchvision ResNet starts at zero (v3)."""
-    projector: Literal["linear", "mlp", "mlp-bn"] = "mlp"
-    """Head on the features: "linear" (v1), "mlp" (v2: one hidden layer, ReLU) or "mlp-bn" (v3: no biases, BatchNorm
-    after every layer)."""
-    projector_layers: int = 2
-    """Linear layers of an "mlp-bn" projector (v3: 2 for a ResNet-50, 3 for a ViT)."""
-    hidden_dim: int | None = None
-    """Width of the hidden layers of the heads (v3: 4096). None: that of the features (v2)."""
-    dim: int = 128
-    """Width of the embedding."""
-    init: str | None = None
-    """File of initial weights: an encoder.safetensors, a full encoder or a torchvision state dict."""
+from moco_ray.core.timm_backbones import build_timm_backbone
+from moco_ray.core.vit import build_vit
 
 
 class Encoder(nn.Module):
@@ -67,7 +40,7 @@ def build_encoder(config: ModelConfig, image_px: int = 224) -> Encoder:
 
     Args:
         config: What to build.
-        image_px: Side of the images (views.crop_px); only a ViT depends on it.
+        image_px: Side of the images (views.crop_px), which Transformers are built for.
 
     Raises:
         ValueError: The architecture is unknown, or the images do not fit it.
@@ -81,7 +54,7 @@ def build_backbone(config: ModelConfig, image_px: int = 224) -> nn.Module:
 
     Args:
         config: Its arch, and what belongs to that.
-        image_px: Side of the images; only a ViT depends on it.
+        image_px: Side of the images, which Transformers are built for.
 
     Raises:
         ValueError: The architecture is unknown, or the cifar stem is asked of something that is no ResNet.
@@ -91,11 +64,13 @@ def build_backbone(config: ModelConfig, image_px: int = 224) -> nn.Module:
     if config.arch in VITS:
         return build_vit(config.arch, patch_px=config.patch_px, image_px=image_px, trains_patches=config.train_patches)
     if config.arch.startswith("timm:"):
-        return _build_timm_backbone(config.arch.removeprefix("timm:"))
+        return build_timm_backbone(config.arch.removeprefix("timm:"), image_px)
     return _build_resnet(config)
 
 
 def _build_resnet(config: ModelConfig) -> nn.Module:
+    import torchvision  # here, because it takes a second to import
+
     names = sorted(name for name in torchvision.models.list_models() if name.startswith(("resnet", "wide_resnet")))
     if config.arch not in names:
         raise ValueError(
@@ -109,18 +84,6 @@ def _build_resnet(config: ModelConfig) -> nn.Module:
         nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
         backbone.maxpool = nn.Identity()
     return cast(nn.Module, backbone)
-
-
-def _build_timm_backbone(name: str) -> nn.Module:
-    import timm  # here, because it takes seconds to import and most runs do not use it
-
-    if name.split(".")[0] not in timm.list_models():
-        close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        raise ValueError(
-            f"model.arch timm:{name} is unknown to timm {timm.__version__}"
-            + (f"; did you mean timm:{', timm:'.join(close)}" if close else "")
-        )
-    return timm.create_model(name, pretrained=False, num_classes=0)
 
 
 def feature_dim(backbone: nn.Module) -> int:

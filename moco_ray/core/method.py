@@ -5,15 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from moco_ray.config.model import ModelConfig
 from moco_ray.core.batch import Batch
-from moco_ray.core.encoders import Encoder, ModelConfig
+from moco_ray.core.encoders import Encoder
 from moco_ray.core.info_nce import Loss
 
 # Applies a module to images (n, H, W, 3) uint8 or features (n, d): standardised, under autocast, the result in the
@@ -110,46 +111,3 @@ class Setting:
     def generator(self) -> torch.Generator:
         """A generator for the state that is no weight."""
         return torch.Generator().manual_seed(self.seed)
-
-
-class MethodConfig(Protocol):
-    """The configuration of a method, a frozen dataclass. `core/methods/__init__.py` lists them."""
-
-    name: ClassVar[str]
-    """As --method has it."""
-    batch_norm: ClassVar[Literal["group", "global"]]
-    """Whether BatchNorm sees a group of the batch (the GPUs of the papers) or all of it."""
-
-    @property
-    def temperature(self) -> float:
-        """Temperature of the softmax (tau)."""
-
-    @property
-    def shuffles_keys(self) -> bool:
-        """Whether key views change BatchNorm groups."""
-
-    def check(self, global_batch_size: int) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: They are impossible, or contradict the batch.
-        """
-
-    def decide(self, *, num_images: int, global_batch_size: int, has_batch_norm: bool) -> Self:
-        """Replace automatic values by what they come to for this data and network.
-
-        Raises:
-            ValueError: The fields contradict the data or the network.
-        """
-
-    def warning(self, num_images: int, global_batch_size: int) -> str | None:
-        """What a user should know before training on so many images."""
-
-    def num_entries(self, num_images: int) -> int:
-        """Embeddings that the method keeps beside its weights."""
-
-    def chance_loss(self, global_batch_size: int) -> float:
-        """The loss of embeddings that know nothing."""
-
-    def build(self, query_encoder: Encoder, setting: Setting) -> Method:
-        """Build the method around a query encoder with plain BatchNorm."""

@@ -1,101 +1,27 @@
-"""The optimizer and its learning rate."""
+"""The optimizer."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
-from moco_ray.core.schedules import Schedule, rate_factor
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """Batch, length of the run, and optimizer. Defaults are MoCo v2's (arXiv:2003.04297)."""
-
-    global_batch_size: int = 256
-    """Images in one step over all workers. The number of workers does not change it."""
-    bn_groups: int = 8
-    """BatchNorm groups in the global batch (the GPUs of the paper); at most so many workers can share it."""
-    epochs: int = 200
-    """Length of the run: every image is seen once an epoch."""
-    lr: float = 0.03
-    """Learning rate for a global batch of 256; the rate in effect is lr * global_batch_size / 256."""
-    optimizer: Literal["sgd", "lars", "adamw"] = "sgd"
-    """"sgd" (v1, v2), "lars" (v3's ResNet-50, SimCLR) or "adamw" (v3's ViTs)."""
-    momentum: float = 0.9
-    """Momentum of SGD and LARS."""
-    weight_decay: float = 1e-4
-    """Weight decay, on all parameters; LARS leaves out biases and BatchNorm, AdamW decouples it."""
-    schedule: Schedule = "cosine"
-    """How the rate falls: "milestones" (v1), "cosine" (v2) or "constant"."""
-    schedule_per: Literal["epoch", "step"] = "epoch"
-    """Whether the rate moves once an epoch (the paper) or at every step (better for short runs)."""
-    milestones: tuple[int, ...] = (120, 160)
-    """Epochs at which schedule "milestones" divides the rate by ten."""
-    warmup_epochs: float = 0.0
-    """Epochs over which the rate rises linearly from 0, at every step: 10 for v3's ResNet-50, 40 for its ViTs; neither
-    v1 nor v2 has a warm-up."""
-
-    @property
-    def group_size(self) -> int:
-        """Images in a BatchNorm group (g)."""
-        return self.global_batch_size // self.bn_groups
-
-    @property
-    def effective_lr(self) -> float:
-        """The rate before the schedule (Goyal et al. 2017, arXiv:1706.02677: linear in the batch)."""
-        return self.lr * self.global_batch_size / 256
-
-    def num_steps(self, num_rows: int) -> int:
-        """Steps of the whole run over num_rows images: the last one may reach into the next epoch."""
-        return math.ceil(self.epochs * num_rows / self.global_batch_size)
-
-    def progress_at(self, position: int, num_rows: int) -> float:
-        """Share of the whole run that is done before the step whose first image is at `position`, 0..1."""
-        return min(1.0, position / (self.epochs * num_rows))
-
-    def lr_at(self, position: int, num_rows: int) -> float:
-        """Learning rate of the step whose first image is at `position` in a stream of epochs of num_rows."""
-        epoch = position / num_rows
-        if self.schedule_per == "epoch" and epoch >= self.warmup_epochs:
-            epoch = max(position // num_rows, self.warmup_epochs)
-        factor = rate_factor(self.schedule, epoch, self.epochs, milestones=self.milestones, warmup=self.warmup_epochs)
-        return self.effective_lr * factor
+from moco_ray.config.optim import OptimConfig as OptimConfig
+from moco_ray.core.lars import Lars
 
 
 def build_optimizer(modules: Iterable[nn.Module], config: OptimConfig) -> torch.optim.Optimizer:
     """The optimizer over all parameters of some modules that are not frozen.
 
-    SGD and AdamW decay every parameter, as the references of v1, v2 and v3 do. LARS (You et al. 2017,
-    arXiv:1708.03888) is timm's, with trust coefficient 0.001; tensors of one dimension get neither weight decay nor
-    trust scaling.
+    SGD and AdamW decay every parameter, as the references of v1, v2 and v3 do. LARS leaves out tensors of one
+    dimension, as v3's and SimCLR's does.
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=config.effective_lr, weight_decay=config.weight_decay)
     if config.optimizer == "lars":
-        return _lars(parameters, config)
+        return Lars(parameters, lr=config.effective_lr, momentum=config.momentum, weight_decay=config.weight_decay)
     return torch.optim.SGD(
         parameters, lr=config.effective_lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
-
-
-def _lars(parameters: list[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
-    from timm.optim.lars import Lars  # here, because timm takes seconds to import
-
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay, "always_adapt": True},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "always_adapt": False},
-    ]
-    optimizer: torch.optim.Optimizer = Lars(
-        [group for group in groups if group["params"]],
-        lr=config.effective_lr,
-        momentum=config.momentum,
-        trust_coeff=0.001,
-    )
-    return optimizer

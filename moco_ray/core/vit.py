@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from moco_ray.config.model import VITS as VITS
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Size:
@@ -21,7 +23,6 @@ _SIZES = {
     "vit_small": _Size(dim=384, depth=12, num_heads=12),
     "vit_base": _Size(dim=768, depth=12, num_heads=12),
 }
-VITS = tuple(_SIZES)
 
 
 def build_vit(name: str, *, patch_px: int, image_px: int, trains_patches: bool = False) -> nn.Module:
@@ -73,6 +74,17 @@ def build_vit(name: str, *, patch_px: int, image_px: int, trains_patches: bool =
     vit.pos_embed.requires_grad_(False)
     patches.requires_grad_(trains_patches)
     return vit
+
+
+def timm_vit(name: str, *, patch_px: int, image_px: int) -> tuple[str, dict[str, int | bool]]:
+    """The same architecture in timm: a name, and arguments of timm.create_model."""
+    size = _SIZES[name]
+    base = name if name != "vit_mini" else "vit_tiny"
+    arguments: dict[str, int | bool] = {"num_heads": size.num_heads}  # timm's ViT-S has 6
+    arguments |= {"embed_dim": size.dim, "depth": size.depth} if name == "vit_mini" else {}
+    arguments |= {"patch_size": patch_px} if patch_px != 16 else {}
+    arguments |= {"img_size": image_px} if image_px != 224 else {}
+    return f"{base}_patch16_224", {**arguments, "dynamic_img_size": True, "num_classes": 0}
 
 
 def sincos_positions(side: int, dim: int) -> Tensor:

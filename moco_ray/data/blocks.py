@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moco_ray.config.views import ViewsConfig
 from moco_ray.core.layout import key_permutation
-from moco_ray.data.decode import BadImage, decode_image
-from moco_ray.data.manifest import Manifest, read_rows
+from moco_ray.data.decode import BadImage
+from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import Order
+from moco_ray.data.reading import Encoded, decode, read_rows
 from moco_ray.data.storage import StorageOptions
-from moco_ray.data.views import ViewsConfig, make_view
+from moco_ray.data.views import make_view
 
 _TASK_BYTES = 16_000_000
 _MAX_STEPS_A_TASK = 8
+_SEARCHED_IMAGES = 2000  # beyond a batch without a good image
 
 Block = dict[str, NDArray[np.generic]]
 
@@ -72,17 +75,27 @@ class Source:
     """Access to the images."""
 
 
-def make_blocks(spec: StreamSpec, source: Source, first_step: int, num_steps: int) -> Iterator[Block]:
+def make_blocks(
+    spec: StreamSpec, source: Source, first_step: int, num_steps: int, contents: Sequence[Encoded] | None = None
+) -> Iterator[Block]:
     """Prepare `num_steps` global batches and yield one block for each of the G groups.
 
     Block j holds group j of every step: `query` and `key` (num_steps, g, H, W, 3) uint8, `rows`
     (num_steps, g) int64 manifest rows, `group` () int64, `bad` () JSON of [[row, uri, reason], ...] for rows of
-    the group that do not decode. A bad row keeps its position; its pixels are those of the next good row of its
-    group, cyclically, under the augmentation of its own position.
+    the group that cannot be had or do not decode. A bad row keeps its position; its pixels are those of the next good
+    row of its group, cyclically, under the augmentation of its own position. A group without a good row shows what the
+    next one of its batch that has some shows, cyclically, and a batch without any what the groups after it show.
+
+    Args:
+        spec: What is streamed.
+        source: From where.
+        first_step: The first of the batches.
+        num_steps: How many.
+        contents: Their encoded images in order, where they have been read with others; None: they are read here.
 
     Raises:
-        ValueError: A group has no image that decodes.
-        ReadError: An image could not be read.
+        ValueError: None of the files that were tried can be read, or none of many images in a row is a good one.
+        ReadError: The storage does not answer.
     """
     g, size, px = spec.group_size, spec.global_batch_size, spec.views.crop_px
     query = np.empty((num_steps, size, px, px, 3), dtype=np.uint8)
@@ -94,14 +107,20 @@ def make_blocks(spec: StreamSpec, source: Source, first_step: int, num_steps: in
     pieces = [(t, j) for t in range(num_steps) for j in range(spec.num_groups)]
     with ThreadPoolExecutor(1) as reader:  # reads the next group while this one is decoded
 
-        def read(piece: tuple[int, int]) -> list[bytes]:
+        def read(piece: tuple[int, int]) -> Sequence[Encoded]:
             t, j = piece
+            if contents is not None:
+                return contents[t * size + j * g : t * size + (j + 1) * g]
             return read_rows(source.manifest, rows[t, j * g : (j + 1) * g], source.options)
 
-        for (t, j), contents in zip(pieces, reader.map(read, pieces), strict=True):
+        for (t, j), images in zip(pieces, reader.map(read, pieces), strict=True):
             here = slice(j * g, (j + 1) * g)
             first = (first_step + t) * size + j * g
-            bad[j] += _fill_group(spec, contents, rows[t, here], first, query[t, here], key[t, here])
+            reasons = _fill_group(spec, images, first, query[t, here], key[t, here])
+            bad[j] += [(int(rows[t, j * g + i]), reason) for i, reason in reasons.items()]
+            if len(reasons) == g:
+                images = _next_good_group(spec, source, first_step + t, j, reasons[0])
+                _fill_group(spec, images, first, query[t, here], key[t, here])
     for t in range(num_steps):
         key[t] = key[t, spec.key_rows_of_slots(first_step + t)]
     for j in range(spec.num_groups):
@@ -116,32 +135,53 @@ def make_blocks(spec: StreamSpec, source: Source, first_step: int, num_steps: in
 
 
 def _fill_group(
-    spec: StreamSpec,
-    contents: list[bytes],
-    rows: NDArray[np.int64],
-    first_position: int,
-    query: NDArray[np.uint8],
-    key: NDArray[np.uint8],
-) -> list[tuple[int, str]]:
-    """Decode each image of one group once and make its two views; returns the bad rows with reasons."""
+    spec: StreamSpec, contents: Sequence[Encoded], first_position: int, query: NDArray[np.uint8], key: NDArray[np.uint8]
+) -> dict[int, str]:
+    """Decode each image of one group once and make its two views, the next good image standing in for a bad one.
+
+    Returns:
+        The reasons of the bad ones by place; if these are all, nothing has been made.
+    """
     bad: dict[int, str] = {}
     for i, content in enumerate(contents):
         try:
-            image = decode_image(content, max_pixels=spec.max_pixels)
+            image = decode(content, max_pixels=spec.max_pixels)
         except BadImage as reason:
             bad[i] = str(reason)
             continue
         _two_views(spec, image, first_position + i, query[i], key[i])
-    if len(bad) == len(contents):
-        raise ValueError(
-            f"none of the {len(contents)} images of one BatchNorm group can be decoded, rows "
-            f"{rows[:5].tolist()} among them (row {rows[0]}: {bad[0]}); remove broken images or use larger groups"
-        )
-    for i in bad:
-        stand_in = next(k % len(contents) for k in range(i + 1, i + len(contents)) if k % len(contents) not in bad)
-        image = decode_image(contents[stand_in], max_pixels=spec.max_pixels)
-        _two_views(spec, image, first_position + i, query[i], key[i])
-    return [(int(rows[i]), reason) for i, reason in bad.items()]
+    if len(bad) < len(contents):
+        for i in bad:
+            stand_in = next(k % len(contents) for k in range(i + 1, i + len(contents)) if k % len(contents) not in bad)
+            image = decode(contents[stand_in], max_pixels=spec.max_pixels)
+            _two_views(spec, image, first_position + i, query[i], key[i])
+    return bad
+
+
+def _next_good_group(spec: StreamSpec, source: Source, step: int, group: int, reason: str) -> list[Encoded]:
+    """The images of the next group with a good one: of the same batch, cyclically, or of those that follow it."""
+    g, size = spec.group_size, spec.global_batch_size
+    same_batch = [step * size + (group + k) % spec.num_groups * g for k in range(1, spec.num_groups)]
+    later = [(step + 1) * size + k * g for k in range(-(-_SEARCHED_IMAGES // g))]
+    for first in same_batch + later:
+        rows = source.train_rows[source.order.rows(np.arange(first, first + g))]
+        contents = read_rows(source.manifest, rows, source.options)
+        if any(_is_good(spec, content) for content in contents):
+            return contents
+    first = step * size + group * g
+    uri = source.manifest.uri(int(source.train_rows[source.order.rows(np.array([first]))[0]]))
+    raise ValueError(
+        f"none of {len(same_batch + later) * g + g:,} images in a row, from position {first:,} on, is a good one (the first "
+        f"is {uri}: {reason}); mend them, or delete them and add --data.relist to the command"
+    )
+
+
+def _is_good(spec: StreamSpec, content: Encoded) -> bool:
+    try:
+        decode(content, max_pixels=spec.max_pixels)
+    except BadImage:
+        return False
+    return True
 
 
 def _two_views(

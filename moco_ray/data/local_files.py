@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 import uuid
 from pathlib import Path
+from typing import BinaryIO
+
+_BROKEN = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+)  # not the disk's fault
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def list_folder(path: str) -> list[tuple[str, int, bool]]:
-    """(name, bytes, is a folder) of what is in a folder; empty if there is none.
+    """(name, bytes, is a folder) of what is in a folder; empty if there is none. -1 bytes: it does not tell.
 
     Links count as what they lead to, but for links to a folder that they are in: those have no end.
     """
     try:
         with os.scandir(path) as entries:
             return [
-                (entry.name, _size(entry), entry.is_dir())
+                (entry.name, _size(entry), _is_folder(entry))
                 for entry in entries
-                if not (entry.is_symlink() and entry.is_dir() and _leads_upwards(entry.path))
+                if not (entry.is_symlink() and _is_folder(entry) and _leads_upwards(entry.path))
             ]
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -33,11 +52,72 @@ def exists(path: str) -> bool:
     return True
 
 
+def open_file(path: str) -> BinaryIO:
+    """Open a file for reading.
+
+    Raises:
+        ValueError: It is something else, such as a pipe, which might never end, or a link to nothing.
+        OSError: It cannot be opened.
+    """
+    _stat_file(path)
+    return open(path, "rb")
+
+
+def read_file(path: str) -> bytes:
+    """Read a whole file; raises as `open_file` does."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def why_unreadable(path: str) -> str | None:
+    """Why a file holds nothing that could be read, in a few words; None if it does. It is not opened."""
+    try:
+        found = _stat_file(path)
+    except FileNotFoundError:
+        return "there is no such file or folder"
+    except ValueError as error:
+        return str(error)
+    except OSError as error:
+        if error.errno not in _BROKEN:
+            raise
+        return str(error.strerror)
+    if found.st_size == 0:
+        return "empty file"
+    return None if os.access(path, os.R_OK) else "access is refused (Permission denied)"
+
+
+def _stat_file(path: str) -> os.stat_result:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise ValueError(f"a link to {os.readlink(path)}, which is not there") from None
+        raise
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError("a link that leads back to itself") from error
+        raise
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}, no file")
+    return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno not in _BROKEN:
+            raise
+        return False
+
+
 def _size(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat().st_size
-    except FileNotFoundError:
-        return 0  # a link to nowhere: whoever reads it is told
+    except OSError as error:  # a link to nowhere, for example: whoever reads it is told
+        if error.errno not in _BROKEN:
+            raise
+        return -1
 
 
 def _leads_upwards(link: str) -> bool:

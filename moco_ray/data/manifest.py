@@ -1,13 +1,11 @@
-"""The data set of a run: one row for each image, and how to read its bytes."""
+"""The data set of a run: one row for each image."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -16,13 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from moco_ray.data.storage import ReadError, Storage, StorageOptions
+from moco_ray.data.storage import Storage
 
 _CHUNK_ROWS = 32
-_READ_THREADS = 16
-_LOCAL_READ_THREADS = 4  # enough for a network disk; on any other, threads mostly wait for each other
-_READ_TRIES = 3
 _METADATA = b"moco_ray"
+_FIRST_ORDER, _ORDER = 1, 2  # of runs that began before manifests said so, and of those that begin now
 
 IntArray = NDArray[np.int64]
 
@@ -40,6 +36,14 @@ class Manifest:
     """Column of image bytes in Parquet files."""
     classes: tuple[str, ...]
     """Names of the labels."""
+    known_as: str | None = None
+    """Digest under which checkpoints know these images, where they have moved since."""
+    former_digests: tuple[str, ...] = ()
+    """Digests of the lists that this one has replaced, the newest first."""
+    order_version: int = _FIRST_ORDER
+    """How a run orders the rows, for as long as it lasts."""
+    window_rows: int | None = None
+    """Rows of Parquet files that are shuffled together, about, but at least a global batch; None: no more than that."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -52,7 +56,9 @@ class Manifest:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the content."""
+        """SHA-256 of the content, as it was before the images moved."""
+        if self.known_as is not None:
+            return self.known_as
         hashed = hashlib.sha256(self._metadata())
         for name in ("row_group", "row_in_group", "num_bytes", "label", "is_holdout"):
             hashed.update(np.ascontiguousarray(self._column(name)).tobytes())
@@ -76,8 +82,12 @@ class Manifest:
     def with_holdout(self, mask: NDArray[np.bool_]) -> Manifest:
         """The same images, of which training does not see those in the mask."""
         index = self.table.schema.get_field_index("is_holdout")
-        table = self.table.set_column(index, "is_holdout", pa.array(mask))
-        return Manifest(table, self.kind, self.image_column, self.classes)
+        return replace(self, table=self.table.set_column(index, "is_holdout", pa.array(mask)))
+
+    @property
+    def is_first_order(self) -> bool:
+        """Whether the run orders rows as runs did before manifests said how."""
+        return self.order_version == _FIRST_ORDER
 
     def chunk_starts(self) -> IntArray | None:
         """First train row of each chunk: up to 32 consecutive train rows of one row group. None for files."""
@@ -95,19 +105,61 @@ class Manifest:
     def write(self, storage: Storage, path: str) -> None:
         """Write as Parquet."""
         buffer = io.BytesIO()
-        table = self.table.replace_schema_metadata({_METADATA: self._metadata()})
+        values = json.loads(self._metadata())
+        if self.known_as is not None:
+            values["known_as"] = self.known_as
+        if self.former_digests:
+            values["former_digests"] = self.former_digests
+        table = self.table.replace_schema_metadata({_METADATA: json.dumps(values).encode()})
         pq.write_table(table, buffer, compression="zstd")
         storage.write_bytes(path, buffer.getvalue())
 
     @staticmethod
     def read(storage: Storage, path: str) -> Manifest:
-        """Read what `write` wrote."""
-        table = pq.read_table(io.BytesIO(storage.read_bytes(path)))
-        values = json.loads(table.schema.metadata[_METADATA])
-        return Manifest(table, values["kind"], values["image_column"], tuple(values["classes"]))
+        """Read what `write` wrote.
+
+        Raises:
+            ValueError: It is not there, damaged, or of a newer version.
+        """
+        content = storage.read_bytes(path)
+        try:
+            table = pq.read_table(io.BytesIO(content))
+            values = json.loads(table.schema.metadata[_METADATA])
+            order = values.get("order", {"version": _FIRST_ORDER, "window_rows": None})
+            manifest = Manifest(
+                table=table,
+                kind=values["kind"],
+                image_column=values["image_column"],
+                classes=tuple(values["classes"]),
+                known_as=values.get("known_as"),
+                former_digests=tuple(values.get("former_digests", ())),
+                order_version=order["version"],
+                window_rows=order["window_rows"],
+            )
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{storage.uri(path)} is damaged ({type(error).__name__}: {error})") from error
+        if manifest.order_version not in (_FIRST_ORDER, _ORDER):
+            raise ValueError(
+                f"{storage.uri(path)} is of a newer moco_ray: it orders rows in version {manifest.order_version} of the "
+                f"order, and this one knows versions up to {_ORDER}; use the version that began the run"
+            )
+        return manifest
+
+    def moved(self, uris: pa.Array) -> Manifest:
+        """The same images in other places; checkpoints know them as before."""
+        index = self.table.schema.get_field_index("uri")
+        return replace(self, table=self.table.set_column(index, "uri", uris), known_as=self.digest)
+
+    def succeeding(self, former: Manifest) -> Manifest:
+        """These images as the successors of others in the same run."""
+        digests = tuple(d for d in dict.fromkeys((former.digest, *former.former_digests)) if d != self.digest)
+        return replace(self, former_digests=digests)
 
     def _metadata(self) -> bytes:
-        return json.dumps({"kind": self.kind, "image_column": self.image_column, "classes": self.classes}).encode()
+        values: dict[str, Any] = {"kind": self.kind, "image_column": self.image_column, "classes": self.classes}
+        if not self.is_first_order:
+            values["order"] = {"version": self.order_version, "window_rows": self.window_rows}
+        return json.dumps(values).encode()
 
     def _column(self, name: str) -> NDArray[Any]:
         column: NDArray[Any] = self.table[name].to_numpy()
@@ -123,6 +175,7 @@ def make_manifest(
     row_groups: IntArray | None = None,
     rows_in_group: IntArray | None = None,
     image_column: str | None = None,
+    window_rows: int | None = None,
 ) -> Manifest:
     """Make a manifest from columns of equal length; with `image_column` the rows are rows of Parquet files."""
     n = len(uris)
@@ -137,84 +190,5 @@ def make_manifest(
             "is_holdout": pa.array(np.zeros(n, dtype=bool)),
         }
     )
-    return Manifest(table, "files" if image_column is None else "parquet", image_column, classes)
-
-
-def read_rows(manifest: Manifest, rows: IntArray, options: StorageOptions) -> list[bytes]:
-    """Read the encoded images of some rows, in that order.
-
-    Raises:
-        ReadError: An image could not be read whole.
-        ValueError: An image is gone, or has changed, since the manifest was made.
-    """
-    taken = manifest.table.take(pa.array(rows))
-    uris: list[str] = taken["uri"].to_pylist()
-    if not uris:
-        return []
-    storage = Storage.open(uris[0], options)
-    if manifest.kind == "files":
-        sizes = taken["num_bytes"].to_pylist()
-
-        def read(task: tuple[str, int]) -> bytes:
-            return _read_file(storage, *task)
-
-        return _in_threads(read, list(zip(uris, sizes, strict=True)), storage)
-    assert manifest.image_column is not None
-    places = list(zip(uris, taken["row_group"].to_pylist(), taken["row_in_group"].to_pylist(), strict=True))
-    groups = sorted({(uri, group) for uri, group, _ in places})
-    column = manifest.image_column
-    read_groups = _in_threads(lambda place: _read_row_group(storage, place[0], place[1], column), groups, storage)
-    by_group = dict(zip(groups, read_groups, strict=True))
-    images = []
-    for uri, group, row in places:
-        cells = by_group[uri, group]
-        if row >= len(cells):
-            raise ValueError(f"row group {group} of {uri} has {len(cells)} rows now: it was changed since")
-        images.append(_image_bytes(cells[row]))
-    return images
-
-
-def _in_threads(work: Callable[[Any], Any], tasks: list[Any], storage: Storage) -> list[Any]:
-    """Do the tasks on threads, each an equal share: handing over one small file at a time costs more than reading it."""
-    threads = min(_LOCAL_READ_THREADS if storage.protocol == "file" else _READ_THREADS, len(tasks))
-    if threads == 1:
-        return [work(task) for task in tasks]
-    with ThreadPoolExecutor(threads) as pool:
-        shares = list(pool.map(lambda first: [work(task) for task in tasks[first::threads]], range(threads)))
-    return [shares[i % threads][i // threads] for i in range(len(tasks))]
-
-
-def _read_file(storage: Storage, uri: str, num_bytes: int) -> bytes:
-    path = uri if storage.protocol == "file" else uri.split("://", 1)[1]
-    content = b""
-    for _ in range(_READ_TRIES):
-        try:
-            content = storage.read_bytes(path)
-        except ValueError as error:
-            raise ValueError(f"{error}; it was there when the manifest was made") from error
-        if num_bytes < 0 or len(content) == num_bytes:
-            return content
-    now = int(storage.fs.info(path)["size"])
-    if now == num_bytes:
-        raise ReadError(f"{uri} was cut off after {len(content)} of {num_bytes} bytes, {_READ_TRIES} times")
-    raise ValueError(f"{uri} has {now} bytes, {num_bytes} when the manifest was made: it was changed since")
-
-
-def _read_row_group(storage: Storage, uri: str, group: int, column: str) -> pa.ChunkedArray:
-    path = uri if storage.protocol == "file" else uri.split("://", 1)[1]
-    error: Exception | None = None
-    for _ in range(_READ_TRIES):
-        try:
-            with storage.open_file(path) as file:
-                return pq.ParquetFile(file, pre_buffer=True).read_row_group(group, columns=[column])[column]
-        except Exception as failure:
-            error = failure
-    raise ReadError(f"row group {group} of {uri} could not be read: {type(error).__name__}: {error}") from error
-
-
-def _image_bytes(cell: Any) -> bytes:
-    """The bytes of a binary cell, or of Hugging Face's {bytes, path} struct; an empty one is a bad image."""
-    value = cell.as_py()
-    if isinstance(value, dict):
-        value = value.get("bytes")
-    return bytes(value) if value is not None else b""
+    kind: Literal["files", "parquet"] = "files" if image_column is None else "parquet"
+    return Manifest(table, kind, image_column, classes, order_version=_ORDER, window_rows=window_rows)

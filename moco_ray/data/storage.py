@@ -6,9 +6,10 @@ import contextlib
 import errno
 import json
 import os
+import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -23,6 +24,8 @@ _PATIENCE_S = 120.0  # a training that runs outlives a storage that is away for 
 _FIRST_PATIENCE_S = 10.0  # for what a run asks first: a mistyped endpoint should not take minutes to be noticed
 
 _S3 = ("s3", "s3a")
+
+_PROBE = re.compile(r"/\.writable-[0-9a-f]{32}")
 
 T = TypeVar("T")
 
@@ -130,14 +133,55 @@ class Storage:
         """URI of a path of this file system; a local path is its own."""
         return path if self.protocol == "file" else f"{self.protocol}://{path}"
 
-    def read_bytes(self, path: str) -> bytes:
+    def read_bytes(self, path: str, *, is_first: bool = False) -> bytes:
         """Read a whole file, again if the connection fails.
 
+        Args:
+            path: The file.
+            is_first: Give up after seconds instead of minutes.
+
         Raises:
-            ValueError: It does not exist or may not be read.
+            ValueError: It does not exist, may not be read or is no file.
             ReadError: Reading failed for other reasons, several times.
         """
-        return self._retry(path, lambda: bytes(self.fs.cat_file(path)))
+        read = local_files.read_file if self.protocol == "file" else self.fs.cat_file
+        return self._retry(path, lambda: bytes(read(path)), is_first=is_first)
+
+    def num_bytes(self, path: str) -> int:
+        """Size of a file; raises as `read_bytes` does."""
+        look = (lambda: os.stat(path).st_size) if self.protocol == "file" else (lambda: self.fs.info(path)["size"])
+        return int(self._retry(path, look))
+
+    def any_readable(self, paths: Sequence[str]) -> bool:
+        """Whether one of some files can be read; waits for a storage that does not answer.
+
+        Raises:
+            ReadError: None can, and it may be the storage's fault.
+        """
+
+        def look() -> bool:
+            passing: Exception | None = None
+            for path in paths:
+                try:
+                    self._read_first_byte(path)
+                    return True
+                except Exception as error:
+                    if _final_error(error, path) is None:
+                        passing = error
+                        if self.protocol != "file":  # each of them would be waited for
+                            break
+            if passing is not None:
+                raise passing
+            return False
+
+        return self._retry(paths[0], look)
+
+    def _read_first_byte(self, path: str) -> None:
+        if self.protocol == "file":
+            with local_files.open_file(path) as file:
+                file.read(1)
+        else:
+            self.fs.cat_file(path, start=0, end=1)
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a whole file: it appears whole or not at all.
@@ -160,8 +204,8 @@ class Storage:
             ReadError: Asking for its size failed for other reasons, several times.
         """
         if self.protocol == "file":
-            return cast(BinaryIO, self._retry(path, lambda: open(path, "rb")))
-        num_bytes = int(self._retry(path, lambda: self.fs.info(path)["size"]))
+            return self._retry(path, lambda: local_files.open_file(path))
+        num_bytes = self.num_bytes(path)
 
         def read(first: int, last: int) -> bytes:
             return self._retry(path, lambda: whole(self.fs.cat_file(path, start=first, end=last), last - first))
@@ -234,8 +278,8 @@ class Storage:
         try:
             self.write_bytes(path, b"")
             self.delete(path)
-        except ValueError:
-            raise
+        except ValueError as error:  # name the folder, which a user knows, and not the file
+            raise ValueError(f"run.storage-path: {re.sub(_PROBE, '', str(error))}") from error
         except OSError as error:
             raise ValueError(f"{self.uri(self.root)} cannot be written to ({error}); use another folder") from error
 

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 import queue
-import re
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 
 from moco_ray.core.batch import Batch
 from moco_ray.core.layout import groups_per_rank
-from moco_ray.data.blocks import Block, Source, StreamSpec, make_blocks
-from moco_ray.data.storage import ReadError
-
-if TYPE_CHECKING:
-    from ray import ObjectRef
-    from ray.data import DataIterator
+from moco_ray.data.blocks import Block, StreamSpec
 
 _SEGMENT_TASKS = 2000  # tasks that one Ray data set plans ahead: bounds the memory of planning a long run
 _READ_AHEAD_STEPS = 3
-_STORE_FRACTION = 0.4  # of the memory for objects: the rest holds what ranks have asked for, and all else
-_RESERVED_CPUS = re.compile("CPU_group_[0-9a-f]+")  # of a placement group, on a node
 LONGEST_STALL_S = 600.0  # longest wait for a batch; collectives must have more patience than that
 
 
@@ -198,102 +185,3 @@ class Stream:
             group_size=self.spec.group_size,
             key_rows_of_slots=self.spec.key_rows_of_slots(step),
         )
-
-
-def local_segment(spec: StreamSpec, source: Source, first_step: int, last_step: int) -> Iterator[Block]:
-    """Make blocks on threads of this process, a few tasks ahead: the stream of one worker without Ray."""
-    starts = iter(range(first_step, last_step, spec.steps_per_task))
-
-    def run(start: int) -> list[Block]:
-        return list(_numbered_blocks(spec, source, start, min(spec.steps_per_task, last_step - start)))
-
-    threads = os.cpu_count() or 1
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="data")
-    try:
-        ahead = deque(pool.submit(run, start) for start in itertools.islice(starts, threads))
-        while ahead:
-            blocks = ahead.popleft().result()
-            if (start := next(starts, None)) is not None:
-                ahead.append(pool.submit(run, start))
-            yield from blocks
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def ray_segment(
-    spec: StreamSpec,
-    source: ObjectRef[Source],
-    first_step: int,
-    last_step: int,
-    num_ranks: int,
-    *,
-    label: dict[str, str] | None = None,
-) -> list[DataIterator]:
-    """Plan a segment as a Ray data set and split it: one iterator for each rank. One rank calls.
-
-    One task makes one or a few global batches and yields a block, of one row, for each BatchNorm group. With
-    the order preserved and one row a block, `streaming_split` deals blocks exactly round-robin.
-
-    Args:
-        spec: What is streamed.
-        source: From where.
-        first_step: First step of the segment.
-        last_step: One past its last step.
-        num_ranks: Ranks that share it.
-        label: Ray node label of the nodes whose CPUs make the batches; None: any.
-    """
-    import ray
-    from ray.data import ExecutionResources
-
-    starts = np.arange(first_step, last_step, spec.steps_per_task)
-
-    def task(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        cv2.setNumThreads(1)  # one task is one CPU; the next task is the parallelism
-        torch.set_num_threads(1)
-        for index in batch["id"]:
-            start = int(starts[0]) + int(index) * spec.steps_per_task
-            count = min(spec.steps_per_task, last_step - start)
-            for block in _numbered_blocks(spec, ray.get(source), start, count):
-                yield {name: value[None] for name, value in block.items()}
-
-    dataset = ray.data.range(len(starts), override_num_blocks=len(starts))
-    dataset.context.target_max_block_size = 1  # every row becomes a block of its own
-    dataset.context.execution_options.preserve_order = True
-    dataset.context.execution_options.label_selector = label
-    if store_bytes := _store_bytes_of_data_nodes(label):
-        # Ray Data's own limit counts the memory of nodes that make no blocks, too: enough to overfill those that do.
-        limits = ExecutionResources.for_limits(object_store_memory=_STORE_FRACTION * store_bytes)
-        dataset.context.execution_options.resource_limits = limits
-    dataset.context.enable_progress_bars = False
-    return dataset.map_batches(task, batch_size=None).streaming_split(num_ranks, equal=False)
-
-
-def _store_bytes_of_data_nodes(label: dict[str, str] | None) -> float:
-    """Memory for objects of the nodes that make blocks: those with the label and a CPU that no worker has reserved."""
-    import ray
-
-    total = 0.0
-    for node in ray.nodes():  # type: ignore[no-untyped-call]
-        resources = node["Resources"]
-        reserved = sum(amount for name, amount in resources.items() if _RESERVED_CPUS.fullmatch(name))
-        fits = (label or {}).items() <= node["Labels"].items()
-        if node["Alive"] and fits and resources.get("CPU", 0.0) - reserved >= 1:
-            total += resources.get("object_store_memory", 0.0)
-    return total
-
-
-def rank_blocks(iterator: DataIterator) -> Iterator[Block]:
-    """Read one rank's blocks of a segment."""
-    for row in iterator.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=4):  # type: ignore[arg-type]
-        yield {name: value[0] if value.dtype != object else np.array(value[0]) for name, value in row.items()}
-
-
-def _numbered_blocks(spec: StreamSpec, source: Source, start: int, count: int) -> Iterator[Block]:
-    """Blocks with the number of their first step; an error travels as blocks, so all ranks see it at one step."""
-    try:
-        for block in make_blocks(spec, source, start, count):
-            yield {**block, "first_step": np.array(start), "error": np.array(""), "may_pass": np.array(False)}
-    except (ValueError, ReadError) as error:
-        about = {"error": np.array(str(error)), "may_pass": np.array(isinstance(error, ReadError))}
-        for group in range(spec.num_groups):
-            yield {"group": np.array(group), "first_step": np.array(start), **about}

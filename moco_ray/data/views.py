@@ -20,6 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
+from moco_ray.config.views import ViewsConfig as ViewsConfig
+from moco_ray.config.views import cifar_views as cifar_views
+from moco_ray.config.views import simclr_views as simclr_views
+from moco_ray.config.views import v1_views as v1_views
+from moco_ray.config.views import v2_views as v2_views
+from moco_ray.config.views import v3_views as v3_views
 from moco_ray.data.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION, blur, jitter, solarize
 
 UInt8Array = NDArray[np.uint8]
@@ -31,92 +37,6 @@ _CROP_TRIES = 10
 # A centre view resizes the whole picture up to this ratio of its sides, and beyond it only the part that it shows.
 _MOST_RESIZED = 4
 _ORDERS = tuple(itertools.permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class ViewsConfig:
-    """Augmentation of the two views of an image; probabilities are per view."""
-
-    crop_px: int = 224
-    """Side of a view after RandomResizedCrop, in pixels."""
-    crop_min: float = 0.2
-    """Smallest share of the image's area that a crop covers; the largest is 1. MoCo: 0.2; v3's ViT: 0.08."""
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
-    """Strength of brightness, contrast, saturation and hue, as in torchvision's ColorJitter."""
-    jitter_p: float = 0.8
-    """Probability of the colour jitter."""
-    grayscale_p: float = 0.2
-    """Probability of turning a view grey."""
-    grayscale_first: bool = False
-    """Grey before the jitter (v1) and not after it (v2)."""
-    blur_p: tuple[float, float] = (0.5, 0.5)
-    """Probability of a Gaussian blur, in view 1 and view 2."""
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    """Range of the blur's standard deviation, in pixels of the view."""
-    solarize_p: tuple[float, float] = (0.0, 0.0)
-    """Probability of inverting pixels of 128 and more, in view 1 and view 2 (v3: 0 and 0.2)."""
-    flip_p: float = 0.5
-    """Probability of a horizontal flip."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Mean of red, green and blue in [0, 1], subtracted on the accelerator. ImageNet's."""
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    """Standard deviation of red, green and blue in [0, 1], divided by on the accelerator. ImageNet's."""
-
-    def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: If a size, a probability or a range is impossible.
-        """
-        if self.crop_px < 1:
-            raise ValueError(f"views.crop-px is {self.crop_px}; use at least 1, normally 224")
-        if not 0 < self.crop_min <= 1:
-            raise ValueError(f"views.crop-min is {self.crop_min}; it is a share of the area, in (0, 1]")
-        chances = (self.jitter_p, self.grayscale_p, self.flip_p, *self.blur_p, *self.solarize_p)
-        if not all(0 <= chance <= 1 for chance in chances):
-            raise ValueError(f"the probabilities of views must lie in [0, 1]; they are {chances}")
-        if min(self.jitter) < 0 or self.jitter[3] > 0.5:
-            raise ValueError(f"views.jitter is {self.jitter}; use strengths >= 0, and a hue of at most 0.5")
-        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
-            raise ValueError(f"views.blur-sigma is {self.blur_sigma}; use a range above 0, such as 0.1 2.0")
-        if min(self.std) <= 0:
-            raise ValueError(f"views.std is {self.std}; use values above 0")
-
-
-def v1_views(crop_px: int = 224) -> ViewsConfig:
-    """Return the views of MoCo v1 (He et al. 2020, arXiv:1911.05722): grey first, always jittered, no blur."""
-    return ViewsConfig(
-        crop_px=crop_px, jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, grayscale_first=True, blur_p=(0.0, 0.0)
-    )
-
-
-def v2_views(crop_px: int = 224) -> ViewsConfig:
-    """Return the views of MoCo v2 (Chen et al. 2020, arXiv:2003.04297): SimCLR's with a milder jitter."""
-    return ViewsConfig(crop_px=crop_px)
-
-
-def v3_views(crop_px: int = 224, crop_min: float = 0.2) -> ViewsConfig:
-    """Return the views of MoCo v3 (Chen et al. 2021, arXiv:2104.02057): BYOL's two, one blurred, one solarized."""
-    return ViewsConfig(
-        crop_px=crop_px, crop_min=crop_min, jitter=(0.4, 0.4, 0.2, 0.1), blur_p=(1.0, 0.1), solarize_p=(0.0, 0.2)
-    )
-
-
-def simclr_views(crop_px: int = 224) -> ViewsConfig:
-    """Return the views of SimCLR (Chen et al. 2020, arXiv:2002.05709, Appendix A) with colours at strength 1."""
-    return ViewsConfig(crop_px=crop_px, crop_min=0.08, jitter=(0.8, 0.8, 0.8, 0.2))
-
-
-def cifar_views() -> ViewsConfig:
-    """Return the views of the MoCo authors' CIFAR-10 demo: 32 px crops of 0.08 and up, no blur."""
-    return ViewsConfig(
-        crop_px=32,
-        crop_min=0.08,
-        jitter=(0.4, 0.4, 0.4, 0.1),
-        blur_p=(0.0, 0.0),
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2023, 0.1994, 0.2010),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

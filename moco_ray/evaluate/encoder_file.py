@@ -1,10 +1,12 @@
-"""Encoder files: written for other tools, read back for use or as initial weights."""
+"""Encoder files: written for other tools, read back for use; and the encoders of runs that are not finished."""
 
 from __future__ import annotations
 
-import io
 import json
+import os
+import warnings
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -13,15 +15,17 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
-from moco_ray.core.encoders import Encoder, ModelConfig, build_backbone, feature_dim
+from moco_ray.config.model import ModelConfig
+from moco_ray.core.encoders import build_backbone, feature_dim
+from moco_ray.core.recipe import different_numbers, network_numbers, probe, recipe, same_probe
 from moco_ray.data.storage import Storage, resolve_storage_options
+from moco_ray.evaluate.saved_state import is_checkpoint, read_state, state_at
 
-_NAME = "encoder.safetensors"
+NAME = "encoder.safetensors"
 _FORMAT = "moco_ray encoder 1"
-_NUMBERS = frozenset({"crop_px", "patch_px", "step", "feature_dim", "mean", "std"})
-# What precedes a backbone's keys in official checkpoints of MoCo v1 and v2, of v3, and of DistributedDataParallel.
-_PREFIXES = ("module.encoder_q.", "module.base_encoder.", "module.")
-_CLASSIFIERS = ("fc.", "head.", "classifier.")
+_JSON = frozenset(
+    {"crop_px", "patch_px", "step", "feature_dim", "mean", "std", "library_arguments", "numbers", "probe"}
+)
 
 
 def encoder_bytes(backbone: nn.Module, metadata: Mapping[str, str]) -> bytes:
@@ -29,17 +33,59 @@ def encoder_bytes(backbone: nn.Module, metadata: Mapping[str, str]) -> bytes:
 
     Args:
         backbone: A backbone of `build_backbone`; a GroupBatchNorm in it is written as the BatchNorm it stands for.
-        metadata: What `encoder_info` returns, as strings: arch, stem, patch_px, crop_px, mean, std, step.
+        metadata: What `encoder_info` returns, as strings: arch, stem, patch_px, crop_px, mean, std, step. The rest is
+            found here.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
-    return save_safetensors(state, {"format": _FORMAT, "feature_dim": str(feature_dim(backbone)), **metadata})
+    crop_px = int(metadata["crop_px"])
+    origin = recipe(_model(metadata), crop_px)
+    found = {
+        "format": _FORMAT,
+        "feature_dim": str(feature_dim(backbone)),
+        "library": origin.library,
+        "library_version": origin.version,
+        "library_name": origin.name,
+        "library_arguments": json.dumps(origin.arguments),
+        "recipe": origin.code,
+        "numbers": json.dumps(network_numbers(backbone)),
+        "probe": json.dumps(probe(backbone, crop_px)),
+    }
+    return save_safetensors(state, {**found, **metadata})
 
 
-def load_encoder(path: str, storage_options: str | None = None) -> nn.Module:
+def state_encoder(state: Mapping[str, Any]) -> bytes:
+    """The encoder file of a checkpoint's state: the query encoder's backbone with its running BatchNorm statistics."""
+    model, views = _model_and_views(state)
+    backbone = build_backbone(model, views["crop_px"])
+    prefix = "query_encoder.backbone."
+    backbone.load_state_dict(
+        {name.removeprefix(prefix): value for name, value in state["method"].items() if name.startswith(prefix)}
+    )
+    metadata = {
+        "arch": model.arch,
+        "stem": model.stem,
+        "patch_px": str(model.patch_px),
+        "crop_px": str(views["crop_px"]),
+        "mean": json.dumps(views["mean"]),
+        "std": json.dumps(views["std"]),
+        "step": str(state["step"]),
+    }
+    return encoder_bytes(backbone, metadata)
+
+
+def state_info(content: bytes) -> dict[str, Any]:
+    """Of what `encoder_info` tells, arch and numbers, for a checkpoint's state."""
+    model, views = _model_and_views(read_state(content, "state.pt"))
+    with torch.device("meta"):
+        return {"arch": model.arch, "numbers": network_numbers(build_backbone(model, views["crop_px"]))}
+
+
+def load_encoder(path: str | os.PathLike[str], storage_options: str | None = None) -> nn.Module:
     """Load a pretrained backbone.
 
     Args:
-        path: An encoder.safetensors or the folder of a run, local or an fsspec URL such as s3://bucket/runs/name.
+        path: An encoder.safetensors; the folder of a run, finished, stopped or under way (its newest weights); the
+            folder of a checkpoint or the state.pt in it. Local or an fsspec URL such as s3://bucket/runs/name.
         storage_options: Access to it: a JSON object of fsspec options or a file with one. None: the AWS environment.
 
     Returns:
@@ -47,21 +93,33 @@ def load_encoder(path: str, storage_options: str | None = None) -> nn.Module:
         of `encoder_info(path)`, -> features (N, d).
 
     Raises:
-        ValueError: There is no such file, or it is no encoder of moco_ray.
+        ValueError: There is no such file, it is no encoder of moco_ray, or this version of its library builds another
+            network.
     """
-    content = _read(path, storage_options)
-    info = _info(content, path)
-    model = ModelConfig(arch=info["arch"], stem=info["stem"], patch_px=info.get("patch_px", 16))
-    backbone = build_backbone(model, info["crop_px"])
+    path = os.fspath(path)
+    content = read_encoder(path, storage_options)
+    info = info_of(content, path)
+    backbone = build_backbone(_model(info), info["crop_px"])
     try:
-        backbone.load_state_dict(_safetensors(content, path))
+        backbone.load_state_dict(tensors_of(content, path))
     except RuntimeError as error:
         raise ValueError(f"{path} does not hold the weights of its architecture {info['arch']}: {error}") from error
+    if differences := different_numbers(network_numbers(backbone), info.get("numbers", {})):
+        raise ValueError(
+            f"{path} was trained with {'; '.join(differences)}, as {info['arch']} is built here: install "
+            f"{info['library']} {info['library_version']}"
+        )
+    if not same_probe(probe(backbone, info["crop_px"]), info.get("probe", [])):
+        warnings.warn(
+            f"{path}: {info['arch']} computes other features here than where it was trained, with {info['library']} "
+            f"{info['library_version']}; install that version",
+            stacklevel=2,
+        )
     return backbone.eval()
 
 
-def encoder_info(path: str, storage_options: str | None = None) -> dict[str, Any]:
-    """What is known of an encoder file.
+def encoder_info(path: str | os.PathLike[str], storage_options: str | None = None) -> dict[str, Any]:
+    """What is known of an encoder.
 
     Args:
         path: As for `load_encoder`.
@@ -69,113 +127,98 @@ def encoder_info(path: str, storage_options: str | None = None) -> dict[str, Any
 
     Returns:
         arch, stem and patch_px (as in model.arch, model.stem and model.patch_px), crop_px (side of the images it was trained on), mean and std
-        (lists of three numbers, of red, green and blue in 0..1), step (of training), feature_dim and format.
+        (lists of three numbers, of red, green and blue in 0..1), step (of training), feature_dim and format; recipe
+        (Python lines that build the same network without moco_ray), library, library_version, library_name and
+        library_arguments (the same for programs), numbers (`network_numbers`) and probe. Files of earlier versions
+        have nothing from recipe on.
 
     Raises:
         ValueError: There is no such file, or it is no encoder of moco_ray.
     """
-    return _info(_read(path, storage_options), path)
+    path = os.fspath(path)
+    return info_of(read_encoder(path, storage_options), path)
 
 
-def load_initial_weights(encoder: Encoder, path: str) -> str:
-    """Load initial weights into a query encoder, from whatever kind of file they are in.
-
-    Args:
-        encoder: Changed in place, or not at all.
-        path: An encoder.safetensors, a torchvision or timm state dict or an official MoCo checkpoint (backbone only),
-            or a full encoder with keys backbone.* and projector.*; as .safetensors, or as a file of torch.save (read
-            with weights_only=True).
-
-    Returns:
-        A sentence that says what was loaded and what was not.
+def read_encoder(path: str, storage_options: str | None = None) -> bytes:
+    """The content of an encoder file, or of the one that a run's newest checkpoint would give.
 
     Raises:
-        ValueError: There is no such file, it is no state dict, or its keys or shapes do not fit.
+        ValueError: There is neither.
     """
-    state, num_dropped = _encoder_keys(_read_state(path))
-    own = encoder.state_dict()
-    unknown = sorted(set(state) - set(own))
-    if unknown or not state:
+    storage = Storage.open(path, resolve_storage_options(path, storage_options))
+    content = storage.read_bytes(storage.root) if path.endswith(".safetensors") else newest_content(storage, path)
+    is_state = content.startswith(b"PK")  # torch.save writes zip archives
+    return state_encoder(read_state(content, path)) if is_state else content
+
+
+def newest_content(storage: Storage, path: str) -> bytes:
+    """The newest weights in a folder: of an encoder file, or of a checkpoint's state where that is newer or all there is.
+
+    Raises:
+        ValueError: There are none.
+    """
+    file = storage.join(NAME)
+    if not is_checkpoint(storage) and storage.exists(file):
+        content = storage.read_bytes(file)
+        if not is_encoder(content):
+            return content
+        newer = state_at(storage, after=int(metadata_of(content)["step"]))  # the run went on after it was finished
+        return content if newer is None else newer
+    state = state_at(storage)
+    if state is None and storage.exists(storage.join("config.json")):
         raise ValueError(
-            f"model.init {path} does not fit the model: {len(unknown)} of {len(state)} keys are unknown to it"
-            f"{_first(unknown)}; check model.arch and model.projector"
+            f"{path} is a run that has not saved a checkpoint yet, and has no {NAME}; wait for its first one"
         )
-    wrong = [name for name in state if state[name].shape != own[name].shape]
-    if wrong:
-        shapes = [f"{name} is {tuple(state[name].shape)} and not {tuple(own[name].shape)}" for name in wrong]
-        raise ValueError(
-            f"model.init {path} does not fit the model: {len(wrong)} tensors have another shape{_first(shapes)}; "
-            "check model.arch, model.stem and model.dim"
-        )
-    # Old files lack the counters, and nothing that is computed depends on them.
-    missing = sorted(name for name in set(own) - set(state) if not name.endswith("num_batches_tracked"))
-    no_backbone = [name for name in missing if name.startswith("backbone.")]
-    if no_backbone:
-        raise ValueError(
-            f"model.init {path} lacks {len(no_backbone)} tensors of the backbone{_first(no_backbone)}; check model.arch"
-        )
-    encoder.load_state_dict(state, strict=False)
-    dropped = f"; {num_dropped} tensors of a classifier or another network are left out" if num_dropped else ""
-    fresh = "; the projector starts fresh" if missing else ""
-    return f"initial weights: {len(state)} tensors from {path}{dropped}{fresh}"
+    return state if state is not None else storage.read_bytes(file)  # which says that there is no such file
 
 
-def _encoder_keys(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
-    """Rename to the keys of an Encoder; returns also how many tensors of something else were left out."""
-    if any(name.startswith("backbone.") for name in state):
-        return state, 0
-    prefix = next((prefix for prefix in _PREFIXES if any(name.startswith(prefix) for name in state)), "")
-    inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    kept = {f"backbone.{name}": tensor for name, tensor in inner.items() if not name.startswith(_CLASSIFIERS)}
-    return kept, len(state) - len(kept)
+def info_of(content: bytes, path: str) -> dict[str, Any]:
+    """What the header of an encoder file says.
+
+    Raises:
+        ValueError: It is none of moco_ray's.
+    """
+    metadata = metadata_of(content)
+    if metadata.get("format") != _FORMAT:
+        raise ValueError(f"{path} was not written by moco_ray; load it with safetensors, torchvision or timm")
+    return {name: json.loads(value) if name in _JSON else value for name, value in metadata.items()}
 
 
-def _first(names: list[str]) -> str:
-    """Show the first few of a list."""
-    if not names:
-        return ""
-    return f" ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
+def is_encoder(content: bytes) -> bool:
+    """Whether this is an encoder file of moco_ray."""
+    return metadata_of(content).get("format") == _FORMAT
 
 
-def _read_state(path: str) -> dict[str, Tensor]:
-    storage = Storage.open(path, resolve_storage_options(path, None))
+def metadata_of(content: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file; empty where there are none."""
+    # It begins with the length of its header (8 bytes, little-endian) and the header, a JSON object.
+    length = int.from_bytes(content[:8], "little")
     try:
-        content = storage.read_bytes(storage.root)
-    except ValueError as error:
-        raise ValueError(f"model.init: {error}") from error
-    if path.endswith(".safetensors"):
-        return _safetensors(content, path)
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # an unpickler fails in as many ways as there are files
-        raise ValueError(f"model.init {path} is no file of weights that is safe to load: {error}") from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"model.init {path} holds no state dict; save one with torch.save(model.state_dict(), path)")
-    return state
+        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+        return dict(metadata)
+    except (ValueError, KeyError, TypeError):
+        return {}
 
 
-def _safetensors(content: bytes, path: str) -> dict[str, Tensor]:
+def tensors_of(content: bytes, path: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: It is cut or broken.
+    """
     try:
         return dict(load_safetensors(content))
     except SafetensorError as error:
         raise ValueError(f"{path} is no complete safetensors file: {error}") from error
 
 
-def _read(path: str, storage_options: str | None = None) -> bytes:
-    storage = Storage.open(path, resolve_storage_options(path, storage_options))
-    return storage.read_bytes(storage.root if path.endswith(".safetensors") else storage.join(_NAME))
+def _model(info: Mapping[str, Any]) -> ModelConfig:
+    return ModelConfig(arch=info["arch"], stem=info["stem"], patch_px=int(info.get("patch_px", 16)))
 
 
-def _info(content: bytes, path: str) -> dict[str, Any]:
-    # A safetensors file begins with the length of its header (8 bytes, little-endian) and the header, a JSON object.
-    length = int.from_bytes(content[:8], "little")
-    try:
-        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
-        is_ours = metadata["format"] == _FORMAT
-    except (ValueError, KeyError, TypeError):
-        is_ours = False
-    if not is_ours:
-        raise ValueError(f"{path} was not written by moco_ray; load it with safetensors, torchvision or timm")
-    return {name: json.loads(value) if name in _NUMBERS else value for name, value in metadata.items()}
+def _model_and_views(state: Mapping[str, Any]) -> tuple[ModelConfig, dict[str, Any]]:
+    config = json.loads(state["config"])
+    given = config["model"]
+    return ModelConfig(**{item.name: given[item.name] for item in fields(ModelConfig) if item.name in given}), config[
+        "views"
+    ]

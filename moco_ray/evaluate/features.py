@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moco_ray.core.encoders import normalize
-from moco_ray.data.decode import BadImage, decode_image
-from moco_ray.data.manifest import Manifest, read_rows
+from moco_ray.data.decode import BadImage
+from moco_ray.data.manifest import Manifest
+from moco_ray.data.reading import decode, read_rows
 from moco_ray.data.storage import StorageOptions
 from moco_ray.data.views import center_view
 
@@ -74,7 +75,7 @@ class Features:
     ids: Tensor
     """(N,) int64: a hash of the pixels that were encoded, equal for identical images."""
     num_bad: int
-    """Images left out because they do not decode."""
+    """Images left out because they cannot be had or do not decode."""
 
 
 def load_images(images: ImageSet, view: Callable[[UInt8Array, int], UInt8Array]) -> Iterator[ImageBatch]:
@@ -86,10 +87,11 @@ def load_images(images: ImageSet, view: Callable[[UInt8Array, int], UInt8Array])
             the threads. All results have one shape.
 
     Yields:
-        Batches of up to 64 images, without those that do not decode; never an empty one.
+        Batches of up to 64 images, without those that cannot be had or do not decode; never an empty one.
 
     Raises:
-        ReadError: An image cannot be read.
+        ReadError: The storage does not answer.
+        ValueError: Nor does it give any other image.
     """
 
     def load(places: NDArray[np.int64]) -> ImageBatch:
@@ -97,7 +99,7 @@ def load_images(images: ImageSet, view: Callable[[UInt8Array, int], UInt8Array])
         views, good = [], []
         for place, content in zip(places, contents, strict=True):
             try:
-                image = decode_image(content, max_pixels=images.max_pixels)
+                image = decode(content, max_pixels=images.max_pixels)
             except BadImage:
                 continue
             views.append(view(image, int(place)))

@@ -10,65 +10,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from moco_ray.config.eval import EvalConfig as EvalConfig
+from moco_ray.config.views import ViewsConfig
 from moco_ray.core.encoders import Encoder
 from moco_ray.core.hashing import hash64
+from moco_ray.data.labels import quoted
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import StorageOptions
-from moco_ray.data.views import ViewsConfig, make_view
+from moco_ray.data.views import make_view
 from moco_ray.evaluate.features import Features, ImageSet, apply_to_pixels, encode_images, load_images
 from moco_ray.evaluate.knn import knn_top1
 from moco_ray.evaluate.representation import alignment, rankme, uniformity
 
 _HOLDOUT, _BANK, _QUERIES = 0x40, 0x41, 0x42  # keep the draws of one seed apart
 _VIEW_IMAGES = 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalConfig:
-    """Evaluation while training. kNN as in the reference's demo: k 200, temperature 0.1."""
-
-    uri: str = ""
-    """Labelled images to classify. Empty: a hold-out of the training images, if they have labels."""
-    every_steps: int | None = None
-    """Steps between evaluations. None: about 20 in a run, at most once an epoch."""
-    holdout_fraction: float = 0.1
-    """Share of labelled training images that training never sees, if uri is empty."""
-    max_queries: int = 2000
-    """Images to classify at most."""
-    max_bank: int = 10_000
-    """Labelled images to find neighbours among, at most."""
-    k: int = 200
-    """Neighbours that vote."""
-    temperature: float = 0.1
-    """Temperature of their weights, exp(similarity / temperature)."""
-    resize_px: int | None = None
-    """Shorter side before the centre crop. None: crop_px * 8 / 7 from 128 pixels on (256 for 224), else crop_px."""
-    max_time_fraction: float = 0.05
-    """Share of the time that evaluations may block training for, where no slot is free for them. 1: training waits for
-    each of them, wherever it runs, and none is left out."""
-
-    def __post_init__(self) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: A size or a share is impossible.
-        """
-        if not 0 <= self.holdout_fraction < 1:
-            raise ValueError(f"eval.holdout-fraction is {self.holdout_fraction}; use a share in [0, 1), 0 for none")
-        if self.max_queries < 2:
-            raise ValueError(f"eval.max-queries is {self.max_queries}; use at least 2, normally 2000")
-        positive = {
-            "eval.every-steps": self.every_steps,
-            "eval.max-bank": self.max_bank,
-            "eval.k": self.k,
-            "eval.temperature": self.temperature,
-            "eval.resize-px": self.resize_px,
-        }
-        for name, value in positive.items():
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} is {value}; use a number above 0")
-        if not 0 <= self.max_time_fraction <= 1:
-            raise ValueError(f"eval.max-time-fraction is {self.max_time_fraction}; use a share in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +36,8 @@ class EvalSet:
     """Labelled images to classify by. None: leave-one-out among the queries."""
     classes: tuple[str, ...]
     """Names of the labels; fewer than two without labels."""
+    words: str = ""
+    """What is classified by what, for people."""
 
     @property
     def has_labels(self) -> bool:
@@ -116,38 +73,78 @@ def choose_eval_set(
 ) -> EvalSet:
     """Choose the images to evaluate on.
 
-    The queries are those of eval.uri, or the hold-out, or (without labels) a sample of the training images. The
-    bank is labelled training images if their classes are those of the queries, else the queries themselves.
+    The queries are those to classify, or the hold-out, or (without labels) a sample of the training images. The bank is
+    the training images of the classes that both have, if these are two or more, and the queries are those of these classes;
+    else each query is classified by the other queries.
 
     Args:
         train: The training data, hold-out included.
-        held_out: The images of eval.uri, if given.
+        held_out: The images to classify, if they are not among the training data.
         config: Sizes.
         seed: Of the samples.
         train_options: Access to the training images.
-        eval_options: Access to the images of eval.uri.
+        eval_options: Access to those to classify.
         max_pixels: Images with more pixels are left out.
     """
     train_rows = train.train_rows()
-    if held_out is not None:
-        rows = np.flatnonzero(held_out.labels >= 0)
-        queries = _sample(held_out, rows, config.max_queries, seed, _QUERIES, eval_options, max_pixels)
-        classes = held_out.classes
-    else:
-        is_query = np.ones(len(train), dtype=bool)
-        is_query[train_rows] = False
-        rows = np.flatnonzero(is_query) if is_query.any() else train_rows
-        queries = _sample(train, rows, config.max_queries, seed, _QUERIES, train_options, max_pixels)
-        classes = train.classes if is_query.any() else ()
     labelled = train_rows[train.labels[train_rows] >= 0]
-    bank = None
-    if len(classes) > 1 and set(train.classes) == set(classes) and len(labelled):
-        bank = _sample(train, labelled, config.max_bank, seed, _BANK, train_options, max_pixels)
-        # The same names may be numbered otherwise: 2 comes before 10 as a number, after it as a folder.
-        number = {name: i for i, name in enumerate(classes)}
-        renumbered = np.array([number[name] for name in train.classes], dtype=np.int64)
-        bank = replace(bank, labels=renumbered[bank.labels])
-    return EvalSet(queries=queries, bank=bank, classes=classes)
+    is_query = np.ones(len(train), dtype=bool)
+    is_query[train_rows] = False
+    if held_out is None and not is_query.any():
+        queries = _sample(train, train_rows, config.max_queries, seed, _QUERIES, train_options, max_pixels)
+        return EvalSet(
+            queries=queries, bank=None, classes=(), words="no kNN: no labelled images are kept from training"
+        )
+    images, options = (held_out, eval_options) if held_out is not None else (train, train_options)
+    rows = np.flatnonzero(images.labels >= 0) if held_out is not None else np.flatnonzero(is_query)
+    if held_out is None:
+        common = train.classes if len(labelled) else ()
+    else:
+        both = set(_present(train, labelled)) & set(_present(images, rows))
+        common = tuple(name for name in images.classes if name in both)
+    if len(common) < 2:
+        queries = _sample(images, rows, config.max_queries, seed, _QUERIES, options, max_pixels)
+        words = (
+            f"kNN: each of {len(rows):,} images to classify by the others: fewer than two of their classes are among the "
+            "labelled training images"
+        )
+        return EvalSet(queries=queries, bank=None, classes=images.classes, words=words)
+    rows, labelled = (
+        part[np.isin(whole.labels[part], _ids(whole, common))] for whole, part in ((images, rows), (train, labelled))
+    )
+    queries = _sample(images, rows, config.max_queries, seed, _QUERIES, options, max_pixels)
+    bank = _sample(train, labelled, config.max_bank, seed, _BANK, train_options, max_pixels)
+    # The same names may be numbered otherwise: 2 comes before 10 as a number, after it as a folder.
+    queries, bank = _numbered(queries, images, common), _numbered(bank, train, common)
+    words = (
+        f"kNN: {len(queries):,} images are classified by {len(bank):,} training images of the {len(common):,} classes"
+    )
+    return EvalSet(queries=queries, bank=bank, classes=common, words=words + _not_common(train, images, common))
+
+
+def _present(manifest: Manifest, rows: NDArray[np.int64]) -> list[str]:
+    """Classes that some rows have."""
+    return [manifest.classes[label] for label in np.unique(manifest.labels[rows]) if label >= 0]
+
+
+def _ids(manifest: Manifest, classes: tuple[str, ...]) -> list[int]:
+    return [i for i, name in enumerate(manifest.classes) if name in set(classes)]
+
+
+def _numbered(images: ImageSet, manifest: Manifest, classes: tuple[str, ...]) -> ImageSet:
+    """The same images with the numbers that their classes have in `classes`, which holds all of them."""
+    number = {name: i for i, name in enumerate(classes)}
+    table = np.array([number.get(name, -1) for name in manifest.classes], dtype=np.int64)
+    return replace(images, labels=table[images.labels])
+
+
+def _not_common(train: Manifest, images: Manifest, common: tuple[str, ...]) -> str:
+    """What classes play no part, in words."""
+    parts = []
+    for manifest, whose in ((train, "training"), (images, "evaluation")):
+        if others := [name for name in manifest.classes if name not in set(common)]:
+            parts.append(f"{quoted(others)} of {whose} images")
+    return f" that both have; left out: {' and '.join(parts)}" if parts else ""
 
 
 def _sample(
@@ -183,11 +180,14 @@ def evaluate(
 
     Yields:
         eval/knn_top1 in percent (with labels; on backbone features), eval/rankme (backbone features),
-        eval/alignment and eval/uniformity (embeddings of two views of up to 512 images).
+        eval/alignment and eval/uniformity (embeddings of two views of up to 512 images); eval/bad_images, those that
+        were left out because they cannot be had or do not decode, if there are any.
     """
     queries = features_of(encoder.backbone, eval_set.queries, views, config)
+    num_bad = queries.num_bad
     if eval_set.has_labels:
         bank = queries if eval_set.bank is None else features_of(encoder.backbone, eval_set.bank, views, config)
+        num_bad += bank.num_bad if eval_set.bank is not None else 0
         yield (
             "eval/knn_top1",
             knn_top1(
@@ -206,6 +206,8 @@ def evaluate(
     first, second = _embed_two_views(encoder, eval_set.queries, views, seed)
     yield "eval/alignment", alignment(first, second)
     yield "eval/uniformity", uniformity(first)
+    if num_bad:
+        yield "eval/bad_images", float(num_bad)
 
 
 def features_of(backbone: nn.Module, images: ImageSet, views: ViewsConfig, config: EvalConfig) -> Features:

@@ -67,18 +67,20 @@ def views_picture(images: Sequence[Pixels], query_views: Sequence[Pixels], key_v
 def neighbours_picture(
     query_images: Sequence[Pixels],
     neighbour_images: Sequence[Sequence[Pixels]],
-    query_labels: Sequence[int],
-    neighbour_labels: Sequence[Sequence[int]],
-    classes: Sequence[str],
+    query_labels: Sequence[int] | None = None,
+    neighbour_labels: Sequence[Sequence[int]] | None = None,
+    classes: Sequence[str] = (),
+    similarities: Sequence[Sequence[float]] | None = None,
 ) -> bytes:
-    """Draw images beside their nearest neighbours, framed and marked by whether the classes agree.
+    """Draw images beside their nearest neighbours: framed by whether the classes agree, or with how similar they are.
 
     Args:
         query_images: n images.
         neighbour_images: For each, its neighbours, the nearest first.
-        query_labels: n classes, as indices into classes.
+        query_labels: n classes, as indices into classes. None without labels.
         neighbour_labels: The classes of the neighbours.
         classes: Class names.
+        similarities: Of the neighbours, shown where there are no labels.
 
     Returns:
         A PNG: one row a query.
@@ -86,30 +88,45 @@ def neighbours_picture(
     Raises:
         ValueError: No images, or lists of unequal lengths.
     """
-    is_ragged = [len(row) for row in neighbour_images] != [len(row) for row in neighbour_labels]
-    if is_ragged or not query_images or not len(query_images) == len(query_labels) == len(neighbour_images):
+    beside = neighbour_labels if query_labels is not None else similarities or neighbour_images
+    lengths = {len(query_images), len(neighbour_images), len(query_images if query_labels is None else query_labels)}
+    is_ragged = beside is None or [len(row) for row in neighbour_images] != [len(row) for row in beside]
+    if is_ragged or not query_images or len(lengths) > 1:
         raise ValueError(
-            f"got {len(query_images)} images with {len(query_labels)} labels and {len(neighbour_images)} rows of "
-            "neighbours; give a label for each of at least one image and for each of its neighbours"
+            f"got {len(query_images)} images with {len(query_labels or ())} labels and {len(neighbour_images)} rows of "
+            "neighbours; give a label for each of at least one image and for each of its neighbours, or no labels"
         )
     cell, text, gap, margin, title = 1.1, 0.24, 0.3, 0.12, 0.55  # inches
     width = max(2 * margin + cell + gap + cell * max(len(row) for row in neighbour_images), 5.2)
     height = title + (cell + text) * len(query_images) + margin
     figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
-    for row, (query, label) in enumerate(zip(query_images, query_labels, strict=True)):
+    for row, query in enumerate(query_images):
         bottom = margin + (len(query_images) - 1 - row) * (cell + text) + text
         axes = _square(figure, margin, bottom, cell - 0.08)
         _draw_image(axes, query)
-        _caption(axes, classes[label], _INK, weight="bold")
-        for column, (image, other) in enumerate(zip(neighbour_images[row], neighbour_labels[row], strict=True)):
+        label = None if query_labels is None else query_labels[row]
+        if label is not None:
+            _caption(axes, classes[label], _INK, weight="bold")
+        for column, image in enumerate(neighbour_images[row]):
             axes = _square(figure, margin + cell + gap + column * cell, bottom, cell - 0.08)
-            colour = _RIGHT if other == label else _WRONG
-            _draw_image(axes, image, frame=colour)
-            _caption(axes, f"{'✓' if other == label else '✗'} {classes[other]}", colour)
-    pairs = [(label, other) for label, row in zip(query_labels, neighbour_labels, strict=True) for other in row]
-    agreeing = sum(label == other for label, other in pairs)
-    _title(figure, "Nearest neighbours", f"{agreeing} of {len(pairs)} share the class of the image on the left")
+            if label is not None and neighbour_labels is not None:
+                other = neighbour_labels[row][column]
+                colour = _RIGHT if other == label else _WRONG
+                _draw_image(axes, image, frame=colour)
+                _caption(axes, f"{'✓' if other == label else '✗'} {classes[other]}", colour)
+            else:
+                _draw_image(axes, image)
+                _caption(axes, f"{similarities[row][column]:.2f}" if similarities else "", _MUTED)
+    _title(figure, "Nearest neighbours", _agreement(query_labels, neighbour_labels))
     return _png(figure)
+
+
+def _agreement(labels: Sequence[int] | None, neighbours: Sequence[Sequence[int]] | None) -> str:
+    if labels is None or neighbours is None:
+        return "images without labels, beside those whose features are most alike (cosine similarity)"
+    pairs = [(label, other) for label, row in zip(labels, neighbours, strict=True) for other in row]
+    agreeing = sum(label == other for label, other in pairs)
+    return f"{agreeing} of {len(pairs)} share the class of the image on the left"
 
 
 def curves_picture(

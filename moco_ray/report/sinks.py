@@ -8,8 +8,10 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch.utils.tensorboard import SummaryWriter
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _BETWEEN_FILES_S = 60.0  # each attempt at a new file may leave an empty one
 
@@ -47,7 +49,12 @@ class TensorBoardSink:
         self._writer: SummaryWriter | None = None
         self._next_file_s = -math.inf
         with contextlib.suppress(OSError):
-            self._writer = SummaryWriter(self._folder, purge_step=first_step, flush_secs=10)
+            self._writer = self._new_writer(purge_step=first_step)
+
+    def _new_writer(self, purge_step: int | None = None) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter  # here, because it takes half a second to import
+
+        return SummaryWriter(self._folder, purge_step=purge_step, flush_secs=10)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add the scalars of one step; on a full disk some are lost, and what comes later goes to a new file.
@@ -57,7 +64,7 @@ class TensorBoardSink:
         try:
             if self._writer is None and time.monotonic() >= self._next_file_s:
                 self._next_file_s = time.monotonic() + _BETWEEN_FILES_S
-                self._writer = SummaryWriter(self._folder, flush_secs=10)
+                self._writer = self._new_writer()
             if self._writer is not None:
                 for name, value in values.items():
                     self._writer.add_scalar(name, value, global_step=step)

@@ -20,10 +20,9 @@ from pathlib import Path
 from types import FrameType
 
 from moco_ray.config import Config, from_json
-from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, resolve_storage_options
-from moco_ray.train.found import EVAL_MANIFEST, MANIFEST, found_run, is_run
-from moco_ray.train.job import RunFailed
+from moco_ray.train.failure import RunFailed
+from moco_ray.train.found import found_run, is_run, stored_images
 from moco_ray.train.lease import RunInUse
 from moco_ray.train.plan import decide
 from moco_ray.train.pretrain import pretrain
@@ -79,10 +78,8 @@ def _begin(task: Task, config: Config) -> None:
     sweep, run = (Storage.open(uri, options) for uri in (task.sweep_uri, f"{task.sweep_uri}/{config.run.name}"))
     if is_run(run):
         return
-    manifest = Manifest.read(sweep, sweep.join(MANIFEST))
-    config = decide(config, len(manifest.train_rows()))
-    eval_manifest = Manifest.read(sweep, sweep.join(EVAL_MANIFEST)) if config.eval.uri else None
-    found_run(run, config, manifest, eval_manifest)
+    images = stored_images(sweep)
+    found_run(run, decide(config, len(images.train.train_rows())), images)
 
 
 @contextmanager

@@ -2,113 +2,63 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import signal
 import sys
-import threading
 from collections.abc import Sequence
-from types import FrameType
-
-import tyro
-from rich.console import Console
-from rich.panel import Panel
-from rich.text import Text
+from dataclasses import replace
+from typing import Any
 
 from moco_ray import cli
+from moco_ray.command import again, check_uri, run_command, say
+from moco_ray.flags import Given, flags_of, scan
 from moco_ray.sweep.config import SweepConfig
-from moco_ray.sweep.sweep import sweep
-from moco_ray.train.job import RunFailed
 
+_PROGRAM = "tune/sweep.py"
 _STOPPED = "stopped; the same command goes on with this sweep"
-_SECRET_FLAGS = ("--data.storage-options", "--run.storage-options")
-_HELP = ("--help", "-h")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and sweep; returns the exit code, which is that of jobs/pretrain.py."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    terminated = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        terminated.set()
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
-    console = Console()
-    try:
-        own, rest = split(arguments)
-        settings = parse_settings(own, shows_help=any(flag in arguments for flag in _HELP))
-        parsed = cli.parse(rest)
-        command = without_secrets(rest)
-        sweep(settings, parsed.config, say=_say, command=command, console=console, is_dry=parsed.dry_run)
-    except ValueError as error:
-        return _fail(str(error), 2)
-    except (RunFailed, OSError) as error:
-        return _fail(str(error), 1)
-    except KeyboardInterrupt:
-        return _fail(_STOPPED, 143 if terminated.is_set() else 130)
-    return 0
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return run_command(lambda: _sweep(given), stopped=_STOPPED)
 
 
-def parse_settings(arguments: Sequence[str], *, shows_help: bool = False) -> SweepConfig:
+def _sweep(arguments: Sequence[str]) -> None:
+    own, rest = split(arguments)
+    if any(item.flag.path == "help" for item in rest):
+        from moco_ray.help import print_flags
+
+        print(f"{SweepConfig.__doc__}\n")
+        print_flags(SweepConfig, None, _PROGRAM)
+        print("\nand every flag of a run, which all trials have in common:\n")
+    settings = settings_of(own)
+    parsed = cli.parse_given(rest)
+    check_uri(parsed.config)
+    say(f"moco_ray: sweep, preset {parsed.config.preset}, images {parsed.config.data.uri}")
+    from rich.console import Console
+
+    from moco_ray.sweep.sweep import sweep  # here, like all that takes seconds to import
+
+    sweep(settings, parsed.config, say=say, command=again(rest), console=Console(), is_dry=parsed.dry_run)
+
+
+def split(arguments: Sequence[str]) -> tuple[list[Given], list[Given]]:
+    """Split a command into the flags of the sweep and those of a run.
+
+    Raises:
+        ValueError: It has something that is no flag or value.
+    """
+    own = [replace(flag, is_repeated=flag.path == "space") for flag in flags_of(SweepConfig())]
+    given = scan(arguments, [*own, *cli.run_flags()])
+    return [item for item in given if item.flag in own], [item for item in given if item.flag not in own]
+
+
+def settings_of(given: Sequence[Given]) -> SweepConfig:
     """Turn a sweep's own flags into its settings.
-
-    Args:
-        arguments: Flags of the sweep alone.
-        shows_help: Print what they are; the help of a run's flags is to follow.
 
     Raises:
         ValueError: A value is impossible.
     """
-    if shows_help:
-        try:
-            tyro.cli(SweepConfig, args=["--help"], prog="tune/sweep.py", description=SweepConfig.__doc__)
-        except SystemExit:
-            print("\nand every flag of a run, which all trials have in common:\n")
-    return tyro.cli(SweepConfig, args=list(arguments), prog="tune/sweep.py", description=SweepConfig.__doc__)
-
-
-def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split a command into the flags of the sweep and those of a run.
-
-    Raises:
-        ValueError: A flag is of neither, and resembles one of the sweep.
-    """
-    known = [f"--{item.name.replace('_', '-')}" for item in dataclasses.fields(SweepConfig)]
-    own: list[str] = []
-    rest: list[str] = []
-    target = rest
-    for argument in arguments:
-        if argument.startswith("--"):
-            flag = argument.split("=", 1)[0].replace("_", "-")
-            target = own if flag in known else rest
-            close = difflib.get_close_matches(flag, known, n=1, cutoff=0.75)
-            if target is rest and "." not in flag and close:
-                raise ValueError(f"the flag {flag} is unknown; did you mean {close[0]}? See --help for all")
-        target.append(argument)
-    return own, rest
-
-
-def without_secrets(arguments: Sequence[str]) -> list[str]:
-    """Arguments of a run without the sweep's name and what may hold credentials."""
-    kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument.split("=", 1)[0].replace("_", "-") in (*_SECRET_FLAGS, "--run.name"):
-            skip = "=" not in argument
-        else:
-            kept.append(argument)
-    return kept
-
-
-def _fail(message: str, code: int) -> int:
-    Console(stderr=True).print(Panel(Text(message), title="moco_ray", border_style="red"))
-    return code
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+    values: dict[str, Any] = {item.flag.path: item.value for item in given}
+    if "space" in values:
+        values["space"] = tuple(text for item in given if item.flag.is_repeated for text in item.texts)
+    return SweepConfig(**values)

@@ -8,16 +8,8 @@ from dataclasses import dataclass, replace
 
 from moco_ray.config import Config
 from moco_ray.sweep.config import SweepConfig
-from moco_ray.train.cluster import (
-    Node,
-    can_start,
-    connect,
-    fitting,
-    give_back_nodes,
-    has_autoscaler,
-    is_connected,
-    living_nodes,
-)
+from moco_ray.train.cluster import Node, can_start, fitting, give_back_nodes, has_autoscaler, living_nodes
+from moco_ray.train.connection import connect, is_connected
 from moco_ray.train.workers import Workers, choose_workers, has_gpus
 
 _CPUS_OF_A_PROCESS = 2.0  # one trains, one reads and augments

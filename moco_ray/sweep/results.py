@@ -11,10 +11,9 @@ from typing import Any
 from moco_ray.config import Config, from_json, to_json
 from moco_ray.sweep.board import shorten
 from moco_ray.sweep.records import Record, best_of
-from moco_ray.sweep.report import report_page
 from moco_ray.sweep.setting import Setting
+from moco_ray.train.failure import RunFailed
 from moco_ray.train.found import CONFIG
-from moco_ray.train.job import RunFailed
 
 BEST, REPORT = "best.json", "report.html"
 _SHOWN_REASONS = 3
@@ -66,6 +65,8 @@ def conclude(setting: Setting, config: Config, command: Sequence[str]) -> SweepR
         encoder=f"{setting.uri}/{best.name}/encoder.safetensors",
         records=tuple(records),
     )
+    from moco_ray.sweep.report import report_page  # here, because matplotlib takes half a second to import
+
     page = report_page(
         name=storage.root.rsplit("/", 1)[-1],
         records=records,

@@ -182,6 +182,10 @@ def _try_out(dimension: Dimension, config: Config) -> None:
     values = [dimension.at(0.0), dimension.at(1.0)] if dimension.is_range else list(dimension.options)
     for value in values:
         try:
-            with_values(config, {dimension.path: value})
+            changed = with_values(config, {dimension.path: value})
+            if dimension.path.startswith("model.") or dimension.path == "views.crop_px":
+                from moco_ray.train.network import network_without_weights  # here, since torch takes seconds to import
+
+                network_without_weights(changed)
         except ValueError as error:
             raise ValueError(f"--space {dimension.describe()}: {error}") from error

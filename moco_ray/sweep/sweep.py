@@ -27,8 +27,9 @@ from moco_ray.sweep.setting import Setting, shared_access
 from moco_ray.sweep.space import Space, parse_space
 from moco_ray.sweep.trial import Access
 from moco_ray.sweep.tuning import asha, run_trials
-from moco_ray.train.cluster import only_our_lines
-from moco_ray.train.found import EVAL_MANIFEST, MANIFEST, list_eval_images
+from moco_ray.train.connection import only_our_lines
+from moco_ray.train.current_images import current_images
+from moco_ray.train.found import stored_images, write_images
 from moco_ray.train.lease import hold_run
 from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options
 from moco_ray.train.shared_paths import check_paths
@@ -65,6 +66,11 @@ def sweep(
     check_metric(settings.metric)
     if not config.data.uri:
         raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
+    if config.data.relist:
+        raise ValueError(
+            "--data.relist: the trials of a sweep are compared on the same images; leave the flag out, or begin another sweep "
+            "with another --run.name"
+        )
     space = parse_space(settings.space, config)
     if settings.scheduler == "pbt":
         check_population(space, config)
@@ -190,29 +196,26 @@ def _prepare(
     """
     path = storage.join(_SWEEP)
     old = json.loads(storage.read_bytes(path)) if storage.exists(path) else None
+    stored = None
     if old is not None:
-        manifest = Manifest.read(storage, storage.join(MANIFEST))
-        has_eval = storage.exists(storage.join(EVAL_MANIFEST))
-        eval_manifest = Manifest.read(storage, storage.join(EVAL_MANIFEST)) if has_eval else None
+        stored = stored_images(storage)
+        images, _ = current_images(stored, from_json(str(old["config"])), config, say)
     else:
-        manifest = list_images(config, resolve_storage_options(config.data.uri, config.data.storage_options), say)
-        eval_manifest = list_eval_images(config, say) if config.eval.uri else None
-    access = row_options(manifest, config)
-    eval_access = row_options(eval_manifest, config) if eval_manifest else access
+        images = list_images(config, resolve_storage_options(config.data.uri, config.data.storage_options), say)
+    access = row_options(images.train, config)
+    eval_access = row_options(images.test, config) if images.test else access
     eval_set = choose_eval_set(
-        manifest, eval_manifest, config.eval, config.run.seed, access, eval_access, config.data.max_pixels
+        images.train, images.test, config.eval, config.run.seed, access, eval_access, config.data.max_pixels
     )
+    say(eval_set.words)
     metric = choose_metric(settings.metric, config, has_labels=eval_set.has_labels)
     definition = _definition(settings, config, space, metric)
     if old is not None:
         _check_same(old, definition, storage)
-    if old is not None or is_dry:
-        return metric, manifest
-    manifest.write(storage, storage.join(MANIFEST))
-    if eval_manifest is not None:
-        eval_manifest.write(storage, storage.join(EVAL_MANIFEST))
-    storage.write_bytes(path, json.dumps(definition, indent=1).encode())
-    return metric, manifest
+    if images is not stored and not is_dry:
+        write_images(storage, images)
+        storage.write_bytes(path, json.dumps(definition, indent=1).encode())
+    return metric, images.train
 
 
 def _check_same(old: dict[str, object], new: dict[str, object], storage: Storage) -> None:

@@ -5,26 +5,26 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from moco_ray.data.checkpoint_files import (
+    FORMAT_VERSION,
+    MARKER,
+    STATE,
+    checkpoint_name,
+    checkpoint_steps,
+    newest_checkpoint,
+    read_verified,
+)
 from moco_ray.data.storage import Storage
-
-FORMAT_VERSION = 1
-_STATE = "state.pt"
-_MARKER = "COMMITTED"
-_NAME = re.compile(r"checkpoint_(\d+)")
 
 State = dict[str, Any]
 
-
-def checkpoint_name(step: int) -> str:
-    """Folder of the checkpoint taken after `step` steps."""
-    return f"checkpoint_{step:09d}"
+__all__ = ["FORMAT_VERSION", "CheckpointStore", "State", "checkpoint_name"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,37 +55,20 @@ class CheckpointStore:
         torch.save(state, buffer)
         content = buffer.getvalue()
         folder = checkpoint_name(step)
-        self._write(f"{folder}/{_STATE}", content)
+        self._write(f"{folder}/{STATE}", content)
         for path, data in files.items():
             self._write(path, data)
         digest = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        marker = {"format_version": FORMAT_VERSION, "step": step, "files": {_STATE: digest}, **info}
-        self._write(f"{folder}/{_MARKER}", json.dumps(marker, indent=1).encode())
+        marker = {"format_version": FORMAT_VERSION, "step": step, "files": {STATE: digest}, **info}
+        self._write(f"{folder}/{MARKER}", json.dumps(marker, indent=1).encode())
 
     def steps(self) -> list[int]:
         """Steps of all checkpoint folders, committed or not, ascending."""
-        names = [_NAME.fullmatch(name) for name, _, is_dir in self.storage.list(self.storage.join()) if is_dir]
-        return sorted(int(name[1]) for name in names if name)
+        return checkpoint_steps(self.storage)
 
     def newest(self, warn: Callable[[str], None]) -> int | None:
         """Steps of the newest checkpoint that verifies; passing over one is said to `warn`."""
-        steps, finished = self.steps(), 0
-        for step in reversed(steps):
-            try:
-                self._verified(step)
-            except _NotCommitted:
-                warn(f"{checkpoint_name(step)} was never finished: passed over")
-            except _Damaged as damage:
-                finished += 1
-                warn(f"{checkpoint_name(step)} is damaged ({damage}): passed over, going back to the one before")
-            else:
-                return step
-        if finished:
-            raise ValueError(
-                f"none of the {finished} checkpoints in {self.storage.uri(self.storage.root)} verifies, and training would "
-                "start from nothing; restore them, or delete them to do so"
-            )
-        return None
+        return newest_checkpoint(self.storage, warn)
 
     def read(self, step: int) -> State:
         """Read a checkpoint that verifies.
@@ -93,13 +76,13 @@ class CheckpointStore:
         Raises:
             ValueError: It was written by a newer version of moco_ray.
         """
-        content = self._verified(step)
+        content = read_verified(self.storage, step)
         state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         return state
 
     def marker(self, step: int) -> dict[str, Any]:
         """What the marker of a checkpoint says."""
-        content: dict[str, Any] = json.loads(self.storage.read_bytes(self.storage.join(checkpoint_name(step), _MARKER)))
+        content: dict[str, Any] = json.loads(self.storage.read_bytes(self.storage.join(checkpoint_name(step), MARKER)))
         return content
 
     def prune(self, keep: set[int]) -> None:
@@ -119,40 +102,10 @@ class CheckpointStore:
     def delete(self, step: int) -> None:
         """Delete one checkpoint, its marker first, so that a half-deleted one is never taken for whole."""
         folder = self.storage.join(checkpoint_name(step))
-        marker = self.storage.join(checkpoint_name(step), _MARKER)
+        marker = self.storage.join(checkpoint_name(step), MARKER)
         if self.storage.exists(marker):
             self.storage.delete(marker)
         self.storage.delete(folder)
 
-    def _verified(self, step: int) -> bytes:
-        folder = checkpoint_name(step)
-        if not self.storage.exists(self.storage.join(folder, _MARKER)):
-            raise _NotCommitted
-        content = self.storage.read_bytes(self.storage.join(folder, _MARKER))
-        try:
-            marker = json.loads(content)
-            expected = marker["files"][_STATE]
-        except (ValueError, KeyError, TypeError) as error:
-            raise _Damaged("its marker is incomplete") from error
-        if marker["format_version"] > FORMAT_VERSION:
-            raise ValueError(
-                f"{folder} has format version {marker['format_version']}, this moco_ray reads up to {FORMAT_VERSION}; "
-                "install a newer moco_ray"
-            )
-        if not self.storage.exists(self.storage.join(folder, _STATE)):
-            raise _Damaged(f"{_STATE} is missing")
-        content = self.storage.read_bytes(self.storage.join(folder, _STATE))
-        if len(content) != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
-            raise _Damaged(f"{_STATE} does not match its digest")
-        return content
-
     def _write(self, path: str, data: bytes) -> None:
         self.storage.write_bytes(self.storage.join(*path.split("/")), data)
-
-
-class _NotCommitted(Exception):
-    pass
-
-
-class _Damaged(Exception):
-    pass

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from moco_ray.config import Config
-from moco_ray.core.encoders import build_encoder
 from moco_ray.core.hashing import hash64
-from moco_ray.data.decode import BadImage, decode_image
-from moco_ray.data.manifest import Manifest, read_rows
+from moco_ray.data.decode import BadImage
+from moco_ray.data.known_bad import bad_lines, too_many_bad
+from moco_ray.data.manifest import Manifest
+from moco_ray.data.reading import decode, read_rows
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn
+from moco_ray.train.network import check_network, initial_weights
+from moco_ray.train.plan import (
+    decide,
+    last_step,
+    list_images,
+    make_source,
+    row_options,
+    run_eval_set,
+    warn,
+    warn_of_mixing,
+)
 
 _SAMPLE = 512
 
@@ -27,17 +39,22 @@ def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
     """
     if not config.data.uri:
         raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
+    encoder = check_network(config)
+    initial_weights(config, encoder, say)
     options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    manifest = list_images(config, options, say)
+    images = list_images(config, options, say)
+    manifest = images.train
     known = manifest.table["num_bytes"].to_numpy()
     if (known >= 0).all():
         say(f"size: {known.sum() / 1e6:,.1f} MB")
     options = row_options(manifest, config)
     pixels = _say_sample(config, manifest, options, say)
-    num_rows = len(make_source(config, manifest, options).train_rows)
-    encoder = build_encoder(config.model, config.views.crop_px)
+    source = make_source(config, manifest, options)
+    num_rows = len(source.train_rows)
+    say(run_eval_set(config, images).words)
     config = decide(config, num_rows)
     warn(config, num_rows, say)
+    warn_of_mixing(source, config.optim.global_batch_size, say)
     optim, steps = config.optim, last_step(config, num_rows)
     say(
         f"run: {num_rows:,} images, {optim.epochs} epochs of {num_rows / optim.global_batch_size:,.1f} steps; "
@@ -65,22 +82,38 @@ def _say_sample(config: Config, manifest: Manifest, options: StorageOptions, say
     rows = np.sort(order[:_SAMPLE]).astype(np.int64)
     sides, bad, seen = [], [], Counter[bytes]()
     for row, content in zip(rows, read_rows(manifest, rows, options), strict=True):
-        seen[hashlib.sha256(content).digest()] += 1
+        if isinstance(content, bytes):
+            seen[hashlib.sha256(content).digest()] += 1
         try:
-            image = decode_image(content, max_pixels=config.data.max_pixels)
+            image = decode(content, max_pixels=config.data.max_pixels)
         except BadImage as reason:
-            bad.append(f"  {manifest.uri(int(row))}: {reason}")
+            bad.append((manifest.uri(int(row)), str(reason)))
         else:
             sides.append(image.shape[:2])
     identical = sum(count - 1 for count in seen.values())
     say(f"sample of {len(rows)}: {len(bad)} bad, {identical} identical to another")
-    for line in bad[:20]:
+    for line in bad_lines(bad):
         say(line)
-    if not sides:
-        raise ValueError(
-            f"none of {len(rows)} sampled images of {config.data.uri} can be decoded:\n" + "\n".join(bad[:5])
-        )
+    _check_bad(bad, len(rows), len(manifest), config.data.max_bad_fraction, say)
     shorter = np.min(sides, axis=1)
     low, middle, high = np.percentile(shorter, [5, 50, 95])
     say(f"shorter side: {low:.0f} to {high:.0f} pixels, median {middle:.0f}; views have {config.views.crop_px}")
     return float(middle)
+
+
+def _check_bad(
+    bad: Sequence[tuple[str, str]], sampled: int, num_images: int, limit: float, say: Callable[[str], None]
+) -> None:
+    """Refuse a sample with so many bad images that the run would end because of them.
+
+    Raises:
+        ValueError: There are more in it than the run accepts in all, or by three standard deviations in its share.
+    """
+    share = len(bad) / sampled
+    if len(bad) > limit * num_images or share - 3 * math.sqrt(share * (1 - share) / sampled) > limit:
+        told = too_many_bad(bad, sampled, limit, advice="mend or remove them")
+        raise ValueError(f"of a sample of {sampled:,} of {num_images:,}, {told}" if sampled < num_images else told)
+    if share > limit:
+        say(
+            f"warning: about {100 * share:.1f} % of the images may be bad; the run ends above data.max-bad-fraction {limit:g}"
+        )

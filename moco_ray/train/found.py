@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
 
 from moco_ray.config import Config, experiment_differences, from_json, to_json
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.sources import build_manifest
-from moco_ray.data.storage import Storage, resolve_storage_options
+from moco_ray.data.storage import Storage
 from moco_ray.train.checkpoint import CheckpointStore
 from moco_ray.train.metrics import parts_before
+from moco_ray.train.plan import Images
 
 MANIFEST, EVAL_MANIFEST, CONFIG = "manifest.parquet", "eval_manifest.parquet", "config.json"
 LINEAGE = "lineage.jsonl"
-
-Say = Callable[[str], None]
 
 
 def is_run(run: Storage) -> bool:
@@ -24,33 +20,30 @@ def is_run(run: Storage) -> bool:
     return run.exists(run.join(CONFIG))
 
 
-def list_eval_images(config: Config, say: Say) -> Manifest:
-    """List the images of eval.uri.
-
-    Raises:
-        ValueError: They have no labels.
-    """
-    say(f"listing {config.eval.uri}")
-    options = resolve_storage_options(config.eval.uri, config.data.storage_options)
-    manifest = build_manifest(replace(config.data, uri=config.eval.uri), options, say)
-    if len(manifest.classes) < 2:
-        raise ValueError(f"eval.uri {config.eval.uri} has no labels; use a folder with one sub-folder for each class")
-    return manifest
+def stored_images(run: Storage) -> Images:
+    """The images that a run or a sweep was begun with."""
+    has_test = run.exists(run.join(EVAL_MANIFEST))
+    test = Manifest.read(run, run.join(EVAL_MANIFEST)) if has_test else None
+    return Images(train=Manifest.read(run, run.join(MANIFEST)), test=test)
 
 
-def found_run(run: Storage, config: Config, manifest: Manifest, eval_manifest: Manifest | None) -> None:
+def write_images(run: Storage, images: Images) -> None:
+    """Keep the images that a run or a sweep begins with."""
+    images.train.write(run, run.join(MANIFEST))
+    if images.test is not None:
+        images.test.write(run, run.join(EVAL_MANIFEST))
+
+
+def found_run(run: Storage, config: Config, images: Images) -> None:
     """Write what every run's folder holds from the start.
 
     Args:
         run: The folder.
         config: With every automatic value decided.
-        manifest: The images.
-        eval_manifest: Those of eval.uri, if it is given.
+        images: Its images.
     """
-    manifest.write(run, run.join(MANIFEST))
-    if eval_manifest is not None:
-        eval_manifest.write(run, run.join(EVAL_MANIFEST))
-    _write_config(run, config)
+    write_images(run, images)
+    write_config(run, config)
 
 
 def branch_run(donor: Storage, step: int, run: Storage, config: Config) -> None:
@@ -84,9 +77,9 @@ def branch_run(donor: Storage, step: int, run: Storage, config: Config) -> None:
     run.write_bytes(run.join(LINEAGE), lineage + json.dumps(line).encode() + b"\n")
     info: dict[str, object] = {name: marker[name] for name in ("position", "versions")}
     target.write(step, {**state, "config": to_json(config)}, parts_before(donor, step), info)
-    _write_config(run, config)
+    write_config(run, config)
 
 
-def _write_config(run: Storage, config: Config) -> None:
+def write_config(run: Storage, config: Config) -> None:
     """Write config.json, which comes last: without it a folder holds no run."""
     run.write_bytes(run.join(CONFIG), to_json(config).encode())

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from moco_ray.config import Config
-from moco_ray.data.decode import BadImage, decode_image
-from moco_ray.data.manifest import read_rows
+from moco_ray.config.views import ViewsConfig
+from moco_ray.data.decode import BadImage
+from moco_ray.data.reading import Encoded, decode, read_rows
 from moco_ray.data.storage import Storage
-from moco_ray.data.views import ViewsConfig, center_view, make_view
+from moco_ray.data.views import center_view, make_view
 from moco_ray.evaluate.features import ImageSet, load_images
 from moco_ray.evaluate.monitor import EvalSet, features_of
 from moco_ray.report.pictures import curves_picture, neighbours_picture, views_picture
@@ -29,14 +30,16 @@ Pixels = NDArray[np.uint8]
 
 
 def illustrate(config: Config, run: Storage, backbone: nn.Module, eval_set: EvalSet) -> list[str]:
-    """Draw report/views.png, report/neighbours.png (with labels) and report/curves.png into a run's folder.
+    """Draw report/views.png, report/neighbours.png and report/curves.png into a run's folder.
 
     Returns:
         Paths of the pictures.
     """
-    pictures = {"views.png": _views(config, eval_set.queries), "curves.png": _curves(config, run)}
-    if eval_set.has_labels:
-        pictures["neighbours.png"] = _neighbours(config, backbone, eval_set)
+    pictures = {
+        "views.png": _views(config, eval_set.queries),
+        "neighbours.png": _neighbours(config, backbone, eval_set),
+        "curves.png": _curves(config, run),
+    }
     paths = []
     for name, content in sorted(pictures.items()):
         paths.append(run.join("report", name))
@@ -45,14 +48,25 @@ def illustrate(config: Config, run: Storage, backbone: nn.Module, eval_set: Eval
 
 
 def _views(config: Config, images: ImageSet) -> bytes:
-    some = images.spread(_COLUMNS)
-    contents = read_rows(some.manifest, some.rows, some.options)
-    shown = [image for image in map(partial(_decode, images.max_pixels), contents) if image is not None]
+    shown = _some_good(images)
     query, key = (
         [make_view(image, config.views, seed=config.run.seed, position=i, view=view) for i, image in enumerate(shown)]
         for view in (0, 1)
     )
     return views_picture(shown, query, key)
+
+
+def _some_good(images: ImageSet) -> list[Pixels]:
+    """A few images, evenly spaced; others in the place of those that are bad."""
+    first = images.spread(_COLUMNS).rows
+    rows = np.r_[first, np.setdiff1d(images.rows, first)[:_BANK]]
+    shown: list[Pixels] = []
+    for start in range(0, len(rows), _COLUMNS):
+        contents = read_rows(images.manifest, rows[start : start + _COLUMNS], images.options)
+        shown += [image for image in map(partial(_decode, images.max_pixels), contents) if image is not None]
+        if len(shown) >= _COLUMNS:
+            break
+    return shown[:_COLUMNS]
 
 
 def _neighbours(config: Config, backbone: nn.Module, eval_set: EvalSet) -> bytes:
@@ -62,14 +76,18 @@ def _neighbours(config: Config, backbone: nn.Module, eval_set: EvalSet) -> bytes
     ours, theirs = (features_of(backbone, images, config.views, config.eval) for images in (queries, bank))
     similarity = F.normalize(ours.features, dim=1) @ F.normalize(theirs.features, dim=1).T
     similarity[ours.ids[:, None] == theirs.ids[None, :]] = -math.inf
-    nearest = similarity.topk(min(_COLUMNS - 1, similarity.shape[1]), dim=1).indices  # (rows, columns)
+    top = similarity.topk(min(_COLUMNS - 1, similarity.shape[1]), dim=1)  # (rows, columns)
+    # Where there are few images, the last of them may be the image itself.
+    kept = [
+        [(int(j), value) for j, value in zip(row, values, strict=True) if value > -math.inf]
+        for row, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
     good_queries, good_bank = _good(queries, config.views), _good(bank, config.views)
+    images = [good_queries[i] for i in range(len(ours.labels))], [[good_bank[j] for j, _ in row] for row in kept]
+    if not eval_set.has_labels:
+        return neighbours_picture(*images, similarities=[[value for _, value in row] for row in kept])
     return neighbours_picture(
-        [good_queries[i] for i in range(len(ours.labels))],
-        [[good_bank[int(j)] for j in row] for row in nearest],
-        ours.labels.tolist(),
-        [[int(theirs.labels[j]) for j in row] for row in nearest],
-        eval_set.classes,
+        *images, ours.labels.tolist(), [[int(theirs.labels[j]) for j, _ in row] for row in kept], eval_set.classes
     )
 
 
@@ -80,9 +98,9 @@ def _curves(config: Config, run: Storage) -> bytes:
     return curves_picture(lines, evaluations, chance_loss=chance_loss)
 
 
-def _decode(max_pixels: int, content: bytes) -> Pixels | None:
+def _decode(max_pixels: int, content: Encoded) -> Pixels | None:
     try:
-        return decode_image(content, max_pixels=max_pixels)
+        return decode(content, max_pixels=max_pixels)
     except BadImage:
         return None
 

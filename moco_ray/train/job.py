@@ -11,10 +11,7 @@ from moco_ray.config import Config
 from moco_ray.data.blocks import StreamSpec
 from moco_ray.data.storage import StorageOptions
 from moco_ray.evaluate.monitor import EvalSet
-
-
-class RunFailed(RuntimeError):
-    """The cluster or the storage failed again and again, for no reason that a user's input explains."""
+from moco_ray.train.failure import RunFailed as RunFailed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +28,12 @@ class Job:
     """Rows of the manifest that training does not see, ascending."""
     manifest_digest: str
     """Digest of the manifest."""
+    former_digests: tuple[str, ...] = ()
+    """Digests of the manifests that it has replaced: older checkpoints were trained on what they list."""
+    listed_at_step: int = 0
+    """Step at which the images were listed anew for the last time."""
+    mended_rows: frozenset[int] = frozenset()
+    """Rows that were bad when they were last read, and are good now."""
     last_step: int
     """Steps of the run."""
     run_uri: str

@@ -12,14 +12,15 @@ from pathlib import Path
 
 import torch
 
+from moco_ray.config.run import data_label
 from moco_ray.data.blocks import Source
 from moco_ray.data.stream import LONGEST_STALL_S
-from moco_ray.train.cluster import only_our_lines, say_from_worker
-from moco_ray.train.job import Job, Outcome, RunFailed
+from moco_ray.train.connection import only_our_lines, say_from_worker
+from moco_ray.train.failure import RunFailed
+from moco_ray.train.job import Job, Outcome
 from moco_ray.train.lease import StepDone
 from moco_ray.train.notes import Notes
 from moco_ray.train.place import Pulse, RayTrainWorker, ThisProcess, follow, newest_step, read_starts
-from moco_ray.train.run_config import data_label
 from moco_ray.train.spilling import watch_spilling
 from moco_ray.train.worker import train
 from moco_ray.train.workers import Workers

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from moco_ray.data.blocks import Block, Source, StreamSpec
-from moco_ray.data.stream import local_segment, rank_blocks, ray_segment
+from moco_ray.data.segments import local_segment, rank_blocks, ray_segment
 from moco_ray.train.lease import StepDone
 from moco_ray.train.notes import Notes
 

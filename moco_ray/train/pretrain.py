@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-import copy
-import io
+import contextlib
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from moco_ray.config import Config, experiment_differences, from_json
-from moco_ray.core.encoders import Encoder, build_encoder
-from moco_ray.core.global_batch_norm import check_batch_norms, has_global_batch_norm, use_global_batch_norm
-from moco_ray.core.group_batch_norm import use_group_batch_norm
 from moco_ray.data.blocks import StreamSpec
-from moco_ray.data.manifest import Manifest
+from moco_ray.data.checkpoint_files import checkpoint_steps
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
-from moco_ray.evaluate.encoder_file import load_encoder, load_initial_weights
-from moco_ray.evaluate.monitor import choose_eval_set
-from moco_ray.train.cluster import disconnect, is_connected
-from moco_ray.train.found import CONFIG, EVAL_MANIFEST, MANIFEST, found_run, list_eval_images
-from moco_ray.train.illustrate import illustrate
-from moco_ray.train.job import Job, Outcome, RunFailed
+from moco_ray.evaluate.encoder_file import load_encoder
+from moco_ray.train.connection import disconnect, is_connected
+from moco_ray.train.failure import RunFailed
+from moco_ray.train.found import CONFIG, found_run
+from moco_ray.train.job import Job, Outcome
 from moco_ray.train.launch import run_in_this_process, run_on_ray
 from moco_ray.train.lease import Lease, hold_run
+from moco_ray.train.metrics import join_parts
+from moco_ray.train.network import check_network, initial_weights
 from moco_ray.train.place import Pulse
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options, warn
+from moco_ray.train.plan import (
+    decide,
+    last_step,
+    list_images,
+    make_source,
+    row_options,
+    run_eval_set,
+    warn,
+    warn_of_mixing,
+)
+from moco_ray.train.run_images import adopt, images_of_run, mended_rows
 from moco_ray.train.shared_paths import check_paths, check_visible
 from moco_ray.train.workers import choose_workers
 
@@ -64,8 +71,8 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
         OSError: The storage did, likewise.
     """
     config = _with_name(config)
-    name = config.run.name
-    command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=name)
+    name = str(config.run.name)
+    command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=shlex.quote(name))
     say(f"run {name}; to resume it: {command}")
     check_paths(config)
     pulse = Pulse()
@@ -113,57 +120,72 @@ def _train(
     old = _stored_config(run)
     if old is not None:
         say("this run exists: going on with it")
+    weights = initial_weights(config, check_network(config), say)
     data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    manifest = Manifest.read(run, run.join(MANIFEST)) if old else list_images(config, data_options, say)
+    kept = images_of_run(run, old, config, say) if old is not None else None
+    images = kept.images if kept else list_images(config, data_options, say)
+    manifest = images.train
     data_options = row_options(manifest, config)
     source = make_source(config, manifest, data_options)
-    encoder = _check_model(config)
-    config = decide(config, len(source.train_rows))
-    if old is not None and (differences := experiment_differences(old, config)):
+    config = decide(config, kept.decided_rows if kept else len(source.train_rows))
+    differences = experiment_differences(old, config) if old is not None else []
+    if differences and not (kept and kept.begins_anew):
         raise ValueError(
             f"run {config.run.name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to "
             "resume it, or another --run.name"
         )
-    eval_manifest = _eval_manifest(config, run, old is not None, say)
     warn(config, len(source.train_rows), say)
-    initial_weights = _initial_weights(config, encoder, say)
+    if old is None:
+        warn_of_mixing(source, config.optim.global_batch_size, say)
+    eval_set = run_eval_set(config, images)
+    say(eval_set.words)
     try:
         workers = choose_workers(config, say)
     except ValueError as error:
         if is_first:
             raise
         raise RunFailed(f"the cluster is not what it was: {error}") from error
+    if kept is not None and old is not None:
+        adopt(run, kept, old, config, say)
     job = Job(
         config=config,
         spec=_stream_spec(config),
         num_rows=len(source.train_rows),
         held_out_rows=np.setdiff1d(np.arange(len(manifest)), source.train_rows),
         manifest_digest=manifest.digest,
+        former_digests=manifest.former_digests,
+        listed_at_step=kept.listed_at_step if kept else 0,
+        mended_rows=mended_rows(run, manifest, config, data_options, say) if kept else frozenset(),
         last_step=last_step(config, len(source.train_rows)),
         run_uri=folder,
         run_options=run_options,
-        initial_weights=initial_weights,
-        eval_set=choose_eval_set(
-            manifest,
-            eval_manifest,
-            config.eval,
-            config.run.seed,
-            data_options,
-            row_options(eval_manifest, config) if eval_manifest else data_options,
-            config.data.max_pixels,
-        ),
+        initial_weights=weights,
+        eval_set=eval_set,
         uses_gpu=workers.uses_gpu,
         lease_owner=lease.owner,
     )
     if old is None:
-        found_run(run, config, manifest, eval_manifest)
+        found_run(run, config, images)
     start = time.monotonic()
-    if workers.most == 0:
-        outcome = run_in_this_process(job, source, pulse, lease.before, say)
-    else:
-        check_visible(run.join(CONFIG) if run.protocol == "file" else None, config, manifest)
-        outcome = run_on_ray(job, source, workers, pulse, lease.before, say)
+    try:
+        if workers.most == 0:
+            outcome = run_in_this_process(job, source, pulse, lease.before, say)
+        else:
+            check_visible(run.join(CONFIG) if run.protocol == "file" else None, config, manifest)
+            outcome = run_on_ray(job, source, workers, pulse, lease.before, say)
+    except KeyboardInterrupt:
+        _leave(run, folder, say)
+        raise
     return _conclude(outcome, job, run, time.monotonic() - start, config.run.storage_options, say)
+
+
+def _leave(run: Storage, folder: str, say: Say) -> None:
+    """Of a run that is stopped: join its metrics where that is quick, and say how to use what there is."""
+    with contextlib.suppress(Exception):  # whoever stops a run wants it to end
+        if run.protocol == "file":
+            run.write_bytes(run.join("metrics.jsonl"), join_parts(run))
+        if checkpoint_steps(run):
+            say(f"to use what it has learned so far: python jobs/export.py {shlex.quote(folder)}")
 
 
 def _conclude(
@@ -174,6 +196,8 @@ def _conclude(
     if outcome.failure is not None:
         raise RunFailed(outcome.failure)
     encoder = f"{job.run_uri}/encoder.safetensors"
+    from moco_ray.train.illustrate import illustrate  # here, because matplotlib takes half a second to import
+
     try:
         pictures = illustrate(job.config, run, load_encoder(encoder, storage_options), job.eval_set)
         say(f"pictures: {', '.join(run.uri(path) for path in pictures)}")
@@ -198,15 +222,7 @@ def _with_name(config: Config) -> Config:
 
 def _stored_config(run: Storage) -> Config | None:
     path = run.join(CONFIG)
-    return from_json(run.read_bytes(path).decode()) if run.exists(path) else None
-
-
-def _eval_manifest(config: Config, run: Storage, is_old: bool, say: Say) -> Manifest | None:
-    if not config.eval.uri:
-        return None
-    if is_old:
-        return Manifest.read(run, run.join(EVAL_MANIFEST))
-    return list_eval_images(config, say)
+    return from_json(run.read_bytes(path).decode(), run.uri(path)) if run.exists(path) else None
 
 
 def _stream_spec(config: Config) -> StreamSpec:
@@ -218,36 +234,3 @@ def _stream_spec(config: Config) -> StreamSpec:
         views=config.views,
         max_pixels=config.data.max_pixels,
     )
-
-
-def _check_model(config: Config) -> Encoder:
-    """Build the encoder once on the driver, so that what does not fit is an error before anything starts.
-
-    Raises:
-        ValueError: There is no such network, or the method cannot train it.
-    """
-    torch.manual_seed(config.run.seed)
-    encoder = build_encoder(config.model, config.views.crop_px)
-    probe = copy.deepcopy(encoder)
-    if config.method.batch_norm == "group":
-        use_group_batch_norm(probe, config.optim.group_size)
-    else:
-        use_global_batch_norm(probe)
-    check_batch_norms(probe, f"model.arch {config.model.arch}")
-    if config.run.micro_batch_groups is not None and has_global_batch_norm(probe.backbone):
-        raise ValueError(
-            f"run.micro-batch-groups {config.run.micro_batch_groups}: {config.method.name} normalises over the global "
-            f"batch, and {config.model.arch} has BatchNorm in its backbone, so no part of a batch can be computed alone; "
-            "drop the flag and use more workers, or a ViT, which needs BatchNorm in its heads only"
-        )
-    return encoder
-
-
-def _initial_weights(config: Config, encoder: Encoder, say: Say) -> bytes | None:
-    """The weights to start from as a state dict of the encoder, if some were named."""
-    if config.model.init is None:
-        return None
-    say(load_initial_weights(encoder, config.model.init))
-    buffer = io.BytesIO()
-    torch.save(encoder.state_dict(), buffer)
-    return buffer.getvalue()

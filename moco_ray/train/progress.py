@@ -8,12 +8,17 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from moco_ray.core.methods.moco import MoCoConfig
+from moco_ray.config.methods.memory_bank import MemoryBankConfig
+from moco_ray.config.methods.moco import MoCoConfig
 from moco_ray.train.job import Job
 
 _EVERY_S = 5.0
 _MUCH_WAITING = 0.2
 _LOOKS_BEFORE_ADVICE = 5
+_COURSES = {
+    MoCoConfig.name: ": it starts near 0, rises to that while the queue fills, and falls",
+    MemoryBankConfig.name: ": it starts above that, while the bank holds random directions, and falls",
+}
 
 
 class Progress:
@@ -30,12 +35,12 @@ class Progress:
         """Say what comes."""
         job, optim = self._job, self._job.config.optim
         chance = job.config.method.chance_loss(optim.global_batch_size)
-        is_queue = isinstance(job.config.method, MoCoConfig)
+        course = _COURSES.get(job.config.method.name, "")
         where = f"step {self._first_step:,} of {job.last_step:,}"
         self._say(f"training from {where}: {job.num_rows:,} images, batches of {optim.global_batch_size:,}")
         self._say(
             f"effective learning rate {optim.effective_lr:g} (optim.lr {optim.lr:g} for 256 images); a loss of about "
-            f"{chance:.2f} is chance{': it starts near 0, rises to that while the queue fills, and falls' if is_queue else ''}"
+            f"{chance:.2f} is chance{course}"
         )
         self._say("waiting for the first batch")
 
@@ -71,6 +76,6 @@ class Progress:
     def tell_evaluation(self, line: dict[str, Any]) -> None:
         """Say what an evaluation found."""
         names = {"eval/knn_top1": "kNN {:.2f} %", "eval/rankme": "RankMe {:.1f}", "eval/alignment": "alignment {:.3f}"}
-        names["eval/uniformity"] = "uniformity {:.3f}"
+        names |= {"eval/uniformity": "uniformity {:.3f}", "eval/bad_images": "{:.0f} left out as bad"}
         found = [text.format(line[name]) for name, text in names.items() if name in line]
         self._say(f"encoder after {line['step']:,} steps: {' · '.join(found)}")

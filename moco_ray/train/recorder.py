@@ -11,12 +11,13 @@ import torch
 
 from moco_ray.core import collectives
 from moco_ray.core.step import Learner
+from moco_ray.data.known_bad import too_many_bad
 from moco_ray.data.stream import BadRow
-from moco_ray.evaluate.encoder_file import encoder_bytes
+from moco_ray.evaluate.encoder_file import state_encoder
 from moco_ray.train.background import BackgroundWriter
 from moco_ray.train.checkpoint import CheckpointStore, State, checkpoint_name
 from moco_ray.train.curves import Curves
-from moco_ray.train.evaluations import Evaluations, encoder_of
+from moco_ray.train.evaluations import Evaluations
 from moco_ray.train.interruptions import Interruptions
 from moco_ray.train.job import Job
 from moco_ray.train.lease import StepDone, check_lease
@@ -42,9 +43,12 @@ class Recorder:
         say: Callable[[str], None],
     ) -> None:
         kept = restored["recorder"] if restored else {"evaluations": [], "bad_images": {}}
+        is_of_these = restored is not None and restored["manifest_digest"] == job.manifest_digest
         self._job, self._store, self._say = job, store, say
         self._lines = StepLines()
-        self._bad: dict[int, dict[str, str]] = dict(kept["bad_images"])
+        self._bad: dict[int, dict[str, str]] = {
+            row: bad for row, bad in kept["bad_images"].items() if is_of_these and row not in job.mended_rows
+        }
         self._evaluations = Evaluations(job, kept["evaluations"], place, say)
         self._writer = BackgroundWriter(say)
         self._curves = Curves(job.run_uri, job.run_options, step)
@@ -104,25 +108,26 @@ class Recorder:
         self._collect_evaluations()
 
     def add_bad(self, bad: list[BadRow]) -> None:
-        """Note rows that do not decode; each counts once."""
+        """Note rows that cannot be had or do not decode; each counts once."""
         for row, uri, reason in bad:
             if row not in self._bad:
                 self._bad[row] = {"uri": uri, "reason": reason}
                 if len(self._bad) <= _BAD_IMAGES_SHOWN:
                     self._say(f"bad image {uri}: {reason}; the next good image of its group stands in")
 
-    def too_many_bad(self) -> str | None:
+    def too_many_bad(self, step: int) -> str | None:
         """A sentence when more images are bad than the user accepts; the list is in the run's folder then."""
-        max_fraction = self._job.config.data.max_bad_fraction
-        if len(self._bad) <= max_fraction * self._job.num_rows:
+        job = self._job
+        max_fraction = job.config.data.max_bad_fraction
+        if len(self._bad) <= max_fraction * job.num_rows:
             return None
         self._write_now("bad_images.jsonl")
-        shown = [self._bad[row] for row in sorted(self._bad)][:_BAD_IMAGES_SHOWN]
-        listed = "\n".join(f"  {bad['uri']}: {bad['reason']}" for bad in shown)
-        return (
-            f"{len(self._bad)} of {self._job.num_rows} images are bad, more than data.max-bad-fraction {max_fraction}; "
-            f"mend or remove them, or raise the limit. All are listed in bad_images.jsonl; the first are\n{listed}"
-        )
+        bad = [(self._bad[row]["uri"], self._bad[row]["reason"]) for row in sorted(self._bad)]
+        advice = "mend or delete them and give the same command with --data.relist"
+        read = (step - job.listed_at_step) * job.config.optim.global_batch_size
+        which = "all" if read >= job.num_rows else f"those met so far, after {read:,} of the {job.num_rows:,}"
+        told = too_many_bad(bad, job.num_rows, max_fraction, advice=advice)
+        return f"{told}\nbad_images.jsonl in the run's folder lists {which}"
 
     def wants_checkpoint(self, step: int) -> bool:
         """Whether a checkpoint is due and can be written now; one that cannot stays due."""
@@ -190,7 +195,7 @@ class Recorder:
         storage = self._store.storage
         for name, content in self._side_files().items():
             storage.write_bytes(storage.join(name), content)
-        storage.write_bytes(storage.join("encoder.safetensors"), final_encoder(self._job, state))
+        storage.write_bytes(storage.join("encoder.safetensors"), state_encoder(state))
         self._curves.close()
         for name, content in self._curves.files().items():
             storage.write_bytes(storage.join(*name.split("/")), content)
@@ -224,20 +229,3 @@ class Recorder:
         for line in new:
             self._curves.add(line["step"], {name: value for name, value in line.items() if name.startswith("eval/")})
             self._progress.tell_evaluation(line)
-
-
-def final_encoder(job: Job, state: State) -> bytes:
-    """encoder.safetensors of a run."""
-    config = job.config
-    return encoder_bytes(
-        encoder_of(job, state).backbone,
-        {
-            "arch": config.model.arch,
-            "stem": config.model.stem,
-            "patch_px": str(config.model.patch_px),
-            "crop_px": str(config.views.crop_px),
-            "mean": json.dumps(config.views.mean),
-            "std": json.dumps(config.views.std),
-            "step": str(state["step"]),
-        },
-    )

@@ -8,21 +8,27 @@ from typing import Any
 
 from moco_ray.config import Config
 from moco_ray.data.manifest import Manifest
+from moco_ray.data.storage import resolve_storage_options
 
 _EXAMPLES = {"run.storage-path": "s3://bucket/runs", "data.uri": "s3://bucket/images", "eval.uri": "s3://bucket/test"}
 _UNPACKED_JOBS = "working_dir_files"  # Ray unpacks a submitted job into a folder of this name, and deletes it
 _CHECK_TIMEOUT_S = 120.0
+_LOOKED_FOR = 1000  # images that may be missing before one is there
 
 
 def check_paths(config: Config) -> None:
     """Refuse what a submitted job would write into, or read from, the temporary copy of its working directory.
 
     Raises:
-        ValueError: A path is relative, or storage options are written out, under a submitted job; or a placeholder was
+        ValueError: Storage options cannot be read; a path is relative, or storage options are written out, under a submitted job; or a placeholder was
             left in a path.
     """
     options = {"run.storage-options": config.run.storage_options, "data.storage-options": config.data.storage_options}
     for name, text in options.items():
+        try:
+            resolve_storage_options("file:///", text)
+        except ValueError as error:
+            raise ValueError(f"--{name}: {error}") from error
         if _is_submitted() and text and text.lstrip().startswith("{"):
             raise ValueError(
                 f"{name} holds options in the command line, and Ray writes the command of a submitted job into its log; "
@@ -52,7 +58,7 @@ def check_visible(run_file: str | None, config: Config, manifest: Manifest) -> N
     Args:
         run_file: A file in the run's folder; None if that is not local.
         config: Names the paths.
-        manifest: The images; the first one is looked for, if it is a local file.
+        manifest: The images; the first one that is here is looked for, if they are local files.
 
     Raises:
         ValueError: A node does not see them.
@@ -60,10 +66,11 @@ def check_visible(run_file: str | None, config: Config, manifest: Manifest) -> N
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    image = str(manifest.table["uri"][0].as_py())
+    some = manifest.table["uri"].slice(0, _LOOKED_FOR).to_pylist()
+    image = None if "://" in some[0] else next(filter(os.path.exists, some), some[0])
     wanted = {
         "run.storage-path": (config.run.storage_path, run_file),
-        "data.uri": (config.data.uri, None if "://" in image else image),
+        "data.uri": (config.data.uri, image),
     }
     files = [path for _, path in wanted.values() if path is not None]
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]

@@ -121,8 +121,11 @@ def _mismatch(job: Job, restored: State | None) -> str | None:
     if restored is None:
         return None
     step = restored["step"]
-    if restored["manifest_digest"] != job.manifest_digest:
-        return f"the checkpoint of step {step} was trained on other images than manifest.parquet lists; use another run.name"
+    if restored["manifest_digest"] not in (job.manifest_digest, *job.former_digests):
+        return (
+            f"the checkpoint of step {step} was trained on other images than manifest.parquet lists; put the old "
+            "manifest.parquet back, or use another --run.name"
+        )
     differences = experiment_differences(from_json(restored["config"]), job.config)
     return f"the checkpoint of step {step} is of another experiment: {'; '.join(differences)}" if differences else None
 
@@ -276,7 +279,7 @@ class _Loop:
             self.recorder.evaluate(self.step, state)
 
     def _stop_if_too_many_are_bad(self) -> None:
-        too_many = self.place.from_rank_zero(self.recorder.too_many_bad() if self.recorder else None)
+        too_many = self.place.from_rank_zero(self.recorder.too_many_bad(self.step) if self.recorder else None)
         if too_many:
             raise _UserError(too_many)
 

@@ -9,17 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from moco_ray.config import Config
+from moco_ray.config.run import data_label, worker_resources
 from moco_ray.core.layout import useful_rank_counts
-from moco_ray.train.cluster import (
-    Node,
-    can_start,
-    connect,
-    fitting,
-    fitting_beside_data,
-    has_autoscaler,
-    living_nodes,
-)
-from moco_ray.train.run_config import data_label, worker_resources
+from moco_ray.train.cluster import Node, can_start, fitting, fitting_beside_data, has_autoscaler, living_nodes
+from moco_ray.train.connection import connect
 
 Say = Callable[[str], None]
 

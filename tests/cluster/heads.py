@@ -94,7 +94,7 @@ def head(folder: Path, python: Path | None = None, num_cpus: int = 2, **environm
     token_file = folder / "home" / "token"
     token_file.parent.mkdir(parents=True)
     token_file.write_text(secrets.token_hex(32))
-    ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+    ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
     temp = Path(tempfile.mkdtemp(prefix="moco", dir="/tmp"))  # sockets below it have room for 107 letters in all
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHON"))}
     variables = {
@@ -123,7 +123,7 @@ def head(folder: Path, python: Path | None = None, num_cpus: int = 2, **environm
         assert process.poll() is None, log.read_text()
         yield Head(environment={**variables, "RAY_API_SERVER_ADDRESS": url}, bin=bin_, temp=temp)
     finally:
-        _kill(process, temp)
+        kill_ray(process, temp)
         shutil.rmtree(temp, ignore_errors=True)
 
 
@@ -133,7 +133,7 @@ def _answers(port: int) -> bool:
     return False
 
 
-def _kill(process: subprocess.Popen[bytes], temp: Path) -> None:
+def kill_ray(process: subprocess.Popen[bytes], temp: Path) -> None:
     """kill -9 everything that belongs to the head: its family, and what has its folder on the command line."""
     family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.kill()
@@ -144,7 +144,7 @@ def _kill(process: subprocess.Popen[bytes], temp: Path) -> None:
     process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that are free now, below those that the system gives to whoever asks for any."""
     ports: list[int] = []
     while len(ports) < count:

@@ -30,7 +30,9 @@ def two_nodes() -> Iterator[Any]:
         yield started
 
 
-def _run(address: str, images: Path, storage: Path, *flags: str) -> tuple[int, str]:
+def _run(
+    address: str, images: Path, storage: Path, *flags: str, environment: dict[str, str] | None = None
+) -> tuple[int, str]:
     """Exit code and everything printed, without the frame around it."""
     arguments = [
         "--preset",
@@ -42,7 +44,7 @@ def _run(address: str, images: Path, storage: Path, *flags: str) -> tuple[int, s
         "--run.name",
         "run",
     ]
-    driver = Driver(address, storage.parent / "log", [*arguments, *flags])
+    driver = Driver(address, storage.parent / "log", [*arguments, *flags], environment)
     try:
         code = driver.end()
     finally:
@@ -123,3 +125,12 @@ def test_an_address_where_nobody_answers_is_refused_soon(images: Path, tmp_path:
         "unset RAY_ADDRESS to train on this machine",
         text,
     ), text
+
+
+@pytest.mark.parametrize("access", [{"RAY_AUTH_TOKEN": "0" * 64}, {"RAY_AUTH_MODE": "disabled"}])
+def test_a_token_that_is_refused_is_named_as_such(
+    access: dict[str, str], two_nodes: Any, images: Path, tmp_path: Path
+) -> None:
+    code, text = _run(two_nodes.address, images, tmp_path / "runs", environment=access)
+    assert code == 2, text
+    assert "does not let this process in" in text and "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH" in text, text

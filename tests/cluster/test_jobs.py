@@ -43,8 +43,8 @@ def test_stopped_job_goes_on_when_submitted_again(cluster: Head, images: Path, t
 
     log = cluster.log("first")
     assert cluster.status("first") == "STOPPED", log
-    assert "stopped; the command in the first line resumes this run" in log, log
-    assert not json.loads((run / "lease.json").read_text())["owner"] and not (run / "metrics.jsonl").exists()
+    assert "stopped; the command at the top resumes this run" in log, log
+    assert not json.loads((run / "lease.json").read_text())["owner"] and not (run / "encoder.safetensors").exists()
     assert any(run.glob("checkpoint_*/COMMITTED"))
 
     again = cluster.submit("second", *command)

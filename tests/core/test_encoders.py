@@ -8,8 +8,8 @@ import torchvision
 from torch import nn
 from torchvision.transforms.v2 import functional as transforms
 
+from moco_ray.config.model import ModelConfig
 from moco_ray.core.encoders import (
-    ModelConfig,
     build_backbone,
     build_encoder,
     build_projector,

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
+import timm.optim.lars
 import torch
 from torch import nn
 
-from moco_ray.core.optim import OptimConfig, build_optimizer
+from moco_ray.config.optim import OptimConfig
+from moco_ray.core.optim import build_optimizer
 from tests.core.tiny import tiny_encoder
+from tests.oracles.lars import LarsOracle
 
 
 def test_defaults_are_those_of_v2() -> None:
@@ -61,26 +66,36 @@ def test_weight_decay_and_momentum_are_on_every_parameter() -> None:
             torch.testing.assert_close(p.detach(), torch.full_like(start, expected))
 
 
-def test_lars_is_that_of_the_paper() -> None:
-    """You et al. 2017, arXiv:1708.03888, Algorithm 1; vectors without weight decay and trust (moco-v3, SimCLR)."""
+def test_lars_equals_its_transcription_with_zero_gradients_and_zero_weights_too() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double()
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 3), nn.Linear(3, 2)).double()
+    nn.init.zeros_(net[2].weight)
     config = OptimConfig(optimizer="lars", global_batch_size=512, lr=0.3, momentum=0.9, weight_decay=0.05)
     optimizer = build_optimizer([net], config)
-    expected = {name: p.detach().clone() for name, p in net.named_parameters()}
-    velocity: dict[str, torch.Tensor] = {}
-    for step in range(4):
-        for name, p in net.named_parameters():
-            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step)).double()
-            g, w = p.grad.clone(), expected[name]
-            if w.ndim > 1:
-                trust = 0.001 * w.norm() / (g.norm() + 0.05 * w.norm())
-                g = trust * (g + 0.05 * w)
-            velocity[name] = 0.9 * velocity[name] + g if name in velocity else g
-            expected[name] = w - 0.6 * velocity[name]
+    params = dict(net.named_parameters())
+    oracle = LarsOracle(params, lr=0.6, momentum=0.9, weight_decay=0.05)
+    for step in range(6):
+        gradients = {name: torch.randn_like(p) for name, p in params.items()}
+        gradients["0.weight"] *= step % 2  # zero at the first step: it only decays
+        if step < 2:
+            gradients["2.weight"].zero_()  # neither weight nor gradient
+        for name, p in params.items():
+            p.grad = gradients[name].clone()
         optimizer.step()
-    for name, p in net.named_parameters():
-        torch.testing.assert_close(p.detach(), expected[name], rtol=1e-7, atol=1e-9)
+        oracle.step(gradients)
+        for name, p in params.items():
+            torch.testing.assert_close(p.detach(), oracle.params[name], rtol=1e-13, atol=1e-15)
+            assert torch.equal(p.grad, gradients[name]), "a gradient was changed"
+
+
+def test_lars_divides_by_the_norm_of_the_decayed_gradient() -> None:
+    """Not by the sum of both norms: a gradient against the weights makes the difference largest."""
+    net = nn.Linear(4, 3, bias=False).double()
+    before = net.weight.detach().clone()
+    optimizer = build_optimizer([net], OptimConfig(optimizer="lars", lr=1.0, weight_decay=0.5))
+    net.weight.grad = -0.25 * before
+    optimizer.step()
+    torch.testing.assert_close(net.weight.detach(), before * (1 - 0.001))
 
 
 def test_lars_scales_matrices_without_weight_decay_too() -> None:
@@ -90,7 +105,40 @@ def test_lars_scales_matrices_without_weight_decay_too() -> None:
     net.weight.grad = torch.ones_like(net.weight)
     optimizer.step()
     moved = (before - net.weight.detach()).norm() / before.norm()
-    assert moved.item() == pytest.approx(0.001, rel=1e-4)
+    assert moved.item() == pytest.approx(0.001, rel=1e-12)
+
+
+def test_lars_leaves_what_has_no_gradient() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    before = copy.deepcopy(net.state_dict())
+    net[0].weight.grad = torch.ones(2, 2)
+    build_optimizer([net], OptimConfig(optimizer="lars", lr=1.0)).step()
+    changed = [name for name, tensor in net.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert changed == ["0.weight"]
+
+
+def test_lars_goes_on_from_the_state_of_timms() -> None:
+    """Runs of earlier versions were trained with timm's optimizer: groups and momentum are taken over."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).double()
+    params = list(net.parameters())
+    groups = [
+        {"params": [p for p in params if p.ndim > 1], "weight_decay": 0.05, "always_adapt": True},
+        {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0, "always_adapt": False},
+    ]
+    old = timm.optim.lars.Lars(groups, lr=0.5, momentum=0.9)
+    for p in params:
+        p.grad = torch.randn_like(p)
+    old.step()
+    config = OptimConfig(optimizer="lars", global_batch_size=256, lr=0.5, momentum=0.9, weight_decay=0.05)
+    new = build_optimizer([net], config)
+    new.load_state_dict(old.state_dict())
+    oracle = LarsOracle(dict(net.named_parameters()), lr=0.5, momentum=0.9, weight_decay=0.05)
+    oracle.velocity = {name: old.state[p]["momentum_buffer"].clone() for name, p in net.named_parameters()}
+    oracle.step({name: p.grad.clone() for name, p in net.named_parameters()})
+    new.step()
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(p.detach(), oracle.params[name], rtol=1e-13, atol=1e-15)
 
 
 def test_adamw_decays_all_that_is_trained() -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from moco_ray.core.schedules import rate_factor
+from moco_ray.config.schedules import rate_factor
 
 
 def test_milestones_take_a_tenth_from_their_epoch_on() -> None:

@@ -9,12 +9,14 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.config.optim import OptimConfig
 from moco_ray.core.batch import resident_batch
 from moco_ray.core.encoders import Encoder
 from moco_ray.core.group_batch_norm import merged_running_statistics, use_group_batch_norm
 from moco_ray.core.layout import key_permutation
-from moco_ray.core.methods.moco import MoCo, MoCoConfig
-from moco_ray.core.optim import OptimConfig, build_optimizer
+from moco_ray.core.methods.moco import MoCo
+from moco_ray.core.optim import build_optimizer
 from moco_ray.core.step import Learner
 from tests.core.tiny import (
     BATCH_SIZE,

@@ -8,7 +8,8 @@ import pytest
 import timm
 import torch
 
-from moco_ray.core.encoders import ModelConfig, build_backbone, feature_dim
+from moco_ray.config.model import VITS, ModelConfig
+from moco_ray.core.encoders import build_backbone, feature_dim
 from moco_ray.core.vit import build_vit, sincos_positions
 
 
@@ -18,6 +19,11 @@ def test_sizes_are_the_papers(name: str, dim: int, depth: int, heads: int) -> No
     assert (vit.embed_dim, len(vit.blocks), vit.blocks[0].attn.num_heads) == (dim, depth, heads)
     assert feature_dim(vit) == dim
     assert vit.patch_embed.proj.kernel_size == (16, 16) and vit.pos_embed.shape == (1, 197, dim)
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_every_name_of_the_configuration_is_built(name: str) -> None:
+    assert feature_dim(build_backbone(ModelConfig(arch=name, patch_px=16), 32)) % 4 == 0
 
 
 def test_keys_and_function_are_timms() -> None:

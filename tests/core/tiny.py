@@ -11,13 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moco_ray.config.method import MethodConfig
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.config.model import ModelConfig
+from moco_ray.config.optim import OptimConfig
 from moco_ray.core.batch import Batch, resident_batch
-from moco_ray.core.encoders import Encoder, ModelConfig, build_projector
+from moco_ray.core.encoders import Encoder, build_projector
 from moco_ray.core.global_batch_norm import use_global_batch_norm
 from moco_ray.core.group_batch_norm import keep_running_share, merged_running_statistics, use_group_batch_norm
-from moco_ray.core.method import MethodConfig, Setting
-from moco_ray.core.methods.moco import MoCo, MoCoConfig
-from moco_ray.core.optim import OptimConfig, build_optimizer
+from moco_ray.core.method import Setting
+from moco_ray.core.methods.moco import MoCo
+from moco_ray.core.optim import build_optimizer
 from moco_ray.core.step import Learner
 
 MEAN = (0.485, 0.456, 0.406)

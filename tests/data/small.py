@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from moco_ray.config.data import DataConfig
+from moco_ray.config.views import v2_views
 from moco_ray.data.blocks import Source, StreamSpec
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.order import Order
-from moco_ray.data.sources import DataConfig, build_manifest
+from moco_ray.data.order import make_order
+from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import StorageOptions
-from moco_ray.data.views import v2_views
 
 NO_OPTIONS = StorageOptions({})
 
@@ -66,9 +68,11 @@ def stream_spec(global_batch_size: int = 12, num_groups: int = 4, shuffle_bn: bo
     )
 
 
-def source_of(uri: Path, spec: StreamSpec, holdout: Sequence[int] = ()) -> Source:
+def source_of(uri: Path, spec: StreamSpec, holdout: Sequence[int] = (), window_rows: int | None = None) -> Source:
+    """A source in the order of new runs; `window_rows` replaces what the listing has found for Parquet files."""
     manifest = manifest_of(uri)
     manifest = manifest.with_holdout(np.isin(np.arange(len(manifest)), holdout))
-    rows = manifest.train_rows()
-    order = Order(spec.seed, len(rows), manifest.chunk_starts(), spec.global_batch_size)
-    return Source(manifest=manifest, train_rows=rows, order=order, options=NO_OPTIONS)
+    if window_rows is not None:
+        manifest = replace(manifest, window_rows=window_rows)
+    order = make_order(manifest, seed=spec.seed, global_batch_size=spec.global_batch_size)
+    return Source(manifest=manifest, train_rows=manifest.train_rows(), order=order, options=NO_OPTIONS)

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moco_ray.config.views import cifar_views, v2_views
 from moco_ray.data.blocks import Source, StreamSpec, make_blocks
-from moco_ray.data.views import cifar_views, make_view, v2_views
+from moco_ray.data.views import make_view
 from tests.data.small import pixels, source_of, stream_spec, write_files, write_parquet
 
 N = 37
@@ -104,18 +105,58 @@ def test_bad_rows_of_every_step_of_a_task_are_told(tmp_path: Path) -> None:
     assert [entry[0] for entry in told] == [5, 5, 5, 5]
 
 
-def test_a_group_without_any_good_image_is_an_error_that_names_rows_and_reason(tmp_path: Path) -> None:
+def _shown(blocks: list[dict[str, np.ndarray]], spec: StreamSpec, position: int) -> int:
+    """The number of the image whose query view stands at a position of step 0."""
+    block, at = blocks[position // spec.group_size], position % spec.group_size
+    views = {make_view(pixels(i), spec.views, seed=spec.seed, position=position, view=0).tobytes(): i for i in range(N)}
+    return views[np.ascontiguousarray(block["query"][0, at]).tobytes()]
+
+
+def test_a_group_without_a_good_image_shows_the_next_group_of_its_batch_that_has_one(tmp_path: Path) -> None:
+    spec = stream_spec(shuffle_bn=False)  # 4 groups of 3
+    rows = batches(spec, source_of(write_files(tmp_path / "good", N), spec), 0, 1)["rows"][0]
+    # Groups 2 and 3 have none, so both show group 0, whose first image is bad as well.
+    broken = {int(rows[i]): b"no image" for i in (0, 6, 7, 8, 9, 10, 11)}
+    source = source_of(write_files(tmp_path / "bad", N, broken), spec)
+    blocks = list(make_blocks(spec, source, 0, 1))
+    assert [_shown(blocks, spec, i) for i in range(12)] == [int(rows[i]) for i in (1, 1, 2, 3, 4, 5, 1, 1, 2, 1, 1, 2)]
+    assert (np.concatenate([block["rows"][0] for block in blocks]) == rows).all()
+    told = [len(json.loads(str(block["bad"]))) for block in blocks]
+    assert told == [1, 0, 3, 3]
+    again = list(make_blocks(spec, source, 0, 3))  # whatever task makes it
+    assert all((a["query"][0] == b["query"][0]).all() for a, b in zip(again, blocks, strict=True))
+
+
+@pytest.mark.parametrize("num_groups", [1, 4])
+def test_a_batch_without_a_good_image_shows_the_groups_that_follow_it(num_groups: int, tmp_path: Path) -> None:
+    spec = stream_spec(12, num_groups, shuffle_bn=False)
+    good = batches(spec, source_of(write_files(tmp_path / "good", N), spec), 0, 2)["rows"]
+    broken = {int(row): b"" for row in good[0]} | {int(good[1, i]): b"" for i in range(3)}
+    source = source_of(write_files(tmp_path / "bad", N, broken), spec)
+    blocks = list(make_blocks(spec, source, 0, 1))
+    shown = [_shown(blocks, spec, i) for i in range(12)]
+    if num_groups == 4:
+        assert shown == [int(row) for row in good[1, 3:6]] * 4
+    else:  # of its one group the first three are bad, and the next good one stands in for them
+        assert shown == [int(row) for row in good[1, [3, 3, 3, *range(3, 12)]]]
+
+
+def test_an_end_to_the_search_for_a_good_image_is_an_error_that_says_why(tmp_path: Path) -> None:
     spec = stream_spec(12, 12)
-    source = source_of(write_files(tmp_path, 12, {5: b"no image"}), spec)
-    with pytest.raises(ValueError, match=r"rows \[5\] .*not an image of a known format.* use larger groups"):
+    source = source_of(write_files(tmp_path, 12, dict.fromkeys(range(12), b"no image")), spec)
+    with pytest.raises(ValueError, match=r"is a good one .*png: not an image of a known format.*--data\.relist"):
         list(make_blocks(spec, source, 0, 1))
 
 
-def test_an_image_that_vanished_is_the_users_to_mend_and_no_bad_row(tmp_path: Path) -> None:
+def test_an_image_that_vanished_is_a_bad_row_unless_all_have(tmp_path: Path) -> None:
     spec = stream_spec()
     source = source_of(write_files(tmp_path, 12), spec)
     (tmp_path / "00005.png").unlink()
-    with pytest.raises(ValueError, match=r"00005\.png.*it was there when the manifest was made"):
+    told = [entry for block in make_blocks(spec, source, 0, 1) for entry in json.loads(str(block["bad"]))]
+    assert told == [[5, str(tmp_path / "00005.png"), "there is no such file or folder"]]
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"\.png: there is no such file.*Is the disk mounted"):
         list(make_blocks(spec, source, 0, 1))
 
 

@@ -163,7 +163,7 @@ def _png_claiming(width: int, height: int) -> bytes:
     ("data", "reason"),
     [
         (b"", "empty"),
-        (b"hello", "text and not a picture: 'hello'"),
+        (b"hello", "not an image of a known format: text that begins 'hello'"),
         (b"\xff\xd8\xff", "JPEG does not decode"),
         (b"\xff\xd8", "first bytes of a JPEG"),
         (b"<html>404</html>" * 50, "an HTML page"),

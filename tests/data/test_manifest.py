@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moco_ray.data.manifest import Manifest, make_manifest, read_rows
+from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.order import Order
-from moco_ray.data.storage import ReadError, Storage, StorageOptions, resolve_storage_options
-from tests.data.test_storage import NAMES
+from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
 
 
 def options(folder: Storage) -> StorageOptions:
@@ -61,59 +63,6 @@ def parquet_manifest(folder: Storage, group_sizes: list[int], is_struct: bool = 
     )
 
 
-def test_rows_are_read_in_the_order_asked_for(folder: Storage) -> None:
-    manifest = files_manifest(folder, NAMES)
-    rows = np.array([3, 0, 3, len(NAMES) - 1, 7])
-    assert read_rows(manifest, rows, options(folder)) == [NAMES[row].encode() for row in rows]
-    assert read_rows(manifest, rows[:0], options(folder)) == []
-
-
-@pytest.mark.parametrize("is_struct", [False, True])
-def test_parquet_rows_are_read_in_the_order_asked_for(folder: Storage, is_struct: bool) -> None:
-    manifest = parquet_manifest(folder, [4, 4, 2], is_struct)
-    rows = np.array([19, 0, 5, 5, 10, 9])
-    assert read_rows(manifest, rows, options(folder)) == [b"b9", b"a0", b"a5", b"a5", b"b0", b"a9"]
-
-
-def test_a_row_without_bytes_is_an_empty_image(folder: Storage) -> None:
-    folder.write_bytes(folder.join("a.parquet"), parquet_bytes([b"1", None], 2))
-    folder.write_bytes(folder.join("b.parquet"), parquet_bytes([b"1", None], 2, is_struct=True))
-    for name in ("a", "b"):
-        manifest = make_manifest(
-            uris=[folder.uri(folder.join(f"{name}.parquet"))] * 2,
-            labels=np.array([-1, -1]),
-            classes=(),
-            row_groups=np.array([0, 0]),
-            rows_in_group=np.array([0, 1]),
-            image_column="image",
-        )
-        assert read_rows(manifest, np.array([0, 1]), options(folder)) == [b"1", b""]
-
-
-def test_a_file_that_changed_is_named(folder: Storage) -> None:
-    manifest = files_manifest(folder, ["a.jpg", "b.jpg"])
-    folder.write_bytes(folder.join("b.jpg"), b"longer than before")
-    assert read_rows(manifest, np.array([0]), options(folder)) == [b"a.jpg"]
-    with pytest.raises(ValueError, match=r"b\.jpg.*18 bytes, 5 when.*changed"):
-        read_rows(manifest, np.array([0, 1]), options(folder))
-
-
-def test_a_file_that_vanished_is_named(folder: Storage) -> None:
-    manifest = files_manifest(folder, ["a.jpg", "b.jpg"])
-    folder.delete(folder.join("b.jpg"))
-    with pytest.raises(ValueError, match=r"b\.jpg.*no such file.*when the manifest was made"):
-        read_rows(manifest, np.array([0, 1]), options(folder))
-
-
-def test_a_parquet_file_that_changed_is_named(folder: Storage) -> None:
-    manifest = parquet_manifest(folder, [4, 4])
-    folder.write_bytes(folder.join("b.parquet"), parquet_bytes([b"1", b"2"], 2))
-    with pytest.raises(ValueError, match=r"b\.parquet has 2 rows now.*changed"):
-        read_rows(manifest, np.array([11]), options(folder))
-    with pytest.raises(ReadError, match=r"row group 1 of .*b\.parquet"):
-        read_rows(manifest, np.array([12]), options(folder))
-
-
 def test_write_and_read_keep_everything(folder: Storage) -> None:
     manifest = parquet_manifest(folder, [3, 2]).with_holdout(np.arange(10) % 2 == 0)
     manifest.write(folder, folder.join("run", "manifest.parquet"))
@@ -130,16 +79,57 @@ def small_manifest(uris: list[str]) -> Manifest:
 def test_the_digest_tells_contents_apart_and_not_their_layout() -> None:
     manifest = small_manifest(["/a", "/b", "/c"])
     split = pa.concat_tables([manifest.table.slice(0, 1), manifest.table.slice(1)])
-    assert Manifest(split, "files", None, ()).digest == manifest.digest
+    assert replace(manifest, table=split).digest == manifest.digest
     assert small_manifest(["/a", "/b", "/c"]).digest == manifest.digest
     others = [
         small_manifest(["/a", "/c", "/b"]),
         small_manifest(["/a", "/b"]),
         small_manifest(["/a", "/b", "/d"]),
         manifest.with_holdout(np.array([True, False, False])),
-        Manifest(manifest.table, "files", None, ("x",)),
+        replace(manifest, classes=("x",)),
+        replace(manifest, window_rows=7),
+        replace(manifest, order_version=1),
     ]
     assert len({other.digest for other in others} | {manifest.digest}) == len(others) + 1
+
+
+def test_manifests_of_the_first_order_keep_their_bytes_and_their_digest(tmp_path: Path) -> None:
+    """Figures of the version that knew no other order: its runs find their own manifest again."""
+    files = make_manifest(uris=["/a", "/b", "/c"], labels=np.array([0, 1, -1]), classes=("x", "y"))
+    rows = make_manifest(
+        uris=["/p"] * 3,
+        labels=np.full(3, -1),
+        classes=(),
+        row_groups=np.array([0, 0, 1]),
+        rows_in_group=np.array([0, 1, 0]),
+        image_column="image",
+        window_rows=100,
+    )
+    storage = Storage.open(str(tmp_path), StorageOptions({}))
+    for manifest, digest in (
+        (files, "e52eb6aa435453311ada77e3d1279b11b588455f6d7076584ca6dca94812d7c3"),
+        (rows, "63985cec928aff0eea378a2228eca0dea89602b7f8616f294c15d054c189d508"),
+    ):
+        manifest.write(storage, storage.join("new.parquet"))
+        new = Manifest.read(storage, storage.join("new.parquet"))
+        assert (new.order_version, new.window_rows, new.digest) == (2, manifest.window_rows, manifest.digest)
+        old = replace(manifest, order_version=1, window_rows=None)
+        assert old.digest == digest != new.digest
+        old.write(storage, storage.join("old.parquet"))
+        assert set(json.loads(pq.read_schema(tmp_path / "old.parquet").metadata[b"moco_ray"])) == {
+            "kind",
+            "image_column",
+            "classes",
+        }
+        again = Manifest.read(storage, storage.join("old.parquet"))
+        assert again.is_first_order and again.digest == digest
+
+
+def test_an_order_of_a_newer_version_is_refused_and_not_guessed(tmp_path: Path) -> None:
+    storage = Storage.open(str(tmp_path), StorageOptions({}))
+    replace(small_manifest(["/a"]), order_version=3).write(storage, storage.join("manifest.parquet"))
+    with pytest.raises(ValueError, match="version 3 of the order"):
+        Manifest.read(storage, storage.join("manifest.parquet"))
 
 
 def test_held_out_rows_are_no_train_rows() -> None:

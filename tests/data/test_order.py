@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from moco_ray.data.order import Order, keyed_permutation
+from moco_ray.data.manifest import Manifest, make_manifest
+from moco_ray.data.order import Order, make_order
+from moco_ray.data.permutation import keyed_permutation
 
 
 def _starts(num_rows: int, chunk: int) -> np.ndarray:
@@ -101,3 +104,164 @@ def test_pickle_leaves_the_cache_out() -> None:
 def test_chunks_that_do_not_tile_the_rows_are_refused(starts: list[int]) -> None:
     with pytest.raises(ValueError, match="chunk_starts"):
         Order(0, 10, np.array(starts, dtype=np.int64), 4)
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 5, 32])
+@pytest.mark.parametrize(
+    ("num_rows", "size"),
+    [(1, 1), (7, 7), (8, 7), (13, 7), (14, 7), (15, 7), (20, 7), (21, 7), (97, 7), (100, 64), (100, 99), (101, 50)]
+    + [(128, 127), (191, 64), (193, 64), (251, 100), (1000, 128), (640, 32)],
+)
+def test_no_row_stands_twice_in_a_batch_and_each_once_an_epoch(num_rows: int, size: int, chunk: int | None) -> None:
+    starts, epochs = None if chunk is None else _starts(num_rows, chunk), 41
+    for batches in (1, 3):
+        order = Order(num_rows, num_rows, starts, batches * size, size)
+        rows = order.rows(np.arange(epochs * num_rows))
+        assert (np.sort(rows.reshape(epochs, num_rows), axis=1) == np.arange(num_rows)).all()
+        batch = np.sort(rows[: len(rows) // size * size].reshape(-1, size), axis=1)
+        assert (np.diff(batch, axis=1) > 0).all()
+        # From the middle, backwards and by single positions, as after a resume or on another worker.
+        asked = np.random.default_rng(size).permutation(len(rows))[:60]
+        fresh = Order(num_rows, num_rows, starts, batches * size, size)
+        assert (fresh.rows(asked) == rows[asked]).all()
+        assert [int(order.rows(np.array([p]))[0]) for p in asked[:5]] == rows[asked[:5]].tolist()
+
+
+@pytest.mark.parametrize(("num_rows", "size"), [(100, 64), (1000, 128), (300, 100), (5000, 256)])
+def test_an_order_without_a_batch_size_repeats_rows_and_swaps_change_little_of_it(num_rows: int, size: int) -> None:
+    positions = np.arange(200 * size)
+    old = Order(0, num_rows, None, size).rows(positions).reshape(-1, size)
+    new = Order(0, num_rows, None, size, size).rows(positions).reshape(-1, size)
+    straddling = np.arange(200) * size // num_rows != (np.arange(1, 201) * size - 1) // num_rows
+    if num_rows % size == 0:
+        assert (old == new).all()
+        return
+    repeats = np.array([len(set(batch)) < size for batch in old.tolist()])
+    assert repeats.any() and not (repeats & ~straddling).any()
+    if num_rows >= 3 * size:
+        assert not (old != new).any(axis=1)[~(straddling | np.r_[False, straddling[:-1]])].any()
+
+
+def test_fewer_rows_than_a_batch_are_repeated_in_it() -> None:
+    rows = Order(0, 10, None, 64, 64).rows(np.arange(640)).reshape(64, 10)
+    assert (np.sort(rows, axis=1) == np.arange(10)).all()
+
+
+@pytest.mark.parametrize("num_rows", [90, 100, 128, 1000, 3217])
+@pytest.mark.parametrize(("size", "batches"), [(32, 1), (32, 4), (25, 7), (64, 100)])
+def test_runs_of_steps_tile_the_run_and_share_windows(num_rows: int, size: int, batches: int) -> None:
+    order = Order(0, num_rows, _starts(num_rows, 32), size * batches, size)
+    first, last = 3, 10 * num_rows // size
+    runs = order.runs(first, last)
+    assert [run[0] for run in runs] == [first, *(run[1] for run in runs[:-1])] and runs[-1][1] == last
+    assert all(0 < (b - a) * size <= 1.5 * size * batches + 2 * size for a, b in runs)
+    # What is in a run is in no other of its epoch, but for the batch that straddles two epochs.
+    rows = order.rows(np.arange(last * size))
+    for epoch in range(1, 9):
+        chunks = [
+            set(rows[max(a * size, epoch * num_rows) : min(b * size, (epoch + 1) * num_rows)] // 32) for a, b in runs
+        ]
+        whole = [chunk for chunk in chunks if chunk]
+        met = sum(map(len, whole))
+        assert met <= -(-num_rows // 32) + 2 * len(whole) + size
+
+
+def test_the_order_of_new_runs_is_pinned() -> None:
+    order = Order(0, 10, None, 4, 4)
+    assert order.rows(np.arange(20)).tolist() == [8, 9, 5, 7, 6, 3, 1, 4, 0, 2, 9, 5, 7, 0, 6, 2, 1, 4, 8, 3]
+    order = Order(0, 23, _starts(23, 3), 8, 4)
+    assert order.rows(np.arange(46)).tolist() == [
+        16,
+        17,
+        22,
+        0,
+        21,
+        1,
+        2,
+        15,
+        13,
+        19,
+        10,
+        20,
+        14,
+        12,
+        18,
+        9,
+        7,
+        8,
+        3,
+        5,
+        11,
+        4,
+        6,
+        17,
+        21,
+        16,
+        9,
+        0,
+        2,
+        1,
+        15,
+        22,
+        20,
+        11,
+        18,
+        8,
+        19,
+        7,
+        6,
+        10,
+        14,
+        4,
+        3,
+        12,
+        13,
+        5,
+    ]
+    order = Order(0, 7, _starts(7, 3), 8, 4)  # so short that each epoch depends on the one before
+    assert order.rows(np.arange(7 * 101, 7 * 102)).tolist() == [2, 5, 3, 1, 4, 0, 6]
+
+
+def _sorted_by_class(num_classes: int, rows_each: int, group: int | None) -> Manifest:
+    """Rows sorted by class: single files, or rows of one Parquet file of small images in row groups of that size."""
+    labels = np.repeat(np.arange(num_classes), rows_each)
+    classes = tuple(f"{i:04d}" for i in range(num_classes))
+    rows = np.arange(len(labels))
+    if group is None:
+        return make_manifest(uris=[f"/{row}" for row in rows], labels=labels, classes=classes)
+    return make_manifest(
+        uris=["/rows.parquet"] * len(rows),
+        labels=labels,
+        classes=classes,
+        row_groups=rows // group,
+        rows_in_group=rows % group,
+        image_column="image",
+        window_rows=32_768,
+    )
+
+
+def _classes_of_batches(manifest: Manifest, size: int) -> float:
+    """Mean number of classes in a batch, over at most 100 batches of three epochs."""
+    order = make_order(manifest, seed=1, global_batch_size=size)
+    steps = np.linspace(0, 3 * len(manifest) // size - 1, 100).astype(np.int64)
+    positions = steps[:, None] * size + np.arange(size)
+    labels = manifest.labels[manifest.train_rows()[order.rows(positions)]]
+    return float(np.mean([len(set(batch)) for batch in labels.tolist()]))
+
+
+@pytest.mark.parametrize("group", [32, 1000, 7, 5000])
+@pytest.mark.parametrize(("num_classes", "rows_each"), [(100, 32), (100, 500), (1000, 50), (37, 2001), (10, 13)])
+@pytest.mark.parametrize("size", [128, 96])
+def test_sorted_rows_of_parquet_files_mix_as_files_do(num_classes: int, rows_each: int, group: int, size: int) -> None:
+    files = _classes_of_batches(_sorted_by_class(num_classes, rows_each, None), size)
+    rows = _classes_of_batches(_sorted_by_class(num_classes, rows_each, group), size)
+    assert rows >= 0.9 * files
+
+
+def test_runs_that_began_in_the_first_order_stay_in_it() -> None:
+    new = _sorted_by_class(100, 32, 32)
+    old = replace(new, order_version=1, window_rows=None)
+    order = make_order(old, seed=1, global_batch_size=128)
+    expected = Order(1, 3200, _starts(3200, 32), 128)
+    assert (order.rows(np.arange(9600)) == expected.rows(np.arange(9600))).all()
+    assert _classes_of_batches(old, 128) < 8 < 60 < _classes_of_batches(new, 128)

@@ -12,8 +12,10 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from moco_ray.data.manifest import Manifest, read_rows
-from moco_ray.data.sources import DataConfig, build_manifest
+from moco_ray.config.data import DataConfig
+from moco_ray.data.manifest import Manifest
+from moco_ray.data.reading import read_rows
+from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import Storage, resolve_storage_options
 from tests.data.small import png
 
@@ -73,9 +75,9 @@ def test_a_folder_of_any_depth_is_sorted_by_name_with_sizes_and_class_folders_as
 
 
 @pytest.mark.parametrize(
-    "layout", [["0.png", "1.png"], ["cat/0.png", "dog/1.png", "2.png"], ["all/0.png", "all/1.png"]]
+    "layout", [["0.png", "1.png"], ["cat/0.png", "dog/1.png", "2.png", "3.png"], ["all/0.png", "all/1.png"]]
 )
-def test_images_beside_class_folders_or_in_one_folder_have_no_labels(tmp_path: Path, layout: list[str]) -> None:
+def test_as_many_images_beside_class_folders_or_in_one_folder_have_no_labels(tmp_path: Path, layout: list[str]) -> None:
     manifest = build(put(_local(tmp_path), *layout))
     assert manifest.classes == () and set(manifest.labels.tolist()) == {-1} and len(manifest) == len(layout)
 
@@ -153,6 +155,23 @@ def test_the_image_column_is_found_by_name_among_several_or_can_be_named(tmp_pat
     uri = put_parquet(_local(tmp_path), "a.parquet", table)
     assert build(uri).image_column == "png"
     assert contents(build(uri, image_column="other")) == [b"o"]
+
+
+@pytest.mark.parametrize("column", ["image", "photo.jpg"])
+@pytest.mark.parametrize("is_struct", [False, True])
+@pytest.mark.parametrize(
+    ("num_bytes", "window_mb", "expected"), [(50_000, 1.0, 20), (9_000, 0.5, 55), (10, 300.0, 32_768)]
+)
+def test_windows_hold_as_many_rows_as_the_images_in_parquet_files_allow(
+    tmp_path: Path, column: str, is_struct: bool, num_bytes: int, window_mb: float, expected: int
+) -> None:
+    """Of the image column alone, and as large as they are in memory, however well they were compressed."""
+    images: list[object] = [bytes([i]) * num_bytes for i in range(40)]
+    cells = [{"bytes": image, "path": None} for image in images] if is_struct else images
+    table = pa.table({column: cells, "other": [b"x" * 3000] * 40})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=7, compression="zstd", use_dictionary=False)
+    manifest = build(str(tmp_path), image_column=column, window_mb=window_mb)
+    assert manifest.window_rows is not None and expected - 1 <= manifest.window_rows <= expected
 
 
 def test_large_row_groups_are_told_with_what_they_cost(tmp_path: Path) -> None:

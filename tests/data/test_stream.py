@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from moco_ray.data.blocks import Block, Source, StreamSpec
-from moco_ray.data.stream import Loaded, OpenSegment, Stream, StreamError, local_segment
-from tests.data.small import source_of, stream_spec, write_files
+from moco_ray.data.segments import local_segment
+from moco_ray.data.stream import Loaded, OpenSegment, Stream, StreamError
+from tests.data.small import source_of, stream_spec, write_files, write_parquet
 
 N = 37
 LAST = 21  # the last task of a stream of tasks of 8 steps is a short one
@@ -23,9 +24,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_files(tmp_path_factory.mktemp("files"), N)
 
 
-@pytest.fixture(scope="module")
-def source(files: Path) -> Source:
-    return source_of(files, stream_spec())
+@pytest.fixture(scope="module", params=["files", "windows of two batches", "windows of eight"])
+def source(request: pytest.FixtureRequest, files: Path, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    if request.param == "files":
+        return source_of(files, stream_spec())
+    rows = write_parquet(tmp_path_factory.mktemp("rows"), [20, 17], row_group_size=5)
+    return source_of(rows, stream_spec(), window_rows=30 if request.param == "windows of two batches" else 100)
 
 
 def stream(
@@ -174,29 +178,42 @@ def test_a_segment_with_blocks_too_many_is_an_error(source: Source, monkeypatch:
         list(with_segments(spec, long, 0, LAST))
 
 
-def test_a_group_that_does_not_decode_is_an_error_on_every_rank_at_one_step(tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_at_all_are_an_error_on_every_rank_at_one_step(tmp_path: Path) -> None:
     spec = stream_spec(12, 12)
-    good = source_of(write_files(tmp_path, N), spec)
-    rows = good.order.rows(np.arange(20 * 12))
-    bad = int(rows[-1])
-    first_bad_step = int(np.flatnonzero(rows == bad)[0]) // 12
-    broken = source_of(write_files(tmp_path, N, {bad: b"no image"}), spec)
-    seen = []
+    gone = source_of(write_files(tmp_path, N), spec)
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
     for rank in range(3):
-        steps = 0
-        with pytest.raises(StreamError, match="can be decoded"):
-            for _ in stream(spec, broken, rank=rank, num_ranks=3):
-                steps += 1
-        seen.append(steps)
-    assert seen == [first_bad_step // spec.steps_per_task * spec.steps_per_task] * 3
+        with pytest.raises(StreamError, match=r"png: there is no such file.* none of the 3\d others"):
+            list(stream(spec, gone, rank=rank, num_ranks=3))
+    wait_until_no_thread_is_left()
 
 
-def test_a_vanished_image_is_an_error_of_the_stream(tmp_path: Path) -> None:
+def test_ranks_show_the_same_images_where_groups_and_batches_have_no_good_one(tmp_path: Path) -> None:
+    spec = stream_spec(12, 6)
+    source = source_of(write_files(tmp_path, N, {i: b"no image" for i in range(N) if i % 3}), spec)
+    alone = list(stream(spec, source))
+    for num_ranks in (2, 4):
+        ranks = [stream(spec, source, 5, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+        for loaded, *parts in zip(alone[5:], *ranks, strict=True):
+            for part, mine in zip(parts, parts[0].batch.groups, strict=True):
+                places = np.concatenate([np.arange(2 * group, 2 * group + 2) for group in mine])
+                assert (part.batch.query == loaded.batch.query[places]).all()
+                assert (part.batch.key == loaded.batch.key[places]).all()
+
+
+@pytest.mark.parametrize("window_rows", [12, 30, 1000])
+def test_rows_of_a_file_that_is_gone_are_bad_on_every_rank_whatever_the_window(
+    tmp_path: Path, window_rows: int
+) -> None:
     spec = stream_spec()
-    source = source_of(write_files(tmp_path, N), spec)
-    (tmp_path / "00009.png").unlink()
-    with pytest.raises(StreamError, match=r"00009\.png"):
-        list(stream(spec, source))
+    source = source_of(write_parquet(tmp_path, [60, 60, 60], row_group_size=30), spec, window_rows=window_rows)
+    rows = source.order.rows(np.arange(LAST * 12))
+    (tmp_path / "1.parquet").unlink()
+    found = [
+        bad.row for rank in range(3) for loaded in stream(spec, source, rank=rank, num_ranks=3) for bad in loaded.bad
+    ]
+    assert sorted(found) == sorted(row for row in rows.tolist() if 60 <= row < 120)
     wait_until_no_thread_is_left()
 
 
@@ -210,9 +227,9 @@ def test_bad_rows_are_told_once_by_the_rank_that_holds_them(tmp_path: Path) -> N
         for bad in loaded.bad
     ]
     rows = source.order.rows(np.arange(LAST * 12))
-    expected = [(5, "not an image of a known format")] * int((rows == 5).sum()) + [(6, "empty file")] * int(
-        (rows == 6).sum()
-    )
+    expected = [(5, "not an image of a known format: text that begins 'no image'")] * int((rows == 5).sum()) + [
+        (6, "empty file")
+    ] * int((rows == 6).sum())
     assert sorted(told) == expected
 
 

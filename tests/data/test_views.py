@@ -17,19 +17,10 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as TF
 
+from moco_ray.config.views import ViewsConfig, cifar_views, v1_views, v2_views
 from moco_ray.data import views
 from moco_ray.data.colour import blur
-from moco_ray.data.views import (
-    ViewDraw,
-    ViewsConfig,
-    apply_view,
-    center_view,
-    cifar_views,
-    draw_view,
-    make_view,
-    v1_views,
-    v2_views,
-)
+from moco_ray.data.views import ViewDraw, apply_view, center_view, draw_view, make_view
 from tests.data.pictures import pillow_view
 
 PLAIN = ViewsConfig(jitter_p=0, grayscale_p=0, blur_p=(0, 0), flip_p=0)

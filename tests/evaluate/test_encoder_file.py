@@ -1,18 +1,19 @@
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torchvision
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from moco_ray.core.encoders import Encoder, ModelConfig, build_backbone, build_encoder
+from moco_ray.config.model import ModelConfig
+from moco_ray.core.encoders import Encoder, build_backbone, build_encoder
 from moco_ray.core.group_batch_norm import use_group_batch_norm
-from moco_ray.evaluate.encoder_file import encoder_bytes, encoder_info, load_encoder, load_initial_weights
+from moco_ray.evaluate.encoder_file import encoder_bytes, encoder_info, load_encoder
 
 METADATA = {"crop_px": "32", "mean": "[0.1, 0.2, 0.3]", "std": "[0.4, 0.5, 0.6]", "step": "7"}
 
@@ -83,6 +84,11 @@ def test_info_returns_numbers_as_numbers(tmp_path: Path) -> None:
     path, _ = write(tmp_path, "resnet18", "cifar")
     info = encoder_info(str(path))
     assert info.pop("format").startswith("moco_ray")
+    added = ("recipe", "library", "library_version", "library_name", "library_arguments", "numbers", "probe")
+    found = {name: info.pop(name) for name in added}
+    assert (found["library"], found["library_name"], found["library_arguments"]) == ("torchvision", "resnet18", {})
+    assert found["numbers"]["batch_norm_eps"] == 1e-5 and found["numbers"]["pooling"] == "avg"
+    assert len(found["probe"]) == 8
     assert info == {
         "arch": "resnet18",
         "stem": "cifar",
@@ -92,6 +98,45 @@ def test_info_returns_numbers_as_numbers(tmp_path: Path) -> None:
         "step": 7,
         "feature_dim": 512,
     }
+
+
+@pytest.mark.parametrize(
+    ("model", "crop_px"),
+    [
+        (ModelConfig(arch="vit_small"), 224),
+        (ModelConfig(arch="vit_small", patch_px=8), 32),
+        (ModelConfig(arch="vit_mini", patch_px=4), 32),
+        (ModelConfig(arch="resnet18"), 64),
+        (ModelConfig(arch="resnet18", stem="cifar"), 32),
+        (ModelConfig(arch="timm:test_resnet"), 32),
+        (ModelConfig(arch="timm:vit_tiny_patch16_224"), 48),
+    ],
+)
+def test_recipe_rebuilds_the_network_without_moco_ray_bit_for_bit(
+    model: ModelConfig, crop_px: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(model, crop_px).eval()
+    path = tmp_path / "encoder.safetensors"
+    names = {"arch": model.arch, "stem": model.stem, "patch_px": str(model.patch_px)}
+    path.write_bytes(encoder_bytes(backbone, {**METADATA, **names, "crop_px": str(crop_px)}))
+    scope: dict[str, nn.Module] = {}
+    exec(encoder_info(path)["recipe"], scope)
+    rebuilt = scope["model"].eval()
+    rebuilt.load_state_dict(load_file(path))
+    images = torch.randn(2, 3, crop_px, crop_px)
+    with torch.inference_mode():
+        assert torch.equal(rebuilt(images), backbone(images))
+
+
+def test_a_vit_small_says_that_it_has_twelve_heads(tmp_path: Path) -> None:
+    path, _ = write(tmp_path, "vit_small")
+    info = encoder_info(path)
+    assert 'timm.create_model("vit_small_patch16_224", num_heads=12, ' in info["recipe"]
+    numbers = {"num_heads": 12, "layer_norm_eps": 1e-6, "activations": ["GELU"], "pooling": "token"}
+    assert numbers.items() <= info["numbers"].items()
+    with safe_open(path, "pt") as file:  # as other tools see it
+        assert "num_heads=12" in file.metadata()["recipe"]
 
 
 def test_group_batch_norm_is_written_as_batch_norm(tmp_path: Path) -> None:
@@ -126,99 +171,3 @@ def test_foreign_safetensors_and_cut_files_are_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"encoder\.safetensors.*no such file"):
         load_encoder(str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match=r"model\.init.*nothing\.pt.*no such file"):
-        load_initial_weights(tiny_encoder(), str(tmp_path / "nothing.pt"))
-
-
-def test_initial_weights_come_from_an_encoder_file(tmp_path: Path) -> None:
-    path, backbone = write(tmp_path, "timm:test_resnet")
-    encoder = tiny_encoder()
-    projector = {name: tensor.clone() for name, tensor in encoder.projector.state_dict().items()}
-    said = load_initial_weights(encoder, str(path))
-    assert f"{len(backbone.state_dict())} tensors" in said
-    assert "the projector starts fresh" in said
-    assert_same_weights(encoder.backbone, backbone.state_dict())
-    assert_same_weights(encoder.projector, projector)
-
-
-@pytest.mark.parametrize("name", ["full.safetensors", "full.pt"])
-def test_initial_weights_come_from_a_full_encoder_projector_included(name: str, tmp_path: Path) -> None:
-    other, encoder = tiny_encoder(1), tiny_encoder(2)
-    path = tmp_path / name
-    if path.suffix == ".pt":
-        torch.save(other.state_dict(), path)
-    else:
-        save_file(other.state_dict(), path)
-    assert "fresh" not in load_initial_weights(encoder, str(path))
-    assert_same_weights(encoder, other.state_dict())
-
-
-def test_initial_weights_come_from_torchvision_without_its_classifier(tmp_path: Path) -> None:
-    model = torchvision.models.resnet18()
-    torch.save(model.state_dict(), tmp_path / "resnet18.pth")
-    encoder = build_encoder(ModelConfig(arch="resnet18", dim=16))
-    assert "2 tensors of a classifier" in load_initial_weights(encoder, str(tmp_path / "resnet18.pth"))
-    model.fc = nn.Identity()
-    assert_same_weights(encoder.backbone, model.state_dict())
-
-
-def test_initial_weights_come_from_the_query_encoder_of_an_official_checkpoint(tmp_path: Path) -> None:
-    query, key = (torchvision.models.resnet18() for _ in range(2))
-    query.fc = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 128))
-    state = {f"module.encoder_q.{name}": tensor for name, tensor in query.state_dict().items()}
-    state |= {f"module.encoder_k.{name}": tensor for name, tensor in key.state_dict().items()}
-    state["module.queue"] = torch.zeros(128, 8)
-    torch.save({"epoch": 200, "arch": "resnet18", "state_dict": state}, tmp_path / "official.pth.tar")
-    encoder = build_encoder(ModelConfig(arch="resnet18"))
-    load_initial_weights(encoder, str(tmp_path / "official.pth.tar"))
-    query.fc = nn.Identity()
-    assert_same_weights(encoder.backbone, query.state_dict())
-
-
-def save_changed(path: Path, change: dict[str, Tensor | None]) -> str:
-    state = tiny_encoder(1).state_dict() | change
-    torch.save({name: tensor for name, tensor in state.items() if tensor is not None}, path)
-    return str(path)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"backbone.what": torch.zeros(1)}, r"1 of \d+ keys are unknown to it \(backbone\.what\)"),
-        ({"projector.0.bias": torch.zeros(3)}, r"projector\.0\.bias is \(3,\) and not"),
-        ({"backbone.conv1.0.weight": None}, r"lacks 1 tensors of the backbone \(backbone\.conv1\.0\.weight\)"),
-    ],
-)
-def test_weights_that_do_not_fit_change_nothing(change: dict[str, Tensor | None], message: str, tmp_path: Path) -> None:
-    encoder = tiny_encoder()
-    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    with pytest.raises(ValueError, match=message):
-        load_initial_weights(encoder, save_changed(tmp_path / "changed.pt", change))
-    assert_same_weights(encoder, before)
-
-
-def test_another_architecture_is_refused(tmp_path: Path) -> None:
-    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pt")
-    with pytest.raises(ValueError, match=r"does not fit the model.*check model\.arch"):
-        load_initial_weights(tiny_encoder(), str(tmp_path / "resnet18.pt"))
-    with pytest.raises(ValueError, match=r"backbone\.conv1\.weight is \(64, 3, 7, 7\) and not \(64, 3, 3, 3\)"):
-        load_initial_weights(build_encoder(ModelConfig(arch="resnet18", stem="cifar")), str(tmp_path / "resnet18.pt"))
-
-
-def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
-    path, witness = tmp_path / "evil.pt", tmp_path / "witness"
-
-    class Evil:
-        def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-            return Path.touch, (witness,)
-
-    torch.save({"x": Evil()}, path, pickle_module=pickle)
-    with pytest.raises(ValueError, match="no file of weights that is safe to load"):
-        load_initial_weights(tiny_encoder(), str(path))
-    assert not witness.exists()
-
-
-def test_a_file_without_a_state_dict_is_refused(tmp_path: Path) -> None:
-    torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match="holds no state dict"):
-        load_initial_weights(tiny_encoder(), str(tmp_path / "list.pt"))

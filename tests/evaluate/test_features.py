@@ -83,10 +83,20 @@ def test_images_of_too_many_pixels_are_bad(tmp_path: Path) -> None:
         encode(images)
 
 
-def test_a_file_that_is_gone_is_no_bad_image_but_an_error(tmp_path: Path) -> None:
-    images = grey_set(tmp_path, [1, 2, 3])
+def test_a_file_that_is_gone_or_has_changed_is_left_out_and_counted(tmp_path: Path) -> None:
+    images = grey_set(tmp_path, [50, 100, 150, 200])
     (tmp_path / "0001.png").unlink()
-    with pytest.raises(ValueError, match=r"0001\.png.*it was there when the manifest was made"):
+    (tmp_path / "0002.png").unlink()
+    (tmp_path / "0002.png").mkdir()
+    encoded = encode(images)
+    assert encoded.labels.tolist() == [0, 3] and encoded.num_bad == 2
+
+
+def test_files_that_are_all_gone_are_an_error(tmp_path: Path) -> None:
+    images = grey_set(tmp_path, [1, 2, 3])
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"0\.png: there is no such file.*mounted"):
         encode(images)
 
 

@@ -10,12 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moco_ray.core.encoders import Encoder, ModelConfig, build_encoder
+from moco_ray.config.data import DataConfig
+from moco_ray.config.eval import EvalConfig
+from moco_ray.config.model import ModelConfig
+from moco_ray.config.views import ViewsConfig, v2_views
+from moco_ray.core.encoders import Encoder, build_encoder
 from moco_ray.data.manifest import Manifest, make_manifest
-from moco_ray.data.sources import DataConfig, build_manifest
+from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import resolve_storage_options
-from moco_ray.data.views import ViewsConfig, v2_views
-from moco_ray.evaluate.monitor import EvalConfig, EvalSet, choose_eval_set, evaluate, holdout_mask, resize_px
+from moco_ray.evaluate.monitor import EvalSet, choose_eval_set, evaluate, holdout_mask, resize_px
 
 NO_OPTIONS = resolve_storage_options("", None)
 STILL = ViewsConfig(crop_px=16, crop_min=1.0, jitter_p=0, grayscale_p=0, blur_p=(0, 0), flip_p=0)
@@ -130,6 +133,41 @@ def test_eval_images_of_other_classes_are_compared_with_each_other() -> None:
     assert chosen.bank is None
     assert chosen.has_labels
     assert len(chosen.queries) == 20
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated", "common"),
+    [("abc", "ab", "ab"), ("ab", "abc", "ab"), ("abcd", "dbx", "db"), ("ab", "ab", "ab")],
+)
+def test_the_bank_is_the_training_images_of_the_classes_that_both_have(
+    trained: str, evaluated: str, common: str
+) -> None:
+    train = made_up(tuple(trained), list(range(len(trained))) * 10)
+    held_out = made_up(tuple(evaluated), list(range(len(evaluated))) * 5)
+    chosen = eval_set_of(train, held_out, EvalConfig(uri="held out"))
+    assert chosen.bank is not None and chosen.classes == tuple(common)
+    assert (len(chosen.queries), len(chosen.bank)) == (5 * len(common), 10 * len(common))
+    for images, source in ((chosen.queries, held_out), (chosen.bank, train)):
+        whole = {source.uri(row): source.classes[label] for row, label in enumerate(source.labels)}
+        for row, label in zip(images.rows, images.labels, strict=True):
+            assert chosen.classes[label] == whole[images.manifest.uri(row)]
+    assert ("left out" in chosen.words) == (trained != evaluated)
+
+
+def test_what_is_classified_by_what_is_said() -> None:
+    train = made_up(("a", "b", "c"), [0, 1, 2] * 10)
+    words = eval_set_of(train, made_up(("a", "b"), [0, 1] * 5), EvalConfig(uri="held out")).words
+    assert words.startswith("kNN: 10 images are classified by 20 training images of the 2 classes that both have")
+    assert "c of training images" in words
+    assert "by the others" in eval_set_of(train, made_up(("x", "y"), [0, 1] * 5), EvalConfig(uri="held out")).words
+    assert "no kNN" in eval_set_of(made_up((), [-1] * 10), None, EvalConfig()).words
+    assert "27 training images of the 3 classes" in eval_set_of(train, None, EvalConfig()).words
+
+
+def test_all_training_images_stay_in_the_bank_where_a_class_has_no_held_out_image() -> None:
+    train = made_up(("a", "b", "c"), [0, 1] * 50 + [2])
+    chosen = eval_set_of(train, None, EvalConfig(holdout_fraction=0.05))
+    assert chosen.bank is not None and chosen.classes == ("a", "b", "c") and 2 in chosen.bank.labels
 
 
 def test_knn_finds_classes_of_an_eval_folder_numbered_otherwise(tmp_path: Path) -> None:

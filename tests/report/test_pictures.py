@@ -53,11 +53,21 @@ def test_neighbours_of_the_right_class_have_no_wrong_mark() -> None:
     assert not (picture == WRONG).all(axis=2).any()
 
 
+def test_neighbours_without_labels_have_no_frames() -> None:
+    images = [flat(9, 9, 9)], [[flat(8, 8, 8), flat(7, 7, 7)]]
+    picture = decoded(neighbours_picture(*images, similarities=[[0.9, 0.5]]))
+    assert not (picture == RIGHT).all(axis=2).any() and not (picture == WRONG).all(axis=2).any()
+    assert centre_of(picture, (9, 9, 9))[1] < centre_of(picture, (8, 8, 8))[1] < centre_of(picture, (7, 7, 7))[1]
+    assert not np.array_equal(picture, decoded(neighbours_picture(*images, similarities=[[0.9, 0.4]])))
+
+
 def test_unequal_lists_are_errors() -> None:
     with pytest.raises(ValueError, match="2 images, 1 query views"):
         views_picture([flat(1, 1, 1)] * 2, [flat(1, 1, 1)], [flat(1, 1, 1)] * 2)
     with pytest.raises(ValueError, match="give a label for each"):
         neighbours_picture([flat(1, 1, 1)], [[flat(1, 1, 1)]], [0], [[0, 0]], ["a"])
+    with pytest.raises(ValueError, match="or no labels"):
+        neighbours_picture([flat(1, 1, 1)], [[flat(1, 1, 1)]], similarities=[[1.0, 0.5]])
 
 
 def test_curves_show_the_chance_level_only_when_given() -> None:

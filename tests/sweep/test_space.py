@@ -117,6 +117,8 @@ def test_values_reach_their_fields(config: Config) -> None:
         (("model.projector=choice:mlp,conv",), r"'conv' is not possible; use .*linear"),
         (("optim.lr=choice:0.1",), r"at least two different values, or the flag --optim\.lr"),
         (("optim.global_batch_size=choice:24,25",), r"25 is not a multiple"),
+        (("model.arch=choice:timm:test_resnet,resnet51",), r"resnet51. is no torchvision ResNet"),
+        (("model.arch=choice:timm:test_resnet,timm:test_convnext9",), r"timm:test_convnext9 is unknown to timm"),
         (("run.seed=choice:1,2",), r"it decides where and how a run runs"),
         (("data.uri=choice:a,b",), r"all trials of a sweep see the same images"),
         (("eval.k=choice:10,20",), r"measured differently cannot be compared"),

@@ -14,7 +14,7 @@ import pytest
 
 import moco_ray
 from moco_ray.config import Config, from_json
-from moco_ray.core.encoders import ModelConfig
+from moco_ray.config.model import ModelConfig
 from moco_ray.data.sample import write_digits
 from moco_ray.presets import load_preset
 from moco_ray.sweep.results import SweepResult

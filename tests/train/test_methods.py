@@ -12,12 +12,12 @@ import torch
 
 import moco_ray
 from moco_ray.config import Config
-from moco_ray.core.encoders import ModelConfig
-from moco_ray.core.methods.end_to_end import EndToEndConfig
-from moco_ray.core.methods.memory_bank import MemoryBankConfig
-from moco_ray.core.methods.moco import MoCoConfig
-from moco_ray.core.methods.moco_v3 import MoCoV3Config
-from moco_ray.core.methods.simclr import SimCLRConfig
+from moco_ray.config.methods.end_to_end import EndToEndConfig
+from moco_ray.config.methods.memory_bank import MemoryBankConfig
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.config.methods.moco_v3 import MoCoV3Config
+from moco_ray.config.methods.simclr import SimCLRConfig
+from moco_ray.config.model import ModelConfig
 from moco_ray.train.pretrain import pretrain
 from tests.runs import digests, losses, metrics, tiny_config
 

@@ -97,7 +97,7 @@ def test_odd_images_are_trained_on_and_bad_ones_are_listed_and_counted(odd: Path
     last = (sum(digests(folder)) - rows_digest(rows)) % 2**64  # what the last step took from the next epoch
     from moco_ray.data.order import Order
 
-    overhang = Order(config.run.seed, 226, None, 24).rows(np.arange(226, 240))
+    overhang = Order(config.run.seed, 226, None, 24, 24).rows(np.arange(226, 240))
     assert last == rows_digest(overhang)
 
 
@@ -128,13 +128,66 @@ def test_too_many_bad_images_stop_the_run_with_their_list(odd: Path, tmp_path: P
             pretrain(config, say=_quiet)
 
 
-def test_an_image_that_vanishes_stops_the_run_and_is_named(images: Path, tmp_path: Path) -> None:
-    mine = tmp_path / "mine"
+def test_images_that_cannot_be_had_are_replaced_like_those_that_do_not_decode(images: Path, tmp_path: Path) -> None:
+    """The run with files that are gone equals the one whose files are broken, whoever reads."""
+    curves = []
+    for name in ("broken", "gone"):
+        mine = tmp_path / name
+        shutil.copytree(images, mine)
+        config = tiny_config(mine, tmp_path / "runs", name=name, max_steps=4)
+        config = replace(config, data=replace(config.data, max_bad_fraction=0.5))
+        pretrain(config, say=_quiet)
+        for i, path in enumerate(sorted(mine.glob("[34]/*.png"))):
+            size = path.stat().st_size
+            path.unlink()
+            if name == "broken":
+                path.write_bytes(bytes(size))
+            elif i % 3 == 1:
+                path.mkdir()
+            elif i % 3 == 2:
+                path.symlink_to("nowhere.png")
+        folder = Path(pretrain(replace(config, run=replace(config.run, max_steps=20)), say=_quiet).folder)
+        curves.append(losses(folder))
+        reasons = {json.loads(line)["reason"] for line in (folder / "bad_images.jsonl").read_text().splitlines()}
+        assert len(reasons) == (1 if name == "broken" else 3), reasons
+        assert metrics(folder)[-1]["data/bad_images"] > 30
+        evaluations = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in evaluations] == [0, 20]
+        assert evaluations[-1]["eval/bad_images"] > 0 and "eval/bad_images" not in evaluations[0]
+    np.testing.assert_allclose(curves[0], curves[1], rtol=1e-12)
+
+
+def test_a_quarter_of_bad_images_in_groups_of_two_does_not_end_a_run_below_its_limit(
+    images: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "quarter"
     shutil.copytree(images, mine)
-    config = tiny_config(mine, tmp_path, max_steps=2)
-    config = replace(config, eval=replace(config.eval, holdout_fraction=0.0))
-    pretrain(config, say=_quiet)
-    for path in mine.glob("3/*.png"):
-        path.unlink()
-    with pytest.raises(ValueError, match=r"/3/\d+\.png.*there is no such file"):
-        pretrain(replace(config, run=replace(config.run, max_steps=20)), say=_quiet)
+    for path in sorted(mine.glob("*/*.png"))[::4]:
+        path.write_bytes(b"no image")
+    config = tiny_config(mine, tmp_path, max_steps=12)
+    config = replace(config, optim=replace(config.optim, bn_groups=12), data=replace(config.data, max_bad_fraction=0.5))
+    whole = Path(pretrain(config, say=_quiet).folder)
+    assert np.isfinite(losses(whole)).all() and len(losses(whole)) == 12
+    for steps in (5, 12):  # and through a resume
+        cut = replace(config, run=replace(config.run, name="cut", max_steps=steps))
+        resumed = Path(pretrain(cut, say=_quiet).folder)
+    np.testing.assert_allclose(losses(resumed), losses(whole), rtol=1e-12)
+    assert digests(resumed) == digests(whole)
+
+
+def test_a_data_folder_that_is_not_mounted_stops_the_run_and_makes_no_image_bad(images: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mounted" / "images"
+    shutil.copytree(images, mine)
+    config = tiny_config(mine, tmp_path / "runs", max_steps=2)
+    config = replace(config, data=replace(config.data, max_bad_fraction=1.0))
+    folder = Path(pretrain(config, say=_quiet).folder)
+    longer = replace(config, run=replace(config.run, max_steps=20))
+    mine.rename(tmp_path / "elsewhere")
+    for _ in range(2):  # the folder is not there; its mount point is there, and empty
+        with pytest.raises(ValueError, match=r"png: there is no such file.* none of the \d+ others .*--data\.uri"):
+            pretrain(longer, say=_quiet)
+        mine.mkdir(exist_ok=True)
+    mine.rmdir()
+    (tmp_path / "elsewhere").rename(mine)
+    assert pretrain(longer, say=_quiet).step == 20
+    assert (folder / "bad_images.jsonl").read_text() == ""

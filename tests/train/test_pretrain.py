@@ -13,7 +13,7 @@ import torchvision
 from safetensors.torch import load
 
 import moco_ray
-from moco_ray.core.encoders import ModelConfig
+from moco_ray.config.model import ModelConfig
 from moco_ray.core.hashing import rows_digest
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, resolve_storage_options
@@ -130,7 +130,8 @@ def test_an_evaluation_that_fails_does_not_end_training(images: Path, tmp_path: 
     storage = Storage.open(str(folder), resolve_storage_options(str(folder), None))
     manifest = Manifest.read(storage, storage.join("manifest.parquet"))
     held_out = sorted(set(range(len(manifest))) - set(manifest.train_rows().tolist()))
-    Path(manifest.uri(held_out[0])).unlink()
+    for row in held_out:
+        Path(manifest.uri(row)).unlink()
     said: list[str] = []
     pretrain(replace(config, run=replace(config.run, max_steps=3)), say=said.append)
     assert any("evaluation of step 3 failed" in line for line in said)

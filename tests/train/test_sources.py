@@ -13,7 +13,7 @@ import pytest
 
 from moco_ray.core.hashing import rows_digest
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.order import Order
+from moco_ray.data.order import make_order
 from moco_ray.data.storage import Storage, StorageOptions
 from moco_ray.train.pretrain import pretrain
 from tests.runs import digests, tiny_config
@@ -67,7 +67,7 @@ def test_every_row_exactly_once_an_epoch(source: object, images: Path, tmp_path:
     assert (len(manifest), len(rows), len(manifest.classes)) == (211, 191, 10)
     size = config.optim.global_batch_size
     last = len(digests(folder)) * size
-    order = Order(config.run.seed, len(rows), manifest.chunk_starts(), size)
+    order = make_order(manifest, seed=config.run.seed, global_batch_size=size)
     overhang = rows[order.rows(np.arange(EPOCHS * len(rows), last))]
     expected = EPOCHS * rows_digest(rows) + rows_digest(overhang)
     assert sum(digests(folder)) % 2**64 == expected % 2**64

@@ -6,83 +6,21 @@ Wu et al. 2018, arXiv:1805.01978; He et al. 2020, arXiv:1911.05722, Sec. 3.2 and
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moco_ray.config.methods.memory_bank import MemoryBankConfig
 from moco_ray.core.batch import Batch
 from moco_ray.core.encoders import Encoder
 from moco_ray.core.hashing import hash64
 from moco_ray.core.info_nce import Loss, info_nce, info_nce_logits
 from moco_ray.core.method import Apply, Method, Setting
-from moco_ray.core.methods.checks import check_fields
 
 _NEGATIVES = 0x4E  # keeps this draw apart from the others that are keyed by (seed, step)
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryBankConfig:
-    """A memory bank with InfoNCE, as the v1 paper compares it (arXiv:1911.05722, Fig. 3).
-
-    Wu et al. train with noise-contrastive estimation (NCE) instead, an approximation of the same softmax; that is not
-    built.
-    """
-
-    name: ClassVar[str] = "memory-bank"
-    batch_norm: ClassVar[Literal["group", "global"]] = "group"
-    shuffles_keys: ClassVar[bool] = False  # keys are of earlier batches, and share no statistics with their queries
-
-    num_negatives: int | None = None
-    """Entries sampled as negatives for each batch (K). None: half the images, at most 65536."""
-    temperature: float = 0.07
-    """Temperature of InfoNCE (tau)."""
-    bank_momentum: float = 0.5
-    """Momentum of an image's entry when the image is seen again (Wu et al. 2018, Sec. 3.2 and their code)."""
-
-    def check(self, global_batch_size: int) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: They are impossible.
-        """
-        check_fields(temperature=self.temperature)
-        if not 0 <= self.bank_momentum < 1:
-            raise ValueError(f"method.bank-momentum is {self.bank_momentum}; use a number in [0, 1), such as 0.5")
-        if self.num_negatives is not None and self.num_negatives < 1:
-            raise ValueError(f"method.num-negatives is {self.num_negatives}; use at least 1")
-
-    def decide(self, *, num_images: int, global_batch_size: int, has_batch_norm: bool) -> MemoryBankConfig:
-        """Size the sample."""
-        if self.num_negatives is not None:
-            return self
-        return replace(self, num_negatives=max(1, min(65536, num_images // 2)))
-
-    def warning(self, num_images: int, global_batch_size: int) -> str | None:
-        """Say so when the sample repeats itself."""
-        assert self.num_negatives is not None
-        if self.num_negatives <= num_images:
-            return None
-        return (
-            f"method.num-negatives {self.num_negatives:,} is more than the {num_images:,} entries of the bank: entries are "
-            f"drawn several times; {num_images // 2} or less is better"
-        )
-
-    def num_entries(self, num_images: int) -> int:
-        """One for each image."""
-        return num_images
-
-    def chance_loss(self, global_batch_size: int) -> float:
-        """log(K + 1)."""
-        assert self.num_negatives is not None
-        return math.log(self.num_negatives + 1)
-
-    def build(self, query_encoder: Encoder, setting: Setting) -> MemoryBank:
-        """Build the encoder's bank."""
-        return MemoryBank(query_encoder, self, setting)
 
 
 class _Keys(NamedTuple):

@@ -183,5 +183,5 @@ def _name_other(data: bytes) -> str | None:
 def _not_known(data: bytes) -> str:
     start = data[:24]
     if re.fullmatch(rb"[\t\r\n -~]+", start):
-        return f"text and not a picture: {start.decode('ascii')!r}"
-    return f"not an image of a known format; it begins with the bytes {data[:8].hex(' ')}"
+        return f"not an image of a known format: text that begins {start.decode('ascii')!r}"
+    return f"not an image of a known format: it begins with the bytes {data[:8].hex(' ')}"

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from moco_ray.core.encoders import ModelConfig
-from moco_ray.core.method import MethodConfig
-from moco_ray.core.methods.end_to_end import EndToEndConfig
-from moco_ray.core.methods.memory_bank import MemoryBankConfig
-from moco_ray.core.methods.moco import MoCoConfig
-from moco_ray.core.methods.moco_v3 import MoCoV3Config
-from moco_ray.core.methods.simclr import SimCLRConfig
+from moco_ray.config.method import MethodConfig
+from moco_ray.config.methods.end_to_end import EndToEndConfig
+from moco_ray.config.methods.memory_bank import MemoryBankConfig
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.config.methods.moco_v3 import MoCoV3Config
+from moco_ray.config.methods.simclr import SimCLRConfig
+from moco_ray.config.model import ModelConfig
 from moco_ray.core.step import Learner
 from tests.core.tiny import TinyResNet, TinyViT, method_learner
 

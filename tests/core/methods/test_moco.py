@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from moco_ray.core.methods.moco import MoCo, MoCoConfig
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.core.methods.moco import MoCo
 from tests.core.tiny import tiny_encoder
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from moco_ray.config.methods.end_to_end import EndToEndConfig
+from moco_ray.config.methods.memory_bank import MemoryBankConfig
+from moco_ray.config.methods.moco_v3 import MoCoV3Config
+from moco_ray.config.methods.simclr import SimCLRConfig
 from moco_ray.core.layout import key_permutation
-from moco_ray.core.methods.end_to_end import EndToEndConfig
-from moco_ray.core.methods.memory_bank import MemoryBankConfig
-from moco_ray.core.methods.moco_v3 import MoCoV3Config
-from moco_ray.core.methods.simclr import SimCLRConfig
 from moco_ray.core.step import Learner
 from tests.core.methods.methods import V3_HEADS
 from tests.core.tiny import (

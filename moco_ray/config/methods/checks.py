@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_MOST_KEYS = 2**24  # each query of a batch is compared with all of them
+
 
 def check_fields(*, temperature: float, encoder_momentum: float = 0.0) -> None:
     """Check a temperature and a momentum.
@@ -13,6 +15,18 @@ def check_fields(*, temperature: float, encoder_momentum: float = 0.0) -> None:
         raise ValueError(f"method.temperature is {temperature}; use a number above 0")
     if not 0 <= encoder_momentum <= 1:
         raise ValueError(f"method.encoder-momentum is {encoder_momentum}; use a number in [0, 1]")
+
+
+def check_dictionary(name: str, num_keys: int | None) -> None:
+    """Check how many keys a query is compared with.
+
+    Raises:
+        ValueError: They are more than anybody means.
+    """
+    if num_keys is not None and num_keys > _MOST_KEYS:
+        raise ValueError(
+            f"{name} {num_keys:,} is more than {_MOST_KEYS:,}, which no memory holds; the paper's is 65,536"
+        )
 
 
 def check_shuffle(shuffle_bn: bool | None, has_batch_norm: bool) -> None:

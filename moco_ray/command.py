@@ -1,0 +1,91 @@
+"""What every command does alike: signals, exit codes, and one message where something must be mended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import threading
+from collections.abc import Callable, Iterable
+from types import FrameType
+
+from moco_ray.config import Config
+from moco_ray.flags import Given
+from moco_ray.train.failure import RunFailed
+
+_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what was submitted
+_INSTALLS = ("pip", "uv", "conda", "py_modules", "image_uri", "container")
+_NOT_AGAIN = ("--run.name", "--dry-run", "--data.relist")
+
+
+def run_command(work: Callable[[], None], *, stopped: str) -> int:
+    """Do the work of a command; returns the exit code.
+
+    What a user can mend is one clear message and exit code 2; a cluster or storage that fails again and again is
+    one, and exit code 1; 130 after an interrupt and 143 after SIGTERM.
+
+    Args:
+        work: What the command does.
+        stopped: What to say when it was stopped.
+    """
+    terminated = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        terminated.set()
+        raise KeyboardInterrupt  # any other exception is lost where Ray waits, but for SystemExit, which it replaces
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        work()
+    except ValueError as error:
+        return _fail(str(error), 2)
+    except (RunFailed, OSError) as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail(stopped, 143 if terminated.is_set() else 130)
+    return 0
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+def check_uri(config: Config) -> None:
+    """Check, before anything is imported that takes seconds, that images were named.
+
+    Raises:
+        ValueError: They were not.
+    """
+    if not config.data.uri:
+        raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
+
+
+def again(given: Iterable[Given]) -> list[str]:
+    """Arguments that make the same run once more, under another name: without what may hold credentials."""
+    kept = [item for item in given if item.flag.name not in _NOT_AGAIN and not item.flag.is_secret]
+    return [argument for item in kept for argument in item.arguments()]
+
+
+def command_line(program: str, arguments: Iterable[str]) -> str:
+    """A command for a shell: the program's, or that of submitting it, where this process was submitted itself."""
+    command = shlex.join(["python", program, *arguments])
+    job = os.environ.get(_JOB)
+    if job is None:
+        return command
+    environment = json.loads(job).get("runtime_env") or {}
+    options = ["--working-dir", "."] if "working_dir" in environment else []
+    if any(environment.get(name) for name in _INSTALLS):
+        options += ["--runtime-env", "deploy/runtime_env.yaml"]
+    return f"{shlex.join(['ray', 'job', 'submit', *options])} -- {command}"
+
+
+def _fail(message: str, code: int) -> int:
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.text import Text
+
+    Console(stderr=True).print(Panel(Text(message), title="moco_ray", border_style="red"))
+    return code

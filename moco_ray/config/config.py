@@ -1,0 +1,72 @@
+"""The configuration of a run: its parts, and what they must agree on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from moco_ray.config.checks import check_batch, check_numbers, check_workers
+from moco_ray.config.data import DataConfig
+from moco_ray.config.eval import EvalConfig
+from moco_ray.config.methods import AnyMethod
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.config.model import ModelConfig
+from moco_ray.config.optim import OptimConfig
+from moco_ray.config.run import RunConfig
+from moco_ray.config.views import ViewsConfig
+
+# Fields that may change when a run is resumed: they decide where and how it runs, not what it learns.
+_FREE_FIELDS = frozenset(
+    {"data.storage_options", "data.max_bad_fraction", "data.relist"}
+    | {f"eval.{name}" for name in ("every_steps", "max_bank", "k", "temperature", "resize_px", "max_time_fraction")}
+    | {f"run.{f.name}" for f in dataclasses.fields(RunConfig) if f.name not in ("seed", "dtype")}
+)
+# Where images lie is not what they are: whether they are the same, the run's manifest tells.
+_PLACES = frozenset({"data.uri", "eval.uri"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything about a run."""
+
+    preset: str = "moco-v2"
+    """Name of the preset that the other fields started from."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """The images."""
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    """Augmentation."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Backbone and projector."""
+    method: AnyMethod = field(default_factory=MoCoConfig)
+    """The contrastive method; --method NAME chooses another than the preset's."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Batch, length and optimizer."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """How the encoder is watched while it learns."""
+    run: RunConfig = field(default_factory=RunConfig)
+    """Where and how the run runs."""
+
+    def __post_init__(self) -> None:
+        """Check what needs no data.
+
+        Raises:
+            ValueError: Fields contradict each other.
+        """
+        check_numbers(self)
+        check_batch(self)
+        check_workers(self)
+
+
+def experiment_differences(old: Config, new: Config) -> list[str]:
+    """Sentences that name the fields in which two configurations describe different experiments."""
+    if old.method.name != new.method.name:
+        return [f"the method was {old.method.name}, now {new.method.name}"]
+    differences = []
+    for group in ("data", "views", "model", "method", "optim", "eval", "run"):
+        for item in dataclasses.fields(getattr(old, group)):
+            path = f"{group}.{item.name}"
+            was, now = getattr(getattr(old, group), item.name), getattr(getattr(new, group), item.name, None)
+            is_moved = path in _PLACES and bool(was) == bool(now)
+            if path not in _FREE_FIELDS and not is_moved and was != now:
+                differences.append(f"{path.replace('_', '-')} was {was!r}, now {now!r}")
+    return differences

@@ -1,0 +1,30 @@
+"""The images of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The images to train on."""
+
+    uri: str = ""
+    """A folder of images, a list of their URIs (.csv, .tsv, .jsonl or .parquet), or Parquet files with image bytes; a
+    local path or any fsspec URL, such as s3://bucket/images. Of a folder with train/ and val/ or test/, train/."""
+    storage_options: str | None = None
+    """Access to uri: a JSON object of fsspec options or a file with one. None: the AWS environment or profile."""
+    image_column: str | None = None
+    """Column of image bytes in Parquet files. None: found by its name or type."""
+    label_column: str | None = None
+    """Column of labels in a list or Parquet files. None: "label" or the like, if there is one that holds classes."""
+    max_bad_fraction: float = 0.02
+    """The run stops when a larger share of all images than this cannot be had or does not decode."""
+    max_pixels: int = 100_000_000
+    """Images with more pixels are bad: a small file can hold a huge image."""
+    relist: bool = False
+    """Go on with a run on the images as they are in uri now: what has changed since they were listed is said and noted
+    in lineage.jsonl, and training goes on from the newest checkpoint."""
+    window_mb: float = 300.0
+    """Encoded images of Parquet files that are shuffled together, about, in megabytes: more mixes sorted files better, and
+    each task that reads takes as much memory. Less than a batch: one batch."""

@@ -1,0 +1,156 @@
+"""The fields of a configuration: their types, and values as people and JSON write them."""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def types_of(cls: type) -> dict[str, Any]:
+    """The type of each field of a dataclass."""
+    hints = typing.get_type_hints(cls)
+    return {name: hint for name, hint in hints.items() if typing.get_origin(hint) is not typing.ClassVar}
+
+
+def members(hint: Any) -> tuple[Any, ...]:
+    """The types that a value may have."""
+    is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+def is_switch(hint: Any) -> bool:
+    """Whether a field is true or false."""
+    return bool in members(hint)
+
+
+def tuple_length(hint: Any) -> int | None:
+    """How many values a field holds: None for one, 0 for any number."""
+    for member in members(hint):
+        if typing.get_origin(member) is tuple:
+            items = typing.get_args(member)
+            return 0 if items[-1] is Ellipsis else len(items)
+    return None
+
+
+def describe(hint: Any, none: str = "none") -> str:
+    """What a value may be, in words.
+
+    Args:
+        hint: The type.
+        none: How "no value" is written.
+    """
+    words = []
+    for member in members(hint):
+        if typing.get_origin(member) is Literal:
+            words.append(_or([str(value) for value in typing.get_args(member)]))
+        elif typing.get_origin(member) is tuple:
+            number = tuple_length(member) or "one or more"
+            what = {int: "whole numbers", float: "numbers"}.get(typing.get_args(member)[0], "texts")
+            words.append(f"{number} {what}")
+        else:
+            words.append(
+                {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}.get(member, none)
+            )
+    return _or(words)
+
+
+def _or(words: Sequence[str]) -> str:
+    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else words[0]
+
+
+def from_text(hint: Any, texts: Sequence[str]) -> Any:
+    """A value of a field, as a person writes it: one text, or one for each item of a tuple.
+
+    Raises:
+        ValueError: It cannot have that value; the message is what it can be.
+    """
+    length = tuple_length(hint)
+    if length is not None:
+        items = split_list(texts)
+        item_hint = typing.get_args(hint)[0]
+        if not items or (length and len(items) != length):
+            raise ValueError(describe(hint))
+        return tuple(from_text(item_hint, [item]) for item in items)
+    for member in sorted(members(hint), key=lambda member: member is not types.NoneType):
+        try:
+            return _one_from_text(member, texts[0], is_text=str in members(hint))
+        except (ValueError, OverflowError):
+            continue
+    raise ValueError(describe(hint))
+
+
+def split_list(texts: Sequence[str]) -> list[str]:
+    """Items that were written with spaces, commas or brackets."""
+    return [item for item in re.split(r"[\s,]+", " ".join(texts).strip("()[] ")) if item]
+
+
+def _one_from_text(member: Any, text: str, *, is_text: bool) -> Any:
+    if member is types.NoneType:
+        if text == "None" or (text.lower() in ("none", "null") and not is_text):
+            return None
+        raise ValueError
+    if member is bool:
+        if text.lower() not in _WORDS:
+            raise ValueError
+        return _WORDS[text.lower()]
+    if typing.get_origin(member) is Literal:
+        if text not in typing.get_args(member):
+            raise ValueError
+        return text
+    return member(text)
+
+
+def from_json_value(hint: Any, value: Any, name: str) -> Any:
+    """A value of a field, as JSON holds it.
+
+    Raises:
+        ValueError: It is of another type.
+    """
+    for member in members(hint):
+        if typing.get_origin(member) is tuple and isinstance(value, list):
+            length, item_hint = tuple_length(member), typing.get_args(member)[0]
+            if not length or len(value) == length:
+                return tuple(from_json_value(item_hint, item, f"{name}[{i}]") for i, item in enumerate(value))
+        elif typing.get_origin(member) is Literal:
+            if isinstance(value, str) and value in typing.get_args(member):
+                return value
+        elif _is(member, value):
+            return int(value) if member is int else value
+    raise ValueError(f"{name} is {shorten(json.dumps(value))}; use {describe(hint, 'null')}")
+
+
+def shorten(text: str, most: int = 60) -> str:
+    """A text that fits into a message."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _is(member: Any, value: Any) -> bool:
+    if isinstance(value, bool) or member is bool:
+        return isinstance(value, bool) and member is bool
+    if member is int:
+        return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if member is float:
+        return isinstance(value, int | float)
+    return isinstance(member, type) and isinstance(value, member)
+
+
+def with_values(config: Any, values: dict[str, Any]) -> Any:
+    """A configuration with other values of some fields, by their paths.
+
+    Raises:
+        ValueError: A value is impossible.
+    """
+    changed: dict[str, Any] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    for path, value in values.items():
+        group, _, name = path.rpartition(".")
+        (groups.setdefault(group, {}) if group else changed)[name] = value
+    changed |= {group: replace(getattr(config, group), **items) for group, items in groups.items()}
+    return replace(config, **changed)

@@ -1,0 +1,75 @@
+"""A configuration as JSON, as a run's config.json holds it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from moco_ray.config.config import Config
+from moco_ray.config.fields import from_json_value, shorten, types_of
+from moco_ray.config.methods import AnyMethod, method_class, method_names
+from moco_ray.config.methods.moco import MoCoConfig
+
+SECRET_FIELDS = ("data.storage_options", "run.storage_options")
+"""Fields that may hold credentials: no file and no message shows their values."""
+
+
+def to_json(config: Config) -> str:
+    """Serialise a configuration, without the values of fields that may hold credentials."""
+    values = dataclasses.asdict(config)
+    values["method"] = {"name": config.method.name, **values["method"]}
+    for path in SECRET_FIELDS:
+        group, name = path.split(".")
+        values[group][name] = None
+    values["data"]["relist"] = False  # asked for once, and no setting of the run
+    return json.dumps(values, indent=1)
+
+
+def from_json(text: str, source: str = "the configuration") -> Config:
+    """Read what `to_json` wrote.
+
+    Args:
+        text: The JSON.
+        source: Where it was read from, for messages.
+
+    Raises:
+        ValueError: It is no such JSON, has fields that this version does not know, or values that they cannot have.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{source} is no valid JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{source} is no JSON object")
+    try:
+        config: Config = _build(Config, values, "")
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    return config
+
+
+def _build(cls: type[Any], values: dict[str, Any], prefix: str) -> Any:
+    hints = types_of(cls)
+    if unknown := sorted(set(values) - set(hints)):
+        raise ValueError(f"it has unknown fields: {', '.join(prefix + name for name in unknown)}")
+    return cls(**{name: _convert(hints[name], value, f"{prefix}{name}") for name, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    is_method = hint == AnyMethod
+    if not is_method and not dataclasses.is_dataclass(hint):
+        if path in SECRET_FIELDS and not isinstance(value, str | None):
+            raise ValueError(
+                f"{path} is no text; use the JSON object in quotes, or the name of a file with it, or null"
+            )
+        return from_json_value(hint, value, path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is {shorten(json.dumps(value))}; use an object of its fields")
+    if not is_method:
+        return _build(hint, value, f"{path}.")
+    fields = dict(value)
+    name = fields.pop("name", MoCoConfig.name)
+    if name not in method_names():
+        raise ValueError(f"{path}.name is {shorten(json.dumps(name))}; use one of {', '.join(method_names())}")
+    return _build(method_class(name), fields, f"{path}.")

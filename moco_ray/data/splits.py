@@ -1,0 +1,258 @@
+"""What folder and file names mean: train, val and test; classes; masks that lie beside the images."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from moco_ray.data.labels import amount, quoted
+
+Role = Literal["train", "val", "test", "unlabelled", "other"]
+
+_KEPT_NAMES = 4
+_ROLES: dict[str, Role] = {
+    **dict.fromkeys(("train", "training", "trn", "trainset"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "eval", "evaluation", "valset", "devset"), "val"),
+    **dict.fromkeys(("test", "testing", "tst", "testset"), "test"),
+    **dict.fromkeys(("unlabeled", "unlabelled", "unsupervised"), "unlabelled"),
+}
+_IMAGES = frozenset(
+    "images image imgs img pictures pics photos jpegimages jpegs jpg png rgb data input inputs frames".split()
+)
+_BESIDE = frozenset("set sets dataset split part full a b".split()) | _IMAGES
+_LISTS = frozenset("list lists label labels csv annotation annotations metadata meta of shard file files".split())
+_MASKS = frozenset(
+    "mask masks annotation annotations label labels groundtruth truth gt ground segmentation segmentations segmentationclass "
+    "segmentationobject seg index imagesets bbox bboxes trimap trimaps semantic instance depth thumbnails".split()
+)
+
+
+def role_of(name: str) -> Role | None:
+    """What a folder of this name holds: "train", "Validation", "test2017", "train_images"; None for any other name."""
+    return _role(_words(name), _BESIDE)
+
+
+def roles_among(names: Iterable[str]) -> dict[str, Role | None]:
+    """What each of some folders that lie side by side holds: also "cars_train" beside "cars_test"."""
+    found = {name: role_of(name) for name in names}
+    rests: dict[str, str] = {}
+    roles: dict[str, Role] = {}
+    for name in found:
+        words = _words(name)
+        meant = {_ROLES[word] for word in words if word in _ROLES}
+        if len(meant) == 1:
+            roles[name] = meant.pop()
+            rests[name] = " ".join(word for word in words if word not in _ROLES)
+    for rest in set(rests.values()):
+        alike = [name for name in rests if rests[name] == rest]
+        if has_train_and_other(roles[name] for name in alike):
+            found.update({name: roles[name] for name in alike})
+    return found
+
+
+def role_of_file(name: str) -> Role | None:
+    """What a table of this name holds: "train.csv", "val_labels.tsv", "test-00000-of-00002.parquet"."""
+    stem = name.rsplit(".", 1)[0].lower()
+    if match := re.fullmatch(r"([a-z]+)-\d+-of-\d+(-[0-9a-f]+)?", stem):
+        return _ROLES.get(match[1])
+    return _role(_words(stem), _BESIDE | _LISTS)
+
+
+def _role(words: list[str], beside: frozenset[str]) -> Role | None:
+    roles = {_ROLES[word] for word in words if word in _ROLES}
+    if any(word not in _ROLES and word not in beside for word in words):
+        return None
+    return roles.pop() if len(roles) == 1 else "unlabelled" if roles == {"train", "unlabelled"} else None
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+
+
+def has_train_and_other(roles: Iterable[Role | None]) -> bool:
+    """Whether there is something to train on and something to keep from training."""
+    present = set(roles)
+    return "train" in present and bool(present & {"val", "test"})
+
+
+@dataclass
+class Pictures:
+    """The pictures directly in one folder; of many millions only a few names are kept."""
+
+    names: list[str] = field(default_factory=list)
+    """Some of them, for messages."""
+    count: int = 0
+    """How many there are."""
+
+    def add(self, name: str) -> None:
+        """Count one more."""
+        self.count += 1
+        if len(self.names) < _KEPT_NAMES:
+            self.names.append(name)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self.count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """What each folder of pictures is."""
+
+    roles: dict[str, Role]
+    """By folder; a folder that is not in it holds masks or the like."""
+    labels: dict[str, str | None]
+    """Class by folder, for the same folders."""
+    names: dict[Role, list[str]] = field(default_factory=dict)
+    """Which folders or files made a role."""
+    reasons: dict[Role, str] = field(default_factory=dict)
+    """Why the pictures of a role have no classes."""
+    notes: list[str] = field(default_factory=list)
+    """What else a user should know."""
+
+
+def divide(pictures: Mapping[str, Pictures]) -> Division:
+    """Read the names of folders that hold pictures.
+
+    - Folders such as masks/ or annotations/ beside images/ (or beside train/ and val/) hold no images.
+    - A folder that holds one other folder and nothing else of weight is passed through.
+    - train/ beside val/ or test/ (the first level, or the second below each class) are splits; others beside them are not
+      used, but for unlabeled/, which is trained on without labels. Splits without a train/ are one set.
+    - The first level below is the class, if there are two or more. Pictures beside the class folders have no label; where
+      they are the larger part, folders are no classes.
+
+    Args:
+        pictures: Those directly in each folder, by its path below the root ("" for the root).
+    """
+    kept, notes = _without_masks(pictures)
+    base = _descend(kept, "")
+    tops = _children(kept, base)
+    found = roles_among(tops)
+    if has_train_and_other(found.values()) or (len(tops) > 1 and all(found.values())):
+        return _by_split(kept, base, found, notes)
+    seconds = {folder: _parts(folder, base)[1:2] for folder in kept if folder != base}
+    inner = {folder: role_of(part[0]) if part else None for folder, part in seconds.items()}
+    if len(tops) > 1 and all(inner.values()) and has_train_and_other(inner.values()):
+        return _by_class_first(kept, base, inner, notes)
+    labels, reason, strays = _classes_below(kept, base)
+    return Division(
+        roles=dict.fromkeys(kept, "train"),
+        labels=labels,
+        reasons={"train": reason} if reason else {},
+        notes=notes + strays,
+    )
+
+
+def _by_split(kept: Mapping[str, Pictures], base: str, found: Mapping[str, Role | None], notes: list[str]) -> Division:
+    division = Division(roles={}, labels={}, notes=list(notes))
+    for folder in kept:
+        parts = _parts(folder, base)
+        role: Role = (found[parts[0]] or "other") if parts else "other"
+        division.roles[folder] = role
+        division.labels[folder] = None
+    for top, meant in found.items():
+        name, role = f"{base}/{top}".lstrip("/"), meant or "other"
+        division.names.setdefault(role, []).append(f"{name}/")
+        if role in ("train", "val", "test"):
+            below = {folder: names for folder, names in kept.items() if f"{folder}/".startswith(f"{name}/")}
+            labels, reason, strays = _classes_below(below, _descend(below, name))
+            division.labels.update(labels)
+            division.notes.extend(strays)
+            if reason:
+                division.reasons[role] = reason
+    if base in kept:
+        division.names.setdefault("other", []).append(kept[base].names[0])
+    return division
+
+
+def _by_class_first(
+    kept: Mapping[str, Pictures], base: str, inner: Mapping[str, Role | None], notes: list[str]
+) -> Division:
+    division = Division(roles={}, labels={}, notes=list(notes))
+    for folder, names in kept.items():
+        parts = _parts(folder, base)
+        role = inner.get(folder) or "other"
+        division.roles[folder] = role
+        division.labels[folder] = parts[0] if parts else None
+        shown = f"*/{parts[1]}/" if len(parts) > 1 else names.names[0]
+        if shown not in division.names.setdefault(role, []):
+            division.names[role].append(shown)
+    return division
+
+
+def _classes_below(kept: Mapping[str, Pictures], base: str) -> tuple[dict[str, str | None], str, list[str]]:
+    """Class by folder, why there are none, and which pictures have none."""
+    none: dict[str, str | None] = dict.fromkeys(kept)
+    classes = _children(kept, base)
+    beside = kept.get(base, Pictures())
+    if len(classes) < 2:
+        where = f" below {base}/" if base else ""
+        return (
+            none,
+            f"there are no class folders{where}" if not classes else f"{classes[0]}/ is the only one{where}",
+            [],
+        )
+    inside = sum(len(names) for folder, names in kept.items() if _parts(folder, base))
+    verb = "lies" if len(beside) == 1 else "lie"
+    told = f"{amount(len(beside), 'picture')} ({quoted(beside.names)}) {verb} beside the class folders"
+    if len(beside) >= inside:
+        return none, f"{told}, which hold {inside:,}", []
+    labels = {folder: parts[0] if (parts := _parts(folder, base)) else None for folder in kept}
+    return labels, "", [f"{told} and {'has' if len(beside) == 1 else 'have'} no label"] if beside else []
+
+
+def _without_masks(pictures: Mapping[str, Pictures]) -> tuple[dict[str, Pictures], list[str]]:
+    """The folders that hold images, and what is said of the others."""
+    children: dict[str, set[str]] = defaultdict(set)
+    for folder in pictures:
+        parts = folder.split("/") if folder else []
+        for i, part in enumerate(parts):
+            children["/".join(parts[:i])].add(part)
+    with_images = {
+        parent for parent, names in children.items() if any(set(_words(n)) & _IMAGES or role_of(n) for n in names)
+    }
+    kept: dict[str, Pictures] = {}
+    masks: dict[str, int] = defaultdict(int)
+    for folder, names in pictures.items():
+        parts = folder.split("/") if folder else []
+        at = [i for i, part in enumerate(parts) if _is_mask(part) and "/".join(parts[:i]) in with_images]
+        if at:
+            masks[f"{parts[at[0]]}/"] += len(names)
+        else:
+            kept[folder] = names
+    if not kept:
+        return dict(pictures), []
+    told = f"left out: {amount(sum(masks.values()), 'picture')} in {quoted(masks)}: masks or the like beside the images"
+    return kept, [told] if masks else []
+
+
+def _is_mask(name: str) -> bool:
+    words = _words(name)
+    return bool(set(words) & _MASKS) and all(
+        word in _MASKS | _BESIDE | {"class", "object"} or word in _ROLES for word in words
+    )
+
+
+def _descend(kept: Mapping[str, Pictures], base: str) -> str:
+    """Pass through folders that hold one other folder, and beside it fewer pictures than that."""
+    while len(tops := _children(kept, base)) == 1:
+        inside = sum(len(names) for folder, names in kept.items() if _parts(folder, base))
+        if len(kept.get(base, ())) >= inside:
+            break
+        base = f"{base}/{tops[0]}".lstrip("/")
+    return base
+
+
+def _children(kept: Mapping[str, Pictures], base: str) -> list[str]:
+    """Names of the folders in a folder that hold pictures at any depth."""
+    return sorted({parts[0] for folder in kept if (parts := _parts(folder, base))})
+
+
+def _parts(folder: str, base: str) -> list[str]:
+    """Names of the folders from `base` down to a folder; empty for `base` and for what is not below it."""
+    if not base:
+        return folder.split("/") if folder else []
+    return folder[len(base) + 1 :].split("/") if folder.startswith(f"{base}/") else []

@@ -1,0 +1,66 @@
+"""Lists of images are the same if names, sizes and labels are, wherever they lie."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moco_ray.data.compare import compare
+from moco_ray.data.manifest import Manifest, make_manifest
+
+
+def _list(root: str, names: list[str], sizes: list[int] | None = None, classes: str = "") -> Manifest:
+    return make_manifest(
+        uris=[f"{root}{name}" for name in names],
+        labels=np.arange(len(names)) % 2 if classes else np.full(len(names), -1),
+        classes=tuple(classes),
+        num_bytes=None if sizes is None else np.array(sizes),
+    )
+
+
+def test_the_same_names_in_another_place_and_order_are_the_same_images() -> None:
+    old = _list("/data/images/", ["a/1.png", "b/2.png", "c.png"], [1, 2, 3])
+    new = _list("s3://bucket/x y/", ["c.png", "b/2.png", "a/1.png"], [3, 2, 1])
+    found = compare(old, "/data/images", new, "s3://bucket/x y/")
+    assert found.has_same_images and found.new_rows.tolist() == [2, 1, 0] and found.words() == ""
+
+
+def test_names_are_below_the_data_uri_though_images_have_a_longer_way_in_common() -> None:
+    old = _list("/data/", ["a/1.png", "a/2.png"])
+    new = _list("/mnt/", ["a/1.png", "a/2.png", "b/1.png"])
+    found = compare(old, "/data", new, "/mnt")
+    assert found.added == ["b/1.png"] and not found.removed
+
+
+def test_lists_with_full_paths_are_compared_below_the_folder_that_these_share() -> None:
+    old, new = _list("/data/images/", ["a/1.png", "b/2.png"]), _list("/mnt/disk/", ["a/1.png", "b/2.png"])
+    assert compare(old, "/lists/old.csv", new, "/other/new.csv").has_same_images
+
+
+def test_what_was_removed_added_resized_and_relabelled_is_told_apart() -> None:
+    old = _list("/a/", ["1", "2", "3", "4"], [1, 2, 3, -1], "xy")
+    new = _list("/b/", ["2", "3", "4", "5"], [2, 30, 4, 5], "xy")
+    found = compare(old, "/a", new, "/b")
+    assert (found.removed, found.added, found.resized, found.relabelled) == (["1"], ["5"], ["3"], ["2", "3", "4"])
+    assert found.new_rows.tolist() == [-1, 0, 1, 2]
+    assert found.words() == ("1 removed (1), 1 added (5), 1 changed in size (3), 3 labelled otherwise (2, 3, 4)")
+
+
+def test_an_image_that_is_listed_twice_is_two_images() -> None:
+    old, new = _list("/a/", ["1", "1", "2"]), _list("/a/", ["1", "2"])
+    assert compare(old, "/a", new, "/a").removed == ["1"]
+
+
+def test_rows_of_parquet_files_are_told_by_file_and_place() -> None:
+    def rows(path: str, groups: list[int]) -> Manifest:
+        return make_manifest(
+            uris=[path] * len(groups),
+            labels=np.full(len(groups), -1),
+            classes=(),
+            row_groups=np.array(groups),
+            rows_in_group=np.zeros(len(groups), dtype=int),
+            image_column="image",
+        )
+
+    old = rows("/a/x.parquet", [0, 1, 2])
+    assert compare(old, "/a/x.parquet", rows("/b/y.parquet", [0, 1, 2]), "/b/y.parquet").has_same_images
+    assert len(compare(old, "/a/x.parquet", rows("/a/x.parquet", [0, 1]), "/a/x.parquet").removed) == 1

@@ -1,0 +1,188 @@
+"""Lists of images in tables of text: read as they are meant, or one message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moco_ray.data.manifest import Manifest
+from moco_ray.data.sources import DataConfig, list_source
+from moco_ray.data.storage import StorageOptions
+from tests.data.small import png
+
+
+def listed(path: Path, content: str | bytes, **config: Any) -> Manifest:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return list_source(DataConfig(uri=str(path), **config), StorageOptions({}), print).train
+
+
+def classes(manifest: Manifest) -> list[str | None]:
+    return [None if label < 0 else manifest.classes[label] for label in manifest.labels]
+
+
+def test_names_of_classes_arrive_as_written(tmp_path: Path) -> None:
+    rows = "\n".join(f"{i}.png,{label}" for i, label in enumerate(("001", "01", "1", "1e5", "true", "é", "", "None")))
+    found = listed(tmp_path / "a.csv", f"uri,label\n{rows}\n")
+    assert classes(found) == ["001", "01", "1", "1e5", "true", "é", None, None]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings_that_say_what_they_are_are_read(tmp_path: Path, encoding: str) -> None:
+    found = listed(tmp_path / "a.csv", "uri,label\nü.png,é\nb.png,猫\n".encode(encoding))
+    assert sorted(found.classes) == ["é", "猫"]
+    assert any(uri.endswith("/ü.png") for uri in found.table["uri"].to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "uri,label\na.png,a\nb.png,é\n".encode("latin-1"),
+            r"not in UTF-8: row 3 holds the bytes e9; save it as UTF-8",
+        ),
+        ("uri,label\n\xe9.png,a\n".encode("latin-1"), "row 2 holds the bytes e9 2e 70 6e"),
+        ("uri\n" + "a.png\n" * 3 + "日.png\n", None),
+        ("uri\na.png\n日.png\n".encode("shift-jis"), "not in UTF-8: row 3"),
+    ],
+)
+def test_other_encodings_are_refused_with_row_and_bytes(
+    tmp_path: Path, content: bytes | str, message: str | None
+) -> None:
+    if message is None:
+        assert len(listed(tmp_path / "a.csv", content)) == 2
+        return
+    with pytest.raises(ValueError, match=message):
+        listed(tmp_path / "a.csv", content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "uri;label\nx,1.png;cat\ny.png;dog\n"),
+        ("a.csv", "uri\tlabel\nx,1.png\tcat\ny.png\tdog\n"),
+        ("a.tsv", "uri\tlabel\nx,1.png\tcat\ny.png\tdog\n"),
+        ("a.csv", 'uri, label\r\n"x,1.png", cat\r\n\r\ny.png, dog\r\n'),
+        ("a.csv", '"Path","Label","note"\n"x,1.png","cat","two\nlines, and ""quotes"""\ny.png,dog,\n'),
+        ("a.csv", "label|file_name\ncat|x,1.png\ndog|y.png\n"),
+        ("a.jsonl", '{"uri": "x,1.png", "label": "cat"}\n\n{"label": "dog", "uri": "y.png", "more": {}}\n'),
+        (
+            "a.ndjson",
+            '{"image": {"path": "x,1.png"}, "label": ["cat"]}\n{"image": {"path": "y.png"}, "label": ["dog"]}\n',
+        ),
+    ],
+)
+def test_tables_are_read_however_they_are_written(tmp_path: Path, name: str, content: str) -> None:
+    found = listed(tmp_path / name, content)
+    assert [uri.rsplit("/", 1)[-1] for uri in found.table["uri"].to_pylist()] == ["x,1.png", "y.png"]
+    assert classes(found) == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.csv",
+            "img/0.png,cat\nimg/1.png,dog\n",
+            r"no header: its first row already names an image \(img/0\.png\).*uri,label",
+        ),
+        ("a.csv", "s3://b/x\ns3://b/y\n", "no header"),
+        ("a.csv", "uri,label\na.png,cat\nb.png\n", "row 3 has 1 values and the header 2"),
+        ("a.csv", "uri,label\na,b.png,cat\n", "row 2 has 3 values and the header 2"),
+        ("a.csv", 'uri,label\n"a.png,cat\n', "no table of values separated by commas: row 2"),
+        ("a.csv", "uri,uri\na,b\n", "2 columns of the name 'uri'"),
+        ("a.csv", "uri,label,label\na,b,c\n", "2 columns of the name 'label'"),
+        (
+            "a.csv",
+            "id,label\na,b\n",
+            "has no uri column; its columns are id, label.*accepted: uri, path, url.*file_name",
+        ),
+        ("a.csv", "uri,label\n", "is empty: it names no image"),
+        ("a.csv", "\n\n", "is empty"),
+        ("a.jsonl", "", "has no uri column|is empty"),
+        ("a.jsonl", '{"uri": "a"}\n{"uri"\n', "row 2 is no JSON"),
+        ("a.jsonl", '["a.png"]\n', "row 1 is no JSON object"),
+        ("a.jsonl", '{"uri": "a.png"}\n{"file": "b.png"}\n', "has an empty uri in row 1"),
+    ],
+)
+def test_a_table_that_cannot_be_used_gives_one_message(tmp_path: Path, name: str, content: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
+        listed(tmp_path / name, content)
+    assert str(tmp_path / name) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_column_that_is_twice_does_no_harm_where_it_is_not_used(tmp_path: Path) -> None:
+    assert listed(tmp_path / "a.csv", "uri,label,x,x\na,1,2,3\nb,2,2,3\n").classes == ("1", "2")
+    found = listed(tmp_path / "b.csv", "uri,label,label,kind\na,1,2,3\nb,2,2,4\n", label_column="kind")
+    assert found.classes == ("3", "4")
+
+
+def test_a_column_of_splits_says_what_is_trained_on(tmp_path: Path) -> None:
+    rows = ["uri,label,split", "a,x,train", "b,y,train", "c,x,val", "d,y,val", "e,x,test"]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    found = list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({}), print)
+    assert len(found.train) == 2 and found.test is not None and len(found.test) == 2
+    assert found.notes == ["trains on train (2 images); evaluates on val (2 images); left out: test (1 image)"]
+    (tmp_path / "list.csv").write_text("\n".join(rows).replace("test", ""))
+    assert len(list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({}), print).train) == 2
+    (tmp_path / "list.csv").write_text("\n".join(rows).replace("train", "1").replace("val", "2"))
+    assert len(list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({}), print).train) == 5
+
+
+def test_lists_named_by_split_in_one_folder_are_used(tmp_path: Path) -> None:
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    (tmp_path / "train.csv").write_text("uri,label\n0.png,a\n1.png,b\n")
+    (tmp_path / "val.csv").write_text("uri,label\n2.png,a\n3.png,b\n")
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    assert [uri[-5:] for uri in found.train.table["uri"].to_pylist()] == ["0.png", "1.png"]
+    assert found.test is not None and found.test.classes == ("a", "b")
+    assert "trains on train.csv (2 images); evaluates on val.csv (2 images)" in found.notes
+
+
+def test_lists_that_name_none_of_the_images_beside_them_are_not_used(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        for kind in "ab":
+            (tmp_path / name / kind).mkdir(parents=True)
+            (tmp_path / name / kind / "0.png").write_bytes(png(0))
+        (tmp_path / f"{name}.csv").write_text("filename,label\n0,a\n1,b\n")
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    assert len(found.train) == 2 and found.test is not None and any("2 .csv" in note for note in found.notes)
+
+
+def test_images_that_the_lists_of_a_folder_do_not_name_are_counted(tmp_path: Path) -> None:
+    for i in range(5):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    (tmp_path / "train.csv").write_text("uri,label\n0.png,a\n1.png,b\n")
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    assert len(found.train) == 2 and any("3 pictures that these lists do not name" in note for note in found.notes)
+
+
+def test_one_list_in_a_folder_without_images_is_used_and_of_two_one_must_be_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("uri\nx.png\n")
+    assert len(list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print).train) == 1
+    (tmp_path / "b.csv").write_text("uri\nx.png\n")
+    with pytest.raises(ValueError, match=r"holds no image.*name one of its lists: .*/a\.csv"):
+        list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_labels_of_a_folder_come_from_its_metadata(tmp_path: Path, name: str) -> None:
+    (tmp_path / "sub").mkdir()
+    for i in range(3):
+        (tmp_path / "sub" / f"{i}.png").write_bytes(png(i))
+    table = "file_name,label\n0.png,x\n2.png,y\n"
+    lines = '{"file_name": "0.png", "label": "x"}\n{"file_name": "2.png", "label": "y"}\n'
+    (tmp_path / "sub" / name).write_text(table if name.endswith("csv") else lines)
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    assert classes(found.train) == ["x", None, "y"]
+    assert found.notes == [f"labels come from sub/{name}"]
+
+
+def test_why_there_are_no_classes_is_said(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("uri,species\na,x\n")
+    words = list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({}), print).words
+    assert "no classes" in words and "label, class, target, cls" in words and "--data.label-column" in words
+    with pytest.raises(ValueError, match="its columns are uri, species"):
+        list_source(DataConfig(uri=str(tmp_path / "list.csv"), label_column="kind"), StorageOptions({}), print)
