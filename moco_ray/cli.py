@@ -57,9 +57,11 @@ def _pretrain(arguments: Sequence[str]) -> None:
         check_paths(parsed.config)
         dry_run(parsed.config, say=say)
     else:
+        from moco_ray.report.screen import Screen
         from moco_ray.train.pretrain import pretrain
 
-        pretrain(parsed.config, say=say, resume_command=_resume_command(given, parsed.config.run.name))
+        with Screen() as screen:
+            pretrain(parsed.config, say=screen, resume_command=_resume_command(given, parsed.config.run.name))
 
 
 def parse(arguments: Sequence[str]) -> Arguments:
