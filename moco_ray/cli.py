@@ -124,9 +124,10 @@ def _check_method(given: Sequence[Given], default: Config) -> None:
     Raises:
         ValueError: There is such a flag.
     """
+    own = [flag.path for flag in flags_of(default.method)]
     for item in given:
         group, _, name = item.flag.path.partition(".")
-        if group != "method" or not name or hasattr(type(default.method)(), name):
+        if group != "method" or not name or name in own:
             continue
         others = [cls.name for cls in get_args(AnyMethod) if name in [flag.path for flag in flags_of(cls())]]
         raise ValueError(

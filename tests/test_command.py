@@ -86,3 +86,8 @@ def test_a_submitted_run_is_submitted_again(
     """As Ray's job supervisor tells the command that it starts; tests/cluster/test_jobs.py has a real one."""
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": environment, "metadata": {}}))
     assert command_line("jobs/pretrain.py", ["--run.name", "my run"]) == command
+
+
+def test_a_name_that_no_terminal_can_show_is_no_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--preset", "smoke", "--run.num-workers", "0", "--data.uri", f"{tmp_path}/\udce9", "--dry-run"]) == 2
+    assert f"images {tmp_path}/\\udce9" in capfd.readouterr().out
