@@ -107,7 +107,9 @@ def _say_cost(ready: Prepared, job: Job, sample: Sample, say: Say) -> None:
     """Say what the run would take, as far as this machine can tell."""
     config = ready.config
     size = measure_size(config, job.num_rows)
-    say(f"checkpoint: {size.checkpoint / 1e6:,.0f} MB ({size.parameters / 1e6:.1f} million weights in the encoder)")
+    say(
+        f"checkpoint: about {size.checkpoint / 1e6:,.0f} MB ({size.parameters / 1e6:.1f} million weights in the encoder)"
+    )
     all_groups = size.training + config.optim.bn_groups * size.activations
     say(
         f"memory, estimated: {all_groups / 1e9:,.1f} GB for one worker with all of the batch, "

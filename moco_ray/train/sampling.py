@@ -40,13 +40,13 @@ class Sample:
 
 
 def look_at_sample(config: Config, source: Source, say: Say) -> Sample:
-    """Read and decode a seeded sample of the training images, and say what it holds.
+    """Read and decode a seeded sample of the images, and say what it holds.
 
     Raises:
         ValueError: More of them are bad than the run would accept.
     """
-    train = source.train_rows
-    rows = np.sort(train[np.argsort(hash64(config.run.seed, train))[:_SAMPLE]])
+    num_images = len(source.manifest)
+    rows = np.sort(np.argsort(hash64(config.run.seed, np.arange(num_images)))[:_SAMPLE]).astype(np.int64)
     sides, bad, flat, seen = [], [], 0, Counter[bytes]()
     seconds, timed = 0.0, 0
     for row, content in zip(rows, read_rows(source.manifest, rows, source.options), strict=True):
@@ -68,7 +68,7 @@ def look_at_sample(config: Config, source: Source, say: Say) -> Sample:
     say(f"sample of {len(rows)}: {len(bad)} bad, {identical} identical to another, {flat} of nearly one colour")
     for line in bad_lines(bad):
         say(line)
-    _check_bad(bad, len(rows), len(train), config.data.max_bad_fraction, say)
+    _check_bad(bad, len(rows), num_images, config.data.max_bad_fraction, say)
     _warn(config, len(rows), identical, flat, say)
     return Sample(median_px=_say_sides(config, np.min(sides, axis=1), say), seconds_an_image=seconds / max(timed, 1))
 
