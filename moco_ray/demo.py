@@ -42,7 +42,10 @@ def demo(storage_path: str = "runs", *, say: Callable[[str], None] = print) -> N
     images = write_digits(Path(storage_path).expanduser() / "digits")
     result = pretrain(demo_config(images.resolve(), storage_path), say=say)
     lines = [json.loads(line) for line in (Path(result.folder) / "eval.jsonl").read_text().splitlines()]
-    before, after = lines[0]["eval/knn_top1"], lines[-1]["eval/knn_top1"]
+    before, after, error = lines[0]["eval/knn_top1"], lines[-1]["eval/knn_top1"], lines[-1]["eval/knn_error"]
     say("")
-    say(f"kNN on 1,000 digits it never saw: {before:.1f} % before, {after:.1f} % after pretraining without labels")
+    say(
+        f"kNN on 1,000 digits it never saw: {before:.1f} % before, {after:.1f} ± {error:.1f} % after pretraining without labels"
+    )
+    say("guessing among ten digits gives 10 %")
     say(f"look at {result.folder}/report: views.png, neighbours.png, curves.png")

@@ -6,11 +6,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from moco_ray.cli import main
 from moco_ray.config import from_json, to_json
 from moco_ray.data.sources import DataConfig
+from moco_ray.evaluate.against_chance import default_neighbours
 from moco_ray.presets import PRESETS, load_preset
 from moco_ray.train.run_config import RunConfig
 from tests.web import web_server
@@ -150,12 +152,8 @@ def test_cifar10_is_the_reference_demo() -> None:
     optim = config.optim
     assert (optim.global_batch_size, optim.bn_groups, optim.weight_decay, optim.schedule) == (512, 8, 5e-4, "cosine")
     assert optim.effective_lr == pytest.approx(0.06)
-    assert (config.views.crop_px, config.views.blur_p, config.eval.k, config.eval.temperature) == (
-        32,
-        (0.0, 0.0),
-        200,
-        0.1,
-    )
+    assert (config.views.crop_px, config.views.blur_p, config.eval.temperature) == (32, (0.0, 0.0), 0.1)
+    assert config.eval.k is None and default_neighbours(np.repeat(np.arange(10), 5000)) == 200
 
 
 def test_small_sizes_its_queue_from_the_data() -> None:

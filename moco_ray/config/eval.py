@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Evaluation while training. kNN as in the reference's demo: k 200, temperature 0.1."""
+    """Evaluation while training. kNN as in the reference's demo: k 200 where classes are that large, temperature 0.1."""
 
     uri: str = ""
     """Labelled images to classify. Empty: the val or test part of data.uri, if there is one; else a hold-out of the
@@ -20,8 +20,8 @@ class EvalConfig:
     """Images to classify at most."""
     max_bank: int = 10_000
     """Labelled images to find neighbours among, at most."""
-    k: int = 200
-    """Neighbours that vote."""
+    k: int | None = None
+    """Neighbours that vote. None: 200, or half of the median class of the bank where that is fewer."""
     temperature: float = 0.1
     """Temperature of their weights, exp(similarity / temperature)."""
     resize_px: int | None = None

@@ -24,7 +24,8 @@ class RunConfig:
     """Access to storage_path: a JSON object of fsspec options or a file with one. None: the AWS environment."""
     num_workers: int | None = None
     """A fixed number of training workers, up to optim.bn_groups; the result is the same for any. 0 trains inside this
-    process, without Ray. None: as min_workers and max_workers say; without them every GPU, or one worker on the CPU."""
+    process, without Ray. None: as min_workers and max_workers say; without them every GPU, or one worker on the CPU: inside
+    this process where no flag or RAY_ADDRESS asks for Ray."""
     min_workers: int | None = None
     """Fewest workers to train with; the run waits for them. None: 1."""
     max_workers: int | None = None

@@ -35,15 +35,15 @@ _CPUS_A_READER = 8  # that one task that reads can keep busy: it reads the next 
 
 def local_segment(spec: StreamSpec, source: Source, first_step: int, last_step: int) -> Iterator[Block]:
     """Make blocks on threads of this process, a few tasks ahead: the stream of one worker without Ray."""
+    threads = os.cpu_count() or 1
     if is_read_in_windows(source):
         loads = read_windows(spec, source, source.order.runs(first_step, last_step))
-    else:
-        loads = plan_loads(spec, first_step, last_step)
+    else:  # training begins as soon as there is one step
+        loads = plan_loads(spec, first_step, last_step, num_short=threads)
 
     def run(load: Load) -> list[Block]:
         return list(_numbered_blocks(spec, source, load))
 
-    threads = os.cpu_count() or 1
     pool = ThreadPoolExecutor(threads, thread_name_prefix="data")
     try:
         ahead = deque(pool.submit(run, load) for load in itertools.islice(loads, threads))
@@ -95,6 +95,8 @@ def ray_segment(
         limits = ExecutionResources.for_limits(object_store_memory=_STORE_FRACTION * store_bytes)
         dataset.context.execution_options.resource_limits = limits
     dataset.context.enable_progress_bars = False
+    # Readers ask for so small a part of a CPU that Ray takes their windows for a leak, and says so every 30 s.
+    dataset.context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
     return dataset.streaming_split(num_ranks, equal=False)
 
 

@@ -36,9 +36,12 @@ class Load:
     """Whether the storage is to blame for that, and not the images."""
 
 
-def plan_loads(spec: StreamSpec, first_step: int, last_step: int) -> Generator[Load, None, None]:
-    """The data tasks of a run of steps, each of which reads for itself."""
-    for step in range(first_step, last_step, spec.steps_per_task):
+def plan_loads(spec: StreamSpec, first_step: int, last_step: int, *, num_short: int = 0) -> Generator[Load, None, None]:
+    """The data tasks of a run of steps, each of which reads for itself; the first `num_short` make one step each."""
+    soon = min(first_step + num_short, last_step)
+    for step in range(first_step, soon):
+        yield Load(first_step=step, num_steps=1)
+    for step in range(soon, last_step, spec.steps_per_task):
         yield Load(first_step=step, num_steps=min(spec.steps_per_task, last_step - step))
 
 

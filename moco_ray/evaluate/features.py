@@ -25,6 +25,7 @@ from moco_ray.data.views import center_view
 _BATCH = 64
 _MAX_THREADS = 16
 _BATCHES_AHEAD = 2
+FLAT = 16  # of 255: an image whose channels vary less is of nearly one colour
 
 UInt8Array = NDArray[np.uint8]
 
@@ -76,6 +77,8 @@ class Features:
     """(N,) int64: a hash of the pixels that were encoded, equal for identical images."""
     num_bad: int
     """Images left out because they cannot be had or do not decode."""
+    num_flat: int = 0
+    """Images of nearly one colour, as they were encoded."""
 
 
 def load_images(images: ImageSet, view: Callable[[UInt8Array, int], UInt8Array]) -> Iterator[ImageBatch]:
@@ -132,6 +135,7 @@ def encode_images(
     resize_px: int,
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
+    tell: Callable[[int], None] = lambda count: None,
 ) -> Features:
     """Encode the centre crops of a set of images, in evaluation mode, without gradients, where the backbone is.
 
@@ -142,12 +146,13 @@ def encode_images(
         resize_px: The shorter side before the crop.
         mean: Of red, green and blue in 0..1.
         std: Of red, green and blue in 0..1.
+        tell: Called with the number of images that were encoded since the last call.
 
     Raises:
         ValueError: Not one of the images decodes.
         ReadError: An image cannot be read.
     """
-    features, ids, places = [], [], []
+    features, ids, places, num_flat = [], [], [], 0
     batches = load_images(images, lambda image, _: center_view(image, crop_px, resize_px))
     was_training = backbone.training
     backbone.eval()
@@ -155,7 +160,9 @@ def encode_images(
         for batch in batches:
             features.append(apply_to_pixels(backbone, batch.pixels, mean=mean, std=std))
             ids += [_identity(image) for image in batch.pixels]
+            num_flat += int((np.ptp(batch.pixels, axis=(1, 2)).max(axis=1) < FLAT).sum())
             places.append(batch.places)
+            tell(len(batch.places))
     finally:
         backbone.train(was_training)
     if not features:
@@ -166,6 +173,7 @@ def encode_images(
         labels=torch.from_numpy(images.labels[kept]),
         ids=torch.tensor(ids, dtype=torch.int64),
         num_bad=len(images) - len(kept),
+        num_flat=num_flat,
     )
 
 

@@ -139,8 +139,8 @@ def curves_picture(
 
     Args:
         metrics: Lines of the metrics file: "step", "train/loss", "train/contrast_accuracy" (percent).
-        evals: Lines of the evaluation file: "step" and "eval/knn_top1" (percent) or, without labels,
-            "eval/rankme".
+        evals: Lines of the evaluation file: "step" and "eval/knn_top1" (percent), with "eval/knn_error" drawn as a band
+            and "eval/knn_chance" as a line; or, without labels, "eval/rankme".
         chance_loss: Loss of embeddings that know nothing; drawn as a line.
 
     Returns:
@@ -152,18 +152,7 @@ def curves_picture(
     _draw_noisy(loss_axes, *_series(metrics, "train/loss"))
     _panel(loss_axes, "Contrastive loss")
     if chance_loss is not None:
-        loss_axes.axhline(chance_loss, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        loss_axes.annotate(
-            f"chance: {chance_loss:.2f}",
-            (1, chance_loss),
-            xycoords=("axes fraction", "data"),
-            xytext=(-2, 4),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            color=_MUTED,
-        )
-        loss_axes.margins(y=0.12)
+        _level(loss_axes, chance_loss, f"chance: {chance_loss:.2f}")
     _draw_noisy(accuracy_axes, *_series(metrics, "train/contrast_accuracy"))
     _panel(accuracy_axes, "Contrast accuracy, %")
     accuracy_axes.set_ylim(bottom=0)
@@ -182,18 +171,42 @@ def _draw_quality(axes: Axes, evals: Sequence[Mapping[str, object]]) -> None:
     if not len(steps):
         axes.text(0.5, 0.5, "no evaluation", transform=axes.transAxes, ha="center", fontsize=9, color=_MUTED)
         return
+    if name == "eval/knn_top1":
+        measured, errors = _series(evals, "eval/knn_error")
+        if len(measured) == len(steps):
+            axes.fill_between(steps, values - errors, values + errors, color=_RIGHT, alpha=0.15, linewidth=0)
+        chances = _series(evals, "eval/knn_chance")[1]
+        if len(chances):
+            _level(axes, chances[-1], f"guessing: {chances[-1]:.1f}")
     axes.plot(steps, values, color=_RIGHT, linewidth=1.8, marker="o", markersize=4, clip_on=False, zorder=3)
+    error = _series(evals if name == "eval/knn_top1" else [], "eval/knn_error")[1]
     axes.annotate(
-        f"{values[-1]:.1f}",
+        f"{values[-1]:.1f}" + (f" ± {error[-1]:.1f}" if len(error) else ""),
         (steps[-1], values[-1]),
-        xytext=(0, 7),
+        xytext=(6, 7),
         textcoords="offset points",
-        ha="center",
+        ha="right",
         fontsize=9,
         fontweight="bold",
         color=_RIGHT,
     )
     axes.margins(y=0.18)
+
+
+def _level(axes: Axes, value: float, text: str) -> None:
+    """Draw what knowing nothing gives."""
+    axes.axhline(value, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    axes.annotate(
+        text,
+        (1, value),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 4),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color=_MUTED,
+    )
+    axes.margins(y=0.12)
 
 
 def _series(lines: Sequence[Mapping[str, object]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from moco_ray.sweep.records import Record, best_of
 from moco_ray.sweep.space import Space
+from moco_ray.train.progress import duration
 
 _COLOURS = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "red"}
 
@@ -21,8 +22,12 @@ _COLOURS = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed
 class Board:
     """Shows the trials of a sweep as they change."""
 
-    def __init__(self, space: Space, metric: str, max_images: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, space: Space, metric: str, max_images: int, say: Callable[[str], None], *, num_trials: int = 0
+    ) -> None:
         self._space, self._metric, self._max_images, self._say = space, metric, max_images, say
+        self._num_trials = num_trials
+        self._done_before = 0
         self._records: dict[str, Record] = {}
         self._live: Live | None = None
         self._since_s = time.monotonic()
@@ -40,6 +45,7 @@ class Board:
     def add(self, records: list[Record]) -> None:
         """Show trials of a session before."""
         self._records.update({record.name: record for record in records})
+        self._done_before = self._images_done()
 
     def tell(self, record: Record) -> None:
         """Show what has changed."""
@@ -55,7 +61,20 @@ class Board:
             shown.append(f"{record.images:,} images, {self._metric} {record.value:.2f}")
         shown += [state] if state else []
         shown += [record.reason] if record.reason else []
+        shown += [left] if (left := self._left()) else []
         return " · ".join(shown)
+
+    def _images_done(self) -> int:
+        """Images of all trials; one that has ended needs no more, whatever it saw."""
+        return sum(self._max_images if record.has_ended else record.images for record in self._records.values())
+
+    def _left(self) -> str:
+        """The time that the others will take at the speed of this session; empty where that is not known yet."""
+        done, elapsed_s = self._images_done(), time.monotonic() - self._since_s
+        left = self._num_trials * self._max_images - done
+        if left <= 0 or done <= self._done_before:
+            return ""
+        return f"about {duration(elapsed_s * left / (done - self._done_before))} left"
 
     def _table(self) -> Table:
         records = sorted(self._records.values(), key=lambda record: (record.generation, record.index))
@@ -65,7 +84,9 @@ class Board:
             for state in _COLOURS
             if any(record.state == state for record in records)
         )
-        title = f"{counts} · {time.monotonic() - self._since_s:,.0f} s"
+        title = f"{counts} · {time.monotonic() - self._since_s:,.0f} s" + (
+            f" · {left}" if (left := self._left()) else ""
+        )
         table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
         table.add_column("trial", no_wrap=True)
         for dimension in self._space:

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from moco_ray.sweep.board import number
 from moco_ray.sweep.records import Record
@@ -21,6 +22,7 @@ _INK, _MUTED, _GRID, _BEST = "#22272e", "#6b7684", "#e6e9ed", "#c9432e"
 _SCALE = LinearSegmentedColormap.from_list("value", ["#cfd8e3", "#5b9bd5", "#123f7a"])
 _STATE = {"finished": "#12805c", "stopped": "#d19a1f", "failed": "#c9432e", "running": "#5b9bd5"}
 _MAX_COLUMNS = 4
+_TICK_CHARACTERS = 24  # side by side below one panel
 
 
 def parallel_picture(records: Sequence[Record], best: Record, space: Space, metric: str) -> str:
@@ -59,16 +61,7 @@ def parameters_picture(records: Sequence[Record], best: Record, space: Space, me
             axes.plot(
                 [x], [record.value], "o", color=colour, markerfacecolor=face, markersize=7 if record is best else 5
             )
-        if dimension.kind == "log":
-            axes.set_xscale("log")
-        elif dimension.kind == "1-log":
-            axes.set_xscale("log")
-            axes.invert_xaxis()
-        elif not dimension.is_range:
-            if _is_log(dimension):
-                axes.set_xscale("log")
-            else:
-                axes.set_xticks(range(len(dimension.options)), [number(option) for option in dimension.options])
+        _scale(axes, dimension)
         _panel(axes, f"1 - {dimension.path}" if dimension.kind == "1-log" else dimension.path, metric)
     for axes in panels[len(space) :]:
         axes.axis("off")
@@ -86,9 +79,34 @@ def curves_picture(records: Sequence[Record], best: Record, metric: str) -> str:
         axes.plot(x, y, color=colour, linewidth=2.2 if record is best else 1.0, alpha=1.0 if record is best else 0.6)
         if record.state in ("stopped", "failed"):
             axes.plot(x[-1:], y[-1:], "x", color=colour, markersize=6)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(lambda images, _: f"{images:,.0f}")
     _panel(axes, "images seen", metric)
     return _svg(figure)
+
+
+def _scale(axes: Axes, dimension: Dimension) -> None:
+    """Choose the scale of a parameter, with no more ticks than its labels leave room for."""
+    if not dimension.is_range and not _is_log(dimension):
+        names = [number(option) for option in dimension.options]
+        axes.set_xticks(range(len(names)), names)
+        if sum(map(len, names)) > _TICK_CHARACTERS:
+            axes.tick_params(axis="x", labelrotation=30)
+        return
+    if dimension.kind == "uniform":
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        return
+    axes.set_xscale("log")
+    if dimension.is_range:
+        ends = [_across(dimension, value) for value in (dimension.low, dimension.high)]
+        ticks = [ends[0], (ends[0] * ends[1]) ** 0.5, ends[1]]
+    else:
+        every = -(-len(dimension.options) // 4)
+        ticks = [float(option) for option in dimension.options[::every]]
+    axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    if dimension.kind == "1-log":
+        axes.invert_xaxis()
 
 
 def cost_picture(records: Sequence[Record], best: Record) -> str:

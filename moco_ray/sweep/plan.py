@@ -10,7 +10,7 @@ from moco_ray.config import Config
 from moco_ray.sweep.config import SweepConfig
 from moco_ray.train.cluster import Node, can_start, fitting, give_back_nodes, has_autoscaler, living_nodes
 from moco_ray.train.connection import connect, is_connected
-from moco_ray.train.workers import Workers, choose_workers, has_gpus
+from moco_ray.train.workers import Workers, choose_workers, has_gpus, trains_here
 
 _CPUS_OF_A_PROCESS = 2.0  # one trains, one reads and augments
 _ROUNDING = 1e-6
@@ -38,7 +38,7 @@ def plan_trials(sweep: SweepConfig, config: Config, num_trials: int, say: Say) -
     """
     wanted = min(num_trials, sweep.max_concurrent or num_trials)
     try:
-        if config.run.num_workers == 0:
+        if trains_here(config.run):
             return _plan_processes(sweep, config, wanted, say)
         return _plan_groups(sweep, config, wanted, say)
     finally:
@@ -61,7 +61,7 @@ def _plan_processes(sweep: SweepConfig, config: Config, wanted: int, say: Say) -
         f"{_trials(at_once)} at once: each is one process with {_amounts(need)}, data included, of which the nodes that "
         f"run hold {room}{_autoscaled(at_once, room)}{_limited(sweep, wanted, at_once)}"
     )
-    run = replace(config.run, device="cuda" if uses_gpu else "cpu")
+    run = replace(config.run, num_workers=0, device="cuda" if uses_gpu else "cpu")
     return Plan(at_once=at_once, config=replace(config, run=run), process=need)
 
 

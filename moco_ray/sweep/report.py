@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from moco_ray.sweep.board import number
+from moco_ray.sweep.noise import describe_noise, untrained_value
 from moco_ray.sweep.pictures import cost_picture, curves_picture, parallel_picture, parameters_picture
 from moco_ray.sweep.records import Record
 from moco_ray.sweep.space import Space
@@ -58,12 +59,15 @@ def report_page(
         if best.parent
         else "The same command gives the same encoder."
     )
+    untrained, noise = untrained_value(records), describe_noise(records, best, metric)
+    before = f" The untrained encoder has {untrained:.4g}." if untrained is not None else ""
     spread = [record.value for record in records if record.state == "finished" and record.value is not None]
     parts = [
         f"<h1>{escape(name)}</h1>",
         f"<p class=note>{len(records)} trials: {counts}. {images:,} images in {seconds:,.0f} s of trials.</p>",
         f"<h2>Best: {escape(best.name)}, {escape(metric)} {best.value:.4g}</h2>",
-        f"<p class=note>Finished trials lie between {min(spread):.4g} and {max(spread):.4g}. {note}</p>",
+        f"<p class=note>Finished trials lie between {min(spread):.4g} and {max(spread):.4g}.{before} {note}</p>",
+        f"<p class=note>{escape(noise)}.</p>" if noise else "",
         f"<pre>{escape(command)}</pre>",
         f"<pre>python jobs/pretrain.py --preset {escape(preset)}</pre>",
         f"<pre>encoder = moco_ray.load_encoder({escape(repr(encoder))})</pre>",

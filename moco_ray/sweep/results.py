@@ -10,6 +10,7 @@ from typing import Any
 
 from moco_ray.config import Config, from_json, to_json
 from moco_ray.sweep.board import shorten
+from moco_ray.sweep.noise import describe_noise, untrained_value
 from moco_ray.sweep.records import Record, best_of
 from moco_ray.sweep.setting import Setting
 from moco_ray.train.failure import RunFailed
@@ -80,6 +81,10 @@ def conclude(setting: Setting, config: Config, command: Sequence[str]) -> SweepR
     storage.write_bytes(storage.join(REPORT), page.encode())
     say(f"done: {_counts(records)}; {sum(record.seconds for record in records):,.0f} s of trials")
     say(f"best: {best.name} with {setting.metric} {best.value:.4g}: {shorten(best.parameters)}")
+    if (untrained := untrained_value(records)) is not None:
+        say(f"    the untrained encoder has {untrained:.4g}")
+    if (noise := describe_noise(records, best, setting.metric)) is not None:
+        say(f"    {noise}")
     say(f"as a preset: python jobs/pretrain.py --preset {result.preset}")
     say(f"as a command: {result.command}")
     say(f"its encoder: moco_ray.load_encoder({result.encoder!r})")

@@ -16,10 +16,11 @@ from moco_ray.data.keys import sharing
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, resolve_storage_options
 from moco_ray.data.storage_checks import check_writable
-from moco_ray.evaluate.monitor import choose_eval_set
+from moco_ray.evaluate.monitor import EvalSet, choose_eval_set
 from moco_ray.sweep.board import Board
 from moco_ray.sweep.config import SweepConfig
 from moco_ray.sweep.objective import check_metric, choose_metric, objective_warning
+from moco_ray.sweep.outlook import check_networks, say_time
 from moco_ray.sweep.pbt import check_population, generation_ends, run_population
 from moco_ray.sweep.plan import Plan, plan_trials
 from moco_ray.sweep.records import Ledger
@@ -89,9 +90,11 @@ def sweep(
     check_writable(storage)
     say(f"results go to {uri}")
     with hold_run(storage, say, lambda: None):
-        metric, manifest = _prepare(settings, config, space, storage, say, is_dry=is_dry)
-        num_rows = len(make_source(config, manifest, row_options(manifest, config)).train_rows)
+        metric, manifest, eval_set = _prepare(settings, config, space, storage, say, is_dry=is_dry)
+        train_rows = make_source(config, manifest, row_options(manifest, config)).train_rows
+        num_rows = len(train_rows)
         decided = decide(config, num_rows)
+        check_networks(space, config, num_rows)
         ledger = Ledger(storage)
         steps = last_step(decided, num_rows)
         images = steps * decided.optim.global_batch_size
@@ -105,6 +108,8 @@ def sweep(
         is_over = not ends and sum(record.has_ended for record in ledger.in_order()) >= total
         plan = None if is_over else plan_trials(settings, config, total, say)
         if is_dry:
+            if plan is not None:
+                say_time(decided, manifest, train_rows, eval_set, trials=total, at_once=plan.at_once, say=say)
             return None
         setting = Setting(
             sweep=settings,
@@ -116,7 +121,7 @@ def sweep(
             num_rows=num_rows,
             images=images,
             ledger=ledger,
-            board=Board(space, metric, images, say),
+            board=Board(space, metric, images, say, num_trials=total),
             say=say,
         )
         if plan is None:
@@ -191,11 +196,11 @@ def _definition(settings: SweepConfig, config: Config, space: Space, metric: str
 
 def _prepare(
     settings: SweepConfig, config: Config, space: Space, storage: Storage, say: Say, *, is_dry: bool
-) -> tuple[str, Manifest]:
+) -> tuple[str, Manifest, EvalSet]:
     """List the images once for all trials, and choose the metric; a sweep that exists must be the same.
 
     Returns:
-        The metric and the manifest.
+        The metric, the manifest, and the images to evaluate on.
     """
     path = storage.join(_SWEEP)
     old = json.loads(storage.read_bytes(path)) if storage.exists(path) else None
@@ -218,7 +223,7 @@ def _prepare(
     if images is not stored and not is_dry:
         write_images(storage, images)
         storage.write_bytes(path, json.dumps(definition, indent=1).encode())
-    return metric, images.train
+    return metric, images.train, eval_set
 
 
 def _check_same(old: dict[str, object], new: dict[str, object], storage: Storage) -> None:
@@ -234,9 +239,11 @@ def _check_same(old: dict[str, object], new: dict[str, object], storage: Storage
 
 
 def _say_search(settings: SweepConfig, space: Space, metric: str, total: int, images: int, say: Say) -> None:
-    how = {"random": "at random", "tpe": "by TPE"}[settings.search]
+    how = {"random": "chosen at random", "tpe": "chosen by TPE"}[settings.search]
+    if settings.scheduler == "pbt":
+        how = "drawn at random at first; later the worst trials take over those of the best, and change them"
     say(
-        f"{total} trial{'s' if total > 1 else ''} of up to {images:,} images each; {metric} is maximised; parameters are chosen {how}:"
+        f"{total} trial{'s' if total > 1 else ''} of up to {images:,} images each; {metric} is maximised; parameters are {how}:"
     )
     for dimension in space:
         say(f"    {dimension.describe()}")

@@ -1,72 +1,53 @@
-"""Look before training: what a run would be, and what is wrong with its images."""
+"""Look before training: what a run would be, and what is wrong with it."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections import Counter
-from collections.abc import Callable, Sequence
-
-import numpy as np
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
 from moco_ray.config import Config
-from moco_ray.core.hashing import hash64
-from moco_ray.data.decode import BadImage
-from moco_ray.data.known_bad import bad_lines, too_many_bad
-from moco_ray.data.manifest import Manifest
-from moco_ray.data.reading import decode, read_rows
-from moco_ray.data.storage import StorageOptions, resolve_storage_options
-from moco_ray.train.network import check_network, initial_weights
-from moco_ray.train.plan import (
-    decide,
-    last_step,
-    list_images,
-    make_source,
-    row_options,
-    run_eval_set,
-    warn,
-    warn_of_mixing,
-)
+from moco_ray.data.storage import Storage, resolve_storage_options
+from moco_ray.data.storage_checks import check_writable
+from moco_ray.train.estimate import measure_size, measure_step
+from moco_ray.train.job import Job
+from moco_ray.train.plan import last_step
+from moco_ray.train.prepare import Prepared, folder_of, prepare, with_name
+from moco_ray.train.progress import duration
+from moco_ray.train.sampling import Sample, look_at_sample
+from moco_ray.train.shared_paths import check_paths
+from moco_ray.train.workers import choose_workers, trains_here
 
-_SAMPLE = 512
+Say = Callable[[str], None]
 
 
-def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
-    """List the images, decode a sample, and say what a run would be.
+def dry_run(config: Config, *, say: Say = print) -> None:
+    """Check all that a run checks before it trains, and say what it would be. Leaves nothing behind.
 
     Raises:
-        ValueError: There are no images to train on, or the run would refuse them.
+        ValueError: The run would refuse this.
     """
-    if not config.data.uri:
-        raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
-    encoder = check_network(config)
-    initial_weights(config, encoder, say)
-    options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    images = list_images(config, options, say)
-    manifest = images.train
-    known = manifest.table["num_bytes"].to_numpy()
+    config = with_name(config)
+    check_paths(config)
+    options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
+    _check_writable(Storage.open(config.run.storage_path, options))
+    folder = folder_of(config, options)
+    run = Storage.open(folder, options)
+    ready = prepare(config, folder, run, say)
+    known = ready.images.train.table["num_bytes"].to_numpy()
     if (known >= 0).all():
         say(f"size: {known.sum() / 1e6:,.1f} MB")
-    options = row_options(manifest, config)
-    pixels = _say_sample(config, manifest, options, say)
-    source = make_source(config, manifest, options)
-    num_rows = len(source.train_rows)
-    say(run_eval_set(config, images).words)
-    config = decide(config, num_rows)
-    warn(config, num_rows, say)
-    warn_of_mixing(source, config.optim.global_batch_size, say)
-    optim, steps = config.optim, last_step(config, num_rows)
-    say(
-        f"run: {num_rows:,} images, {optim.epochs} epochs of {num_rows / optim.global_batch_size:,.1f} steps; "
-        f"{steps:,} steps of {optim.global_batch_size} images, effective learning rate {optim.effective_lr:g}"
-    )
-    parameters = sum(p.numel() for p in encoder.parameters())
-    entries = config.method.num_entries(num_rows) * config.model.dim
-    say(
-        f"checkpoint: about {(3 * parameters + entries) * 4 / 1e6:,.0f} MB ({parameters / 1e6:.1f} million parameters, as "
-        f"much again for a key encoder and for the optimizer, and {entries / 1e6:.1f} million numbers of kept keys)"
-    )
-    say(f"suggested preset: {suggest_preset(len(manifest), pixels)}")
+    sample = look_at_sample(ready.config, ready.source, say)
+    uses_gpu = False
+    if trains_here(config.run):
+        uses_gpu = choose_workers(config, say).uses_gpu
+    else:
+        say("the workers are chosen on the cluster when the run starts: whether it has them is not checked here")
+    _say_experiment(ready, say)
+    _say_cost(ready, ready.job(run, folder, options, uses_gpu=uses_gpu, lease_owner="", say=say), sample, say)
+    say(f"suggested preset: {suggest_preset(len(ready.images.train), sample.median_px)}")
 
 
 def suggest_preset(num_images: int, median_px: float) -> str:
@@ -76,44 +57,74 @@ def suggest_preset(num_images: int, median_px: float) -> str:
     return "small" if num_images < 100_000 else "moco-v2"
 
 
-def _say_sample(config: Config, manifest: Manifest, options: StorageOptions, say: Callable[[str], None]) -> float:
-    """Decode a seeded sample and say what it holds; returns the median shorter side in pixels."""
-    order = np.argsort(hash64(config.run.seed, np.arange(len(manifest))))
-    rows = np.sort(order[:_SAMPLE]).astype(np.int64)
-    sides, bad, seen = [], [], Counter[bytes]()
-    for row, content in zip(rows, read_rows(manifest, rows, options), strict=True):
-        if isinstance(content, bytes):
-            seen[hashlib.sha256(content).digest()] += 1
-        try:
-            image = decode(content, max_pixels=config.data.max_pixels)
-        except BadImage as reason:
-            bad.append((manifest.uri(int(row)), str(reason)))
-        else:
-            sides.append(image.shape[:2])
-    identical = sum(count - 1 for count in seen.values())
-    say(f"sample of {len(rows)}: {len(bad)} bad, {identical} identical to another")
-    for line in bad_lines(bad):
-        say(line)
-    _check_bad(bad, len(rows), len(manifest), config.data.max_bad_fraction, say)
-    shorter = np.min(sides, axis=1)
-    low, middle, high = np.percentile(shorter, [5, 50, 95])
-    say(f"shorter side: {low:.0f} to {high:.0f} pixels, median {middle:.0f}; views have {config.views.crop_px}")
-    return float(middle)
-
-
-def _check_bad(
-    bad: Sequence[tuple[str, str]], sampled: int, num_images: int, limit: float, say: Callable[[str], None]
-) -> None:
-    """Refuse a sample with so many bad images that the run would end because of them.
+def _check_writable(root: Storage) -> None:
+    """Make sure that the run's folder could be made, without making it.
 
     Raises:
-        ValueError: There are more in it than the run accepts in all, or by three standard deviations in its share.
+        ValueError: It could not.
     """
-    share = len(bad) / sampled
-    if len(bad) > limit * num_images or share - 3 * math.sqrt(share * (1 - share) / sampled) > limit:
-        told = too_many_bad(bad, sampled, limit, advice="mend or remove them")
-        raise ValueError(f"of a sample of {sampled:,} of {num_images:,}, {told}" if sampled < num_images else told)
-    if share > limit:
-        say(
-            f"warning: about {100 * share:.1f} % of the images may be bad; the run ends above data.max-bad-fraction {limit:g}"
-        )
+    if root.protocol != "file":
+        check_writable(root)
+        return
+    place = Path(root.root)
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"run.storage-path {root.root} cannot be written to ({place}: {error.strerror}); use another folder"
+        ) from error
+
+
+def _say_experiment(ready: Prepared, say: Say) -> None:
+    """Name what is trained, how, and how long."""
+    config, num_rows = ready.config, len(ready.source.train_rows)
+    optim, model = config.optim, config.model
+    say(f"method: {config.method.name}; {_fields(config.method)}")
+    init = f", beginning from {model.init}" if model.init else ""
+    say(
+        f"network: {model.arch}, projector {model.projector} to {model.dim} numbers, images of {config.views.crop_px} px{init}"
+    )
+    say(
+        f"optimizer: {optim.optimizer}, effective learning rate {optim.effective_lr:g}, {optim.schedule} a "
+        f"{optim.schedule_per}, weight decay {optim.weight_decay:g}; {config.run.dtype}"
+    )
+    say(
+        f"run: {num_rows:,} images, {optim.epochs:g} epochs of {num_rows / optim.global_batch_size:,.1f} steps; "
+        f"{last_step(config, num_rows):,} steps of {optim.global_batch_size} images in {optim.bn_groups} BatchNorm groups; "
+        f"evaluated every {config.eval.every_steps:,} steps"
+    )
+
+
+def _fields(settings: object) -> str:
+    """Fields of a dataclass for people."""
+    values = {item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None)
+
+
+def _say_cost(ready: Prepared, job: Job, sample: Sample, say: Say) -> None:
+    """Say what the run would take, as far as this machine can tell."""
+    config = ready.config
+    size = measure_size(config, job.num_rows)
+    say(
+        f"checkpoint: about {size.checkpoint / 1e6:,.0f} MB ({size.parameters / 1e6:.1f} million weights in the encoder)"
+    )
+    all_groups = size.training + config.optim.bn_groups * size.activations
+    say(
+        f"memory, estimated: {all_groups / 1e9:,.1f} GB for one worker with all of the batch, "
+        f"{(size.training + size.activations) / 1e9:,.1f} GB with one BatchNorm group at a time"
+    )
+    network_s = measure_step(job, ready.source.train_rows[: config.optim.global_batch_size])
+    cores = max(1, (os.cpu_count() or 1) - (not job.uses_gpu))
+    data_s = sample.seconds_an_image * config.optim.global_batch_size / cores
+    step_s = max(network_s, data_s)
+    say(
+        f"time, estimated here with one worker on {'a GPU' if job.uses_gpu else 'the CPU'}: {_seconds(step_s)} a step (network "
+        f"{_seconds(network_s)}, images {_seconds(data_s)} beside it), {duration(step_s * job.last_step)} in all and evaluations"
+    )
+
+
+def _seconds(seconds: float) -> str:
+    return duration(seconds) if seconds >= 10 else f"{seconds:.2g} s"

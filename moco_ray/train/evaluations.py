@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from moco_ray.core.encoders import Encoder, build_encoder
-from moco_ray.evaluate.monitor import evaluate
+from moco_ray.evaluate.monitor import evaluate, no_word
 from moco_ray.train.checkpoint import State
 from moco_ray.train.job import Job
 from moco_ray.train.place import Place
 
 _FINISH_TIMEOUT_S = 600.0
+_TELL_EVERY_S = 5.0
 
 Line = dict[str, Any]
 
@@ -30,13 +31,20 @@ class Evaluations:
         self.lines = list(lines)
         self._job, self._place, self._say = job, place, say
         self._running: dict[int, Callable[[], Any | None]] = {}
+        self._waiting: tuple[int, State] | None = None
         self._new: list[Line] = []
         self._began_s = time.monotonic()
         self._inline_s, self._last_inline_s = 0.0, 0.0
         self._said_skipping = False
 
-    def start(self, step: int, state: State) -> None:
-        """Measure the encoder in `state`; skipped where it would take more than its share of the time."""
+    def start(self, step: int, state: State, *, may_wait: bool = False) -> None:
+        """Measure the encoder in `state`; skipped where it would take more than its share of the time.
+
+        Args:
+            step: Steps done.
+            state: A copy: training may go on before it is measured.
+            may_wait: Where training would have to wait for it, measure it only in `run_waiting`.
+        """
         if any(line["step"] == step for line in self.lines) or step in self._running:
             return
         try:
@@ -47,8 +55,19 @@ class Evaluations:
             return
         if poll is not None:
             self._running[step] = poll
+        elif may_wait:
+            self._waiting = (step, state)
         elif self._may_run_inline(step):
             self._run_inline(step, state)
+
+    def run_waiting(self) -> bool:
+        """Measure what has waited; returns whether there was anything."""
+        if self._waiting is None:
+            return False
+        (step, state), self._waiting = self._waiting, None
+        if self._may_run_inline(step):
+            self._run_inline(step, state)
+        return True
 
     def collect(self) -> list[Line]:
         """Lines of the evaluations that have ended since the last call."""
@@ -76,6 +95,10 @@ class Evaluations:
             self._say(f"warning: the evaluation of step {step} did not end within {_FINISH_TIMEOUT_S:.0f} s; left out")
         self._new = ended + self._new
 
+    def untrained(self) -> Line | None:
+        """The line of step 0, if it is there yet."""
+        return next((line for line in self.lines if line["step"] == 0), None)
+
     def best_step(self) -> int | None:
         """The step with the best kNN accuracy so far."""
         scored = [line for line in self.lines if "eval/knn_top1" in line and line["step"] > 0]
@@ -100,12 +123,25 @@ class Evaluations:
     def _run_inline(self, step: int, state: State) -> None:
         start = time.monotonic()
         try:
-            self._add(step, evaluate_state(self._job, state))
+            self._add(step, evaluate_state(self._job, state, self._teller(step)))
         except Exception as error:
             self._warn(step, error)
         self._last_inline_s = time.monotonic() - start
         if step > 0:
             self._inline_s += self._last_inline_s
+
+    def _teller(self, step: int) -> Callable[[int, int], None]:
+        """Says how far a measurement is, now and then: at once for the first one, which a person waits for."""
+        what = "untrained encoder" if step == 0 else f"encoder after {step:,} steps"
+        last_s = time.monotonic() - (_TELL_EVERY_S if step == 0 else 0.0)
+
+        def tell(done: int, total: int) -> None:
+            nonlocal last_s
+            if time.monotonic() - last_s >= _TELL_EVERY_S:
+                last_s = time.monotonic()
+                self._say(f"measuring the {what}: {done:,} of {total:,} images")
+
+        return tell
 
     def _add(self, step: int, values: dict[str, float]) -> None:
         position = step * self._job.config.optim.global_batch_size
@@ -117,10 +153,10 @@ class Evaluations:
         self._say(f"warning: the evaluation of step {step} failed ({type(error).__name__}: {error}); training goes on")
 
 
-def evaluate_state(job: Job, state: State) -> dict[str, float]:
+def evaluate_state(job: Job, state: State, tell: Callable[[int, int], None] = no_word) -> dict[str, float]:
     """Measure the query encoder of a checkpoint's state, on a GPU if this process has one."""
     encoder = encoder_of(job, state).to("cuda" if job.uses_gpu and torch.cuda.is_available() else "cpu")
-    return dict(evaluate(encoder, job.eval_set, job.config.views, job.config.eval))
+    return dict(evaluate(encoder, job.eval_set, job.config.views, job.config.eval, tell=tell))
 
 
 def encoder_of(job: Job, state: State) -> Encoder:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from dataclasses import replace
 
-from moco_ray.data.storage import Storage
+from moco_ray.config import Config
+from moco_ray.data.storage import Storage, resolve_storage_options
+from moco_ray.data.storage_checks import check_writable
 from moco_ray.data.uris import shown
 
 _CLAIM = "name-claim-"
@@ -26,6 +29,20 @@ def free_name(root: Storage, prefix: str) -> str:
     while not _claim(root, name):
         name = f"{base}-{uuid.uuid4().hex[:4]}"
     return name
+
+
+def take_name(config: Config) -> Config:
+    """The configuration with a name that no other run has, where none was given.
+
+    Raises:
+        ValueError: The folder of all runs cannot be written to.
+    """
+    if config.run.name is not None or not config.data.uri:
+        return config
+    path = config.run.storage_path
+    root = Storage.open(path, resolve_storage_options(path, config.run.storage_options))
+    check_writable(root)
+    return replace(config, run=replace(config.run, name=free_name(root, config.preset)))
 
 
 def _claim(root: Storage, name: str) -> bool:

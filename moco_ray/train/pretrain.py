@@ -6,58 +6,31 @@ import contextlib
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
-import numpy as np
-
-from moco_ray.command import check_uri
-from moco_ray.config import Config, experiment_differences, from_json
-from moco_ray.data.blocks import StreamSpec
+from moco_ray.config import Config
 from moco_ray.data.checkpoint_files import checkpoint_steps
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
-from moco_ray.data.storage_checks import check_access, check_writable
+from moco_ray.data.storage_checks import check_writable
 from moco_ray.evaluate.encoder_file import load_encoder
 from moco_ray.train.connection import disconnect, is_connected
 from moco_ray.train.failure import RunFailed
+from moco_ray.train.finished import RunResult as RunResult
+from moco_ray.train.finished import finished_run
 from moco_ray.train.found import CONFIG, found_run
 from moco_ray.train.job import Job, Outcome
 from moco_ray.train.launch import run_in_this_process, run_on_ray
 from moco_ray.train.lease import Lease, hold_run
 from moco_ray.train.metrics import join_parts
-from moco_ray.train.naming import check_name, forget_claims, free_name
-from moco_ray.train.network import check_network, initial_weights
+from moco_ray.train.naming import forget_claims, take_name
 from moco_ray.train.place import Pulse
-from moco_ray.train.plan import (
-    decide,
-    last_step,
-    list_images,
-    make_source,
-    row_options,
-    run_eval_set,
-    warn,
-    warn_of_mixing,
-)
-from moco_ray.train.run_images import adopt, images_of_run, mended_rows
+from moco_ray.train.prepare import folder_of, prepare, with_name
+from moco_ray.train.run_images import adopt
 from moco_ray.train.shared_paths import check_paths, check_visible
 from moco_ray.train.workers import choose_workers
 
 _FIRST_RETRY_PAUSE_S, _LONGEST_RETRY_PAUSE_S = 10.0, 300.0
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """A finished run."""
-
-    folder: str
-    """The run's folder."""
-    encoder: str
-    """The encoder's file, for `moco_ray.load_encoder`."""
-    step: int
-    """Steps done in all."""
-    metrics: dict[str, float]
-    """Last values of all metrics."""
 
 
 def pretrain(config: Config, *, say: Say = print, resume_command: str | None = None) -> RunResult:
@@ -73,14 +46,13 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
         RunFailed: The cluster failed again and again; the same call goes on.
         OSError: The storage did, likewise.
     """
-    check_uri(config)
     check_paths(config)
-    config = _with_name(config)
+    config = with_name(take_name(config))
     name = str(config.run.name)
     command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=shlex.quote(name))
     say(f"run {name}; to resume it: {command}")
     pulse = Pulse()
-    is_ours = config.run.num_workers != 0 and not is_connected()  # a connection of the caller's stays
+    is_ours = not is_connected()  # a connection of the caller's stays
     for attempt in range(config.run.retries + 1):
         try:
             return _attempt(config, pulse, say, is_first=attempt == 0)
@@ -91,7 +63,7 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
             say(f"{error}")
             say(f"trying again in {pause_s:.0f} s (retry {attempt + 1} of run.retries {config.run.retries})")
             time.sleep(pause_s)
-            if is_ours:
+            if is_ours and is_connected():
                 disconnect()
     raise AssertionError
 
@@ -99,8 +71,8 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
 def _attempt(config: Config, pulse: Pulse, say: Say, *, is_first: bool) -> RunResult:
     """Go on with the run from where its folder stands, to its end."""
     run_options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
-    run = Storage.open(config.run.storage_path, run_options).child(str(config.run.name))
-    folder = run.uri(run.root)
+    folder = folder_of(config, run_options)
+    run = Storage.open(folder, run_options)
     if is_first:  # later on, a folder that cannot be written to has failed: it is no mistake of the user
         check_writable(run)
     say(f"results go to {folder}")
@@ -120,63 +92,28 @@ def _train(
     *,
     is_first: bool,
 ) -> RunResult:
-    old = _stored_config(run)
-    if old is not None:
-        say("this run exists: going on with it")
-    weights = initial_weights(config, check_network(config), say)
-    data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    kept = images_of_run(run, old, config, say) if old is not None else None
-    images = kept.images if kept else list_images(config, data_options, say)
-    manifest = images.train
-    data_options = row_options(manifest, config)
-    if old is not None and is_first:
-        check_access(manifest.first_uri, data_options)
-    source = make_source(config, manifest, data_options)
-    config = decide(config, kept.decided_rows if kept else len(source.train_rows))
-    differences = experiment_differences(old, config) if old is not None else []
-    if differences and not (kept and kept.begins_anew):
-        raise ValueError(
-            f"run {config.run.name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to "
-            "resume it, or another --run.name"
-        )
-    warn(config, len(source.train_rows), say)
-    if old is None:
-        warn_of_mixing(source, config.optim.global_batch_size, say)
-    eval_set = run_eval_set(config, images)
-    say(eval_set.words)
+    ready = prepare(config, folder, run, say)
+    config, source = ready.config, ready.source
+    goes_on = ready.old is not None and not (ready.kept and (ready.kept.changes or ready.kept.begins_anew))
+    if goes_on and (result := finished_run(config, run, folder, len(source.train_rows), say)) is not None:
+        return result
     try:
         workers = choose_workers(config, say)
     except ValueError as error:
         if is_first:
             raise
         raise RunFailed(f"the cluster is not what it was: {error}") from error
-    if kept is not None and old is not None:
-        adopt(run, kept, old, config, say)
-    job = Job(
-        config=config,
-        spec=_stream_spec(config),
-        num_rows=len(source.train_rows),
-        held_out_rows=np.setdiff1d(np.arange(len(manifest)), source.train_rows),
-        manifest_digest=manifest.digest,
-        former_digests=manifest.former_digests,
-        listed_at_step=kept.listed_at_step if kept else 0,
-        mended_rows=mended_rows(run, manifest, config, data_options, say) if kept else frozenset(),
-        last_step=last_step(config, len(source.train_rows)),
-        run_uri=folder,
-        run_options=run_options,
-        initial_weights=weights,
-        eval_set=eval_set,
-        uses_gpu=workers.uses_gpu,
-        lease_owner=lease.owner,
-    )
-    if old is None:
-        found_run(run, config, images)
+    if ready.kept is not None and ready.old is not None:
+        adopt(run, ready.kept, ready.old, config, say)
+    job = ready.job(run, folder, run_options, uses_gpu=workers.uses_gpu, lease_owner=lease.owner, say=say)
+    if ready.old is None:
+        found_run(run, config, ready.images)
     start = time.monotonic()
     try:
         if workers.most == 0:
             outcome = run_in_this_process(job, source, pulse, lease.before, say)
         else:
-            check_visible(run.join(CONFIG) if run.protocol == "file" else None, config, manifest)
+            check_visible(run.join(CONFIG) if run.protocol == "file" else None, config, ready.images.train)
             outcome = run_on_ray(job, source, workers, pulse, lease.before, say)
     except KeyboardInterrupt:
         _leave(run, folder, say)
@@ -214,30 +151,3 @@ def _conclude(
     say(f"    encoder = moco_ray.load_encoder({encoder!r})")
     say("    features = encoder(images)  # images: (N, 3, H, W), standardised as moco_ray.encoder_info says")
     return RunResult(folder=job.run_uri, encoder=encoder, step=outcome.step, metrics=outcome.summary or {})
-
-
-def _with_name(config: Config) -> Config:
-    """The configuration with a name for its run: the given one, or one that no other run has."""
-    name, path = config.run.name, config.run.storage_path
-    if name is None:
-        root = Storage.open(path, resolve_storage_options(path, config.run.storage_options))
-        check_writable(root)
-        name = free_name(root, config.preset)
-    check_name(name)
-    return replace(config, run=replace(config.run, name=name))
-
-
-def _stored_config(run: Storage) -> Config | None:
-    path = run.join(CONFIG)
-    return from_json(run.read_bytes(path).decode(), run.uri(path)) if run.exists(path) else None
-
-
-def _stream_spec(config: Config) -> StreamSpec:
-    return StreamSpec(
-        seed=config.run.seed,
-        global_batch_size=config.optim.global_batch_size,
-        num_groups=config.optim.bn_groups,
-        shuffle_bn=config.method.shuffles_keys,
-        views=config.views,
-        max_pixels=config.data.max_pixels,
-    )

@@ -20,6 +20,7 @@ from moco_ray.train.curves import Curves
 from moco_ray.train.evaluations import Evaluations
 from moco_ray.train.interruptions import Interruptions
 from moco_ray.train.job import Job
+from moco_ray.train.learning import LearningWatch
 from moco_ray.train.lease import StepDone, check_lease
 from moco_ray.train.metrics import Line, StepLines, delete_provisional_parts, join_parts
 from moco_ray.train.place import Place
@@ -53,6 +54,7 @@ class Recorder:
         self._writer = BackgroundWriter(say)
         self._curves = Curves(job.run_uri, job.run_options, step)
         self._progress = Progress(job, step, say)
+        self._learning = LearningWatch(job, say)
         self._last_values: dict[str, float] = {}
         self._committed = step if restored else None
         self._due = False
@@ -105,6 +107,8 @@ class Recorder:
         self._last_values = {"train/loss": float(values[-1]["train/loss"]), **interval}
         self._curves.add(lines[-1]["step"], self._last_values)
         self._progress.update(first + len(values), self._last_values)
+        if self._evaluations.run_waiting():
+            self._progress.restart_clock()
         self._collect_evaluations()
 
     def add_bad(self, bad: list[BadRow]) -> None:
@@ -170,10 +174,17 @@ class Recorder:
         except OSError as error:
             self._say(f"warning: the last checkpoint could not be written ({error}): its steps will be done again")
 
-    def evaluate(self, step: int, state: State | None) -> None:
-        """Measure the encoder of this step, beside training where there is room."""
+    def evaluate(self, step: int, state: State | None, *, may_wait: bool = False) -> None:
+        """Measure the encoder of this step, beside training where there is room.
+
+        Args:
+            step: Steps done.
+            state: A copy of everything.
+            may_wait: Let the first loss come before training waits for the measurement.
+        """
         assert state is not None
-        self._evaluations.start(step, state)
+        self._learning.see(step, state)
+        self._evaluations.start(step, state, may_wait=may_wait)
         self._collect_evaluations()
 
     def last_checkpoint_text(self) -> str:
@@ -189,6 +200,7 @@ class Recorder:
         self._say("writing the last checkpoint")
         self._writer.finish(_FINISH_PATIENCE_S)
         self._say("measuring the final encoder")
+        self._learning.see(step, state)
         self._evaluations.start(step, state)
         self._evaluations.finish()
         self._collect_evaluations()
@@ -228,4 +240,5 @@ class Recorder:
             self._write_now("eval.jsonl")
         for line in new:
             self._curves.add(line["step"], {name: value for name, value in line.items() if name.startswith("eval/")})
-            self._progress.tell_evaluation(line)
+            self._progress.tell_evaluation(line, self._evaluations.untrained())
+            self._learning.tell(line, self._last_values.get("train/loss"))

@@ -165,7 +165,7 @@ class _Loop:
             pin_memory=job.uses_gpu,
         )
         if self.step == 0 or self._is_eval_step():  # of a checkpoint, too: it was written before its evaluation
-            self._evaluate()
+            self._evaluate(may_wait=True)
         in_flight: deque[torch.cuda.Event] = deque()
         pending: list[StepResult] = []
         bad: list[BadRow] = []
@@ -273,10 +273,10 @@ class _Loop:
             self.place.has_saved()
             time.sleep(_WAIT_TO_BE_STOPPED_S)  # steps done now would be done again
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, *, may_wait: bool = False) -> None:
         state = learner_state(self.job, self.learner, self.step, copy=self.recorder is not None)
         if self.recorder:
-            self.recorder.evaluate(self.step, state)
+            self.recorder.evaluate(self.step, state, may_wait=may_wait)
 
     def _stop_if_too_many_are_bad(self) -> None:
         too_many = self.place.from_rank_zero(self.recorder.too_many_bad(self.step) if self.recorder else None)
@@ -285,6 +285,12 @@ class _Loop:
 
     def _stop_on_nan(self, step: int, loss: float) -> None:
         good = self.recorder.last_checkpoint_text() if self.recorder else ""
+        if step == 0:
+            raise _UserError(
+                f"the loss of step 0 is {loss}, before anything was learned: it comes from the weights to start from "
+                f"(model.init {self.job.config.model.init}), from method.temperature {self.job.config.method.temperature:g}, "
+                f"from views.std {self.job.config.views.std} or from run.dtype {self.job.config.run.dtype}"
+            )
         raise _UserError(
             f"the loss of step {step} is {loss}: training has diverged. {good}"
             "A lower optim.lr, a warm-up (optim.warmup-epochs) or run.dtype float32 often cures it"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from moco_ray.config import Config
-from moco_ray.config.run import data_label, worker_resources
+from moco_ray.config.run import RunConfig, data_label, worker_resources
 from moco_ray.core.layout import useful_rank_counts
 from moco_ray.train.cluster import Node, can_start, fitting, fitting_beside_data, has_autoscaler, living_nodes
-from moco_ray.train.connection import connect
+from moco_ray.train.connection import connect, is_connected
 
 Say = Callable[[str], None]
 
@@ -31,6 +32,19 @@ class Workers:
     """Ray resources of each."""
 
 
+def trains_here(run: RunConfig) -> bool:
+    """Whether a run trains inside this process: it was told so, or nothing here or in its flags asks for Ray.
+
+    One worker on the CPUs of one machine gains nothing from Ray, and would wait for its start.
+    """
+    if run.num_workers is not None:
+        return run.num_workers == 0
+    asked = (run.min_workers, run.max_workers, run.cpus_per_worker, run.worker_resources, run.data_label)
+    if any(value is not None for value in asked) or os.environ.get("RAY_ADDRESS") or is_connected():
+        return False
+    return not torch.cuda.is_available()
+
+
 def choose_workers(config: Config, say: Say) -> Workers:
     """Decide on the workers; connects to Ray if there are to be any.
 
@@ -38,7 +52,9 @@ def choose_workers(config: Config, say: Say) -> Workers:
         ValueError: The cluster neither has what was asked for nor can start it.
     """
     run = config.run
-    if run.num_workers == 0:
+    if trains_here(run):
+        if run.num_workers is None and run.device != "cuda":
+            say("training inside this process: there is no GPU here (--run.num-workers 1 would train on Ray)")
         uses_gpu = run.device == "cuda" or (run.device == "auto" and torch.cuda.is_available())
         if uses_gpu and not torch.cuda.is_available():
             raise ValueError("run.device is cuda, but torch finds no GPU here; use --run.device cpu")

@@ -73,6 +73,10 @@ def _bad(tmp_path: Path, images: Path) -> dict[str, tuple[list[str], str]]:
         "bounds": ([*uri, "--space", "optim.lr=log:1:0.1"], r"1 is not below the upper bound 0\.1; write 0\.1:1"),
         "unknown flag": ([*uri, "--num-sample", "2"], r"--num-sample is unknown; did you mean --num-samples\?"),
         "unknown run flag": ([*uri, "--optim.lrr", "2"], r"--optim\.lrr is unknown; did you mean --optim\.lr"),
+        "unknown network": (
+            [*uri, "--space", "model.arch=choice:resnet18,timm:resnet_of_nobody", "--dry-run"],
+            r"--space model\.arch=choice:resnet18,timm:resnet_of_nobody: .*resnet_of_nobody",
+        ),
         "no uri": ([], r"data\.uri is missing"),
         "no samples": ([*uri, "--num-samples", "0"], r"--num-samples is 0; use 1 or more"),
         "pbt and tpe": ([*uri, "--scheduler", "pbt", "--search", "tpe"], r"both choose parameters"),
@@ -102,7 +106,7 @@ CASES += [
     "pbt of one",
     "pbt steps",
 ]
-CASES += ["pbt shapes", "grace", "few images", "no such path"]
+CASES += ["unknown network", "pbt shapes", "grace", "few images", "no such path"]
 
 
 @pytest.mark.parametrize("case", CASES)

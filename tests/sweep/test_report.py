@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from moco_ray.sweep.board import Board
+from moco_ray.sweep.noise import describe_noise, untrained_value
+from moco_ray.sweep.pictures import _across, _scale
 from moco_ray.sweep.records import Point, Record, State, best_of
 from moco_ray.sweep.report import report_page
 from moco_ray.sweep.results import best_command
@@ -112,3 +117,73 @@ def test_a_terminal_shows_a_table_and_a_file_plain_lines(space: Space) -> None:
             board.tell(record)
     assert any("trial_0001" in line and "stopped early" in line for line in said)
     assert any("trial_0002" in line and "failed" in line and "is nan" in line for line in said)
+
+
+def _finished(index: int, value: float, error: float | None = 7.2) -> Record:
+    metrics = {} if error is None else {"eval/knn_error": error, "eval/knn_queries": 40.0}
+    points = [
+        Point(step=step, position=24 * step, value=shown, metrics=metrics, order=9 * index + step)
+        for step, shown in ((0, 31.0), (4, value))
+    ]
+    return Record(name=f"trial_{index:04d}", index=index, parameters={}, state="finished", points=points)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([70.0, 66.0, 40.0], "1 of the 2 other finished trials lie within this noise"),
+        ([70.0, 40.0, 30.0], "the best of 3 finished trials is better than all others"),
+        ([70.0], "40 images give a kNN accuracy of ± 7.2 points"),
+    ],
+)
+def test_the_best_is_compared_with_the_noise_of_its_measurement(values: list[float], said: str) -> None:
+    records = [_finished(index, value) for index, value in enumerate(values)]
+    assert said in str(describe_noise(records, records[0], "eval/knn_top1"))
+    assert describe_noise(records, records[0], "eval/rankme") is None
+    assert untrained_value(records) == 31.0
+
+
+def test_noise_that_is_not_known_is_not_made_up() -> None:
+    records = [_finished(index, 50.0, error=None) for index in range(2)]
+    assert describe_noise(records, records[0], "eval/knn_top1") is None
+
+
+def test_the_page_names_the_untrained_encoder_and_the_noise(space: Space) -> None:
+    records = _records(space, 1)
+    records[0].points[-1].metrics.update({"eval/knn_error": 7.2, "eval/knn_queries": 40.0})
+    page = _page(records, space)
+    assert "The untrained encoder has 20." in page and "± 7.2 points" in page
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "optim.lr=log:0.021:0.19",
+        "method.encoder_momentum=1-log:0.9:0.9995",
+        "optim.momentum=uniform:0.111:0.999",
+        "method.queue_size=grid:80,160,320,640,1280,2560,5120,10240",
+    ],
+)
+def test_labels_of_a_panel_do_not_overlap(text: str, tmp_path: Path) -> None:
+    dimension = parse_space((text,), tiny_config("x", tmp_path))[0]
+    figure = Figure(figsize=(3.4, 2.9), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([_across(dimension, dimension.at(0.0)), _across(dimension, dimension.at(0.999))], [0, 1], "o")
+    _scale(axes, dimension)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+    boxes = sorted((box for box in boxes if box.width), key=lambda box: box.x0)
+    assert len(boxes) >= 2
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+def test_the_time_left_follows_from_what_was_done(space: Space) -> None:
+    said: list[str] = []
+    board = Board(space, "eval/knn_top1", 96, said.append, num_trials=4)
+    board.add([_finished(0, 50.0)])
+    record = _finished(1, 50.0)
+    record.parameters = draw(space, 0, 1)
+    board._since_s -= 600
+    board.tell(record)
+    assert said[0].endswith("about 20m 0s left")  # one trial took ten minutes, and two are left

@@ -1,0 +1,62 @@
+"""A run that has ended well, and what it left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from moco_ray.config import Config
+from moco_ray.data.storage import Storage
+from moco_ray.train.checkpoint import CheckpointStore
+from moco_ray.train.metrics import read_lines
+from moco_ray.train.plan import last_step
+
+_FILES = ("encoder.safetensors", "metrics.jsonl", "eval.jsonl")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """A finished run."""
+
+    folder: str
+    """The run's folder."""
+    encoder: str
+    """The encoder's file, for `moco_ray.load_encoder`."""
+    step: int
+    """Steps done in all."""
+    metrics: dict[str, float]
+    """Last values of all metrics."""
+
+
+def finished_run(config: Config, run: Storage, folder: str, num_rows: int, say: Say) -> RunResult | None:
+    """What a run left that has nothing more to do; None if it must go on, or has not yet written all it leaves.
+
+    Args:
+        config: Of the run.
+        run: Its folder.
+        folder: The same, for messages.
+        num_rows: Images that it trains on.
+        say: Prints a line for the user.
+    """
+    if not all(run.exists(run.join(name)) for name in _FILES):
+        return None
+    end = last_step(config, num_rows)
+    lines = read_lines(run.read_bytes(run.join("metrics.jsonl")))
+    evaluations = [json.loads(line) for line in run.read_bytes(run.join("eval.jsonl")).splitlines()]
+    is_whole = len(lines) == end and any(line["step"] == end for line in evaluations)
+    if not is_whole or CheckpointStore(storage=run).newest(say) != end:
+        return None
+    further = (
+        f"It ended at --run.max-steps {end}, before its {config.optim.epochs:g} epochs: a higher one goes on"
+        if end < config.optim.num_steps(num_rows)
+        else f"To train longer, begin another run (--run.name) with more than --optim.epochs {config.optim.epochs:g}, from "
+        f"this encoder if you like: --model.init {folder}/encoder.safetensors"
+    )
+    say(f"this run is finished: all of its {end:,} steps are done, and nothing is left to do. {further}")
+    say(f"done: {end:,} steps; results in {folder}")
+    values = {**lines[-1], **evaluations[-1]}
+    metrics = {name: float(value) for name, value in values.items() if "/" in name}
+    return RunResult(folder=folder, encoder=f"{folder}/encoder.safetensors", step=end, metrics=metrics)
