@@ -57,9 +57,9 @@ class Storage:
     """Of the URIs, "file" for local paths."""
     root: str
     """Path of the folder, as the file system writes it."""
-    options: StorageOptions
+    options: StorageOptions = field(default_factory=lambda: StorageOptions({}))
     """Access to it."""
-    prefix: str
+    prefix: str = ""
     """What stands before a path in its URI."""
     inner: Storage | None = None
     """The archive's file, or what a cache keeps copies of."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from moco_ray.data.storage import StorageOptions
-from moco_ray.data.uris import is_local, local_path
+from moco_ray.data.uris import BYTES, is_local, local_path
 from moco_ray.report.sinks import TensorBoardSink
 
 _FOLDER = "tensorboard"
@@ -17,7 +17,8 @@ class Curves:
     """Scalars for TensorBoard: written in place on a local disk, sent with each checkpoint to an object store."""
 
     def __init__(self, run_uri: str, options: StorageOptions, first_step: int) -> None:
-        self._is_local = is_local(run_uri)
+        # TensorBoard writes to names that are UTF-8 only.
+        self._is_local = is_local(run_uri) and not run_uri.startswith(BYTES)
         self._folder = (
             Path(local_path(run_uri)) / _FOLDER if self._is_local else Path(tempfile.mkdtemp(prefix="moco_ray_"))
         )

@@ -53,7 +53,7 @@ def after_a_while(work):
     return slow
 
 class Slow(LocalFileSystem):
-    ls, exists, rm_file = (after_a_while(getattr(LocalFileSystem, name)) for name in ("ls", "exists", "rm_file"))
+    ls, info, rm_file = (after_a_while(getattr(LocalFileSystem, name)) for name in ("ls", "info", "rm_file"))
     cat_file = after_a_while(LocalFileSystem.cat_file)
     pipe_file = after_a_while(lambda self, path, data: local_files.write_file(path, data))
 

@@ -69,6 +69,7 @@ def test_a_run_on_s3_equals_the_run_on_a_disk(images: Path, s3: S3Server, s3_ima
     np.testing.assert_allclose([line["train/loss"] for line in lines], losses(local), rtol=1e-12)
     assert moco_ray.load_encoder(result.folder) is not None
     assert moco_ray.load_encoder(result.encoder) is not None
+    assert moco_ray.load_preset(f"{result.folder}/config.json").data.uri == s3_images
     storage = Storage.open(result.folder, resolve_storage_options(result.folder, None))
     names = {name for name, _, _ in storage.list(storage.root)}
     assert {"config.json", "manifest.parquet", "metrics", "metrics.jsonl", "eval.jsonl", "tensorboard"} <= names
