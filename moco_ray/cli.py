@@ -61,7 +61,7 @@ def _pretrain(arguments: Sequence[str]) -> None:
         from moco_ray.train.pretrain import pretrain
 
         with Screen() as screen:
-            pretrain(parsed.config, say=screen, resume_command=_resume_command(given))
+            pretrain(parsed.config, say=screen, resume_command=_resume_command(given, parsed.config.run.name))
 
 
 def parse(arguments: Sequence[str]) -> Arguments:
@@ -124,9 +124,10 @@ def _check_method(given: Sequence[Given], default: Config) -> None:
     Raises:
         ValueError: There is such a flag.
     """
+    own = [flag.path for flag in flags_of(default.method)]
     for item in given:
         group, _, name = item.flag.path.partition(".")
-        if group != "method" or not name or hasattr(type(default.method)(), name):
+        if group != "method" or not name or name in own:
             continue
         others = [cls.name for cls in get_args(AnyMethod) if name in [flag.path for flag in flags_of(cls())]]
         raise ValueError(
@@ -135,9 +136,10 @@ def _check_method(given: Sequence[Given], default: Config) -> None:
         )
 
 
-def _resume_command(given: Sequence[Given]) -> str:
-    """The same command with the run's name, and without what may hold credentials."""
+def _resume_command(given: Sequence[Given], name: str | None) -> str:
+    """The same command with {name} for the run's name, and without what may hold credentials."""
     program = sys.argv[0] if sys.argv[0].endswith(_PROGRAM) else _PROGRAM
     command = command_line(program, again(given)).replace("{", "{{").replace("}", "}}")
     secret = any(item.flag.is_secret for item in given)
-    return f"{command} --run.name {{name}}" + (" (and the same storage options)" if secret else "")
+    flag = "--run.name=" if name is not None and name.startswith("-") else "--run.name "
+    return f"{command} {flag}{{name}}" + (" (and the same storage options)" if secret else "")

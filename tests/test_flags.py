@@ -10,7 +10,9 @@ import pytest
 
 from moco_ray.cli import parse
 from moco_ray.config import Config
-from moco_ray.presets import load_preset
+from moco_ray.presets import PRESETS, load_preset
+
+_V3 = [name for name in PRESETS if name.startswith("moco-v3")]
 
 
 def _value(config: Config, path: str) -> Any:
@@ -96,7 +98,7 @@ def test_values_are_taken_as_people_write_them(arguments: list[str], path: str, 
         (["--method.symmetric=maybe"], "--method.symmetric is 'maybe'; use true or false"),
         (["--run.max-steps", "many"], "--run.max-steps is 'many'; use a whole number or none"),
         # Presets.
-        (["--preset", "moco-v3"], "moco-v3-resnet50, moco-v3-vit-small, moco-v3-vit-base or moco-v3-vit-mini?"),
+        (["--preset", "moco-v3"], f"did you mean {', '.join(_V3[:-1])} or {_V3[-1]}?"),
         (["--preset", "MoCo_V2"], "did you mean moco-v2?"),
         (["--preset", "cifar"], "did you mean cifar10?"),
         (["--preset", "xyzzy"], "--preset 'xyzzy' is unknown; there are moco-v1, moco-v2"),

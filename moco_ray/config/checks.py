@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from moco_ray.config.config import Config
 
 _ENDLESS = ("checkpoint_every_s", "resize_every_s")  # never, but for other reasons
-_LARGEST_SEED = 2**64 - 1
 
 
 def check_workers(config: Config) -> None:
@@ -117,8 +116,8 @@ def check_numbers(config: Config) -> None:
         raise ValueError(f"optim.milestones are {config.optim.milestones}; use epochs, 0 or more")
     if not 0 <= config.data.max_bad_fraction <= 1:
         raise ValueError(f"data.max-bad-fraction is {config.data.max_bad_fraction}; use a share in [0, 1]")
-    if not 0 <= config.run.seed <= _LARGEST_SEED:
-        raise ValueError(f"run.seed is {config.run.seed}; use a whole number from 0 to {_LARGEST_SEED} (64 bits)")
+    if not -(2**63) <= config.run.seed < 2**64:  # as torch takes it
+        raise ValueError(f"run.seed is {config.run.seed}; use a whole number of 64 bits, such as 0")
     if config.eval.resize_px is not None and config.eval.resize_px < config.views.crop_px:
         raise ValueError(
             f"eval.resize-px {config.eval.resize_px} is smaller than the crop of {config.views.crop_px}; "

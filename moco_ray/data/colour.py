@@ -1,8 +1,10 @@
 """Colour jitter, grayscale, hue, blur and solarize on uint8 RGB arrays, following Pillow's results.
 
 Brightness, contrast, saturation and grayscale all have the form y = scale * x + luma_weight * luma(x) + offset, and
-so does any sequence of them: three numbers follow the sequence and one matrix product applies it. Differs: values
-are clipped and rounded once for a sequence and not after each operation (about half a grey level on average).
+so does any sequence of them: three numbers follow the sequence and one matrix product applies it. Only a factor above
+1 can leave 0..255, so what is pending is applied, and clipped, after each such operation and before the hue. Differs:
+values between are not rounded, and the hue's 8-bit circle is OpenCV's. From Pillow's results a view is 0.4 to 0.5
+grey levels away on average (v1: 0.6), 1 % of the values 3 or 4, the worst of 120 views 2; single values up to 20.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = 0, 1, 2, 3
 
 # ITU-R 601, as in Pillow's conversion to "L".
 _LUMA = (0.299, 0.587, 0.114)
-# Pillow's blends truncate where OpenCV rounds.
-_TRUNCATION = -0.5
+# Pillow's blends truncate where OpenCV rounds; what is whole stays, whatever the last bit of a product says.
+_TRUNCATION = -0.499
 
 
 def jitter(
@@ -46,23 +48,28 @@ def jitter(
     scale, luma, offset = (0.0, 1.0, 0.0) if gray_first else (1.0, 0.0, 0.0)
     for operation in order:
         factor = factors[operation]
-        if operation != HUE and factor == 1.0:
+        if operation in (SATURATION, HUE) and gray_first:
             continue
         if operation == HUE:
-            if gray_first or int(factor * 255) == 0:
+            if int(factor * 255) == 0:
                 continue
             image = shift_hue(_affine(image, scale, luma, offset), factor)
-            scale, luma, offset = 1.0, 0.0, 0.0
+        elif factor == 1.0:
+            continue
         elif operation == BRIGHTNESS:
             scale, luma, offset = factor * scale, factor * luma, factor * offset + _TRUNCATION
         elif operation == CONTRAST:
-            # The mean of what the image would be here, from the mean of what it is.
-            mean = min(max((scale + luma) * _mean_luma(image) + offset, 0.0), 255.0)
+            # The mean of what the image would be here, from the mean of what it is; whole, as Pillow's.
+            mean = math.floor(min(max((scale + luma) * _mean_luma(image) + offset, 0.0), 255.0) + 0.5)
             scale, luma = factor * scale, factor * luma
             offset = factor * offset + (1 - factor) * mean + _TRUNCATION
         else:
             luma = factor * luma + (1 - factor) * (scale + luma)
             scale, offset = factor * scale, offset + _TRUNCATION
+        if operation != HUE and factor > 1.0:
+            image = _affine(image, scale, luma, offset)
+        if operation == HUE or factor > 1.0:
+            scale, luma, offset = 1.0, 0.0, 0.0
     if gray_last:
         scale, luma = 0.0, scale + luma
     return _affine(image, scale, luma, offset)

@@ -9,13 +9,9 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
+from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from moco_ray.data.labels import counted, quoted
 from moco_ray.data.storage import Storage, split_uri
-
-IMAGE_EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .bmp .gif .webp .tif .tiff .ppm .pgm .pbm .pnm .tga .jp2 .j2k .jpx .avif".split()
-)
-"""Files that end so are pictures, in small letters or capitals; `decode` opens all of these formats."""
 
 _LISTING_THREADS = 16
 _SAY_EVERY_S = 2.0

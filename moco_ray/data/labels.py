@@ -134,13 +134,13 @@ def join_labels(uris: Sequence[str], labels: Sequence[Any]) -> tuple[list[str], 
         Images once each, in the order of their first row; their labels, none where rows contradict each other; and what to
         say of it.
     """
+    if len(set(uris)) == len(uris):
+        return list(uris), list(labels), []
     found: dict[str, list[Any]] = {}
     for uri, label in zip(uris, labels, strict=True):
         known = found.setdefault(uri, [])
         if not _is_missing(label) and label not in known:
             known.append(label)
-    if len(found) == len(uris):
-        return list(uris), list(labels), []
     notes = [f"{amount(len(uris) - len(found), 'row')} with an image that is named before: each image counts once"]
     if several := sum(len(known) > 1 for known in found.values()):
         notes.append(f"{amount(several, 'image')} with different labels in different rows: no label")

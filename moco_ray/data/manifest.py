@@ -82,7 +82,7 @@ class Manifest:
     def with_holdout(self, mask: NDArray[np.bool_]) -> Manifest:
         """The same images, of which training does not see those in the mask."""
         index = self.table.schema.get_field_index("is_holdout")
-        return replace(self, table=self.table.set_column(index, "is_holdout", pa.array(mask)))
+        return replace(self, table=self.table.set_column(index, "is_holdout", pa.array(mask)), known_as=None)
 
     @property
     def is_first_order(self) -> bool:

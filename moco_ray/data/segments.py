@@ -95,6 +95,8 @@ def ray_segment(
         limits = ExecutionResources.for_limits(object_store_memory=_STORE_FRACTION * store_bytes)
         dataset.context.execution_options.resource_limits = limits
     dataset.context.enable_progress_bars = False
+    # Readers ask for so small a part of a CPU that Ray takes their windows for a leak, and says so every 30 s.
+    dataset.context.issue_detectors_config.high_memory_detector_config.detection_time_interval_s = -1
     return dataset.streaming_split(num_ranks, equal=False)
 
 

@@ -2,7 +2,8 @@
 
 The transforms are torchvision's, drawn as torchvision draws them; what differs is how they are computed. Crops are
 array slices, the resize is torch's antialiased uint8 kernel, brightness, contrast, saturation and grayscale are
-one colour matrix on either side of the HSV hue step. The tests hold the result to Pillow's within a grey level.
+colour matrices that clip where Pillow's do. The tests hold the result to Pillow's: on photos 0.4 to 0.5 grey levels
+away on average (v1: 0.6), at most 3 or 4 in 99 % of the values, and up to 2 in the mean of a single view.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch.nn import functional
 
 from moco_ray.config.views import ViewsConfig as ViewsConfig
@@ -32,6 +34,8 @@ UInt8Array = NDArray[np.uint8]
 _RATIO_MIN, _RATIO_MAX = 3 / 4, 4 / 3
 _LOG_RATIO_MIN, _LOG_RATIO_MAX = math.log(_RATIO_MIN), math.log(_RATIO_MAX)
 _CROP_TRIES = 10
+# A centre view resizes the whole picture up to this ratio of its sides, and beyond it only the part that it shows.
+_MOST_RESIZED = 4
 _ORDERS = tuple(itertools.permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE)))
 
 
@@ -165,7 +169,9 @@ def center_view(image: UInt8Array, crop_px: int, resize_px: int) -> UInt8Array:
     # The longer side truncates and the crop's corner rounds, as in torchvision.
     height, width = resize_px * height // shorter, resize_px * width // shorter
     top, left = round((height - crop_px) / 2), round((width - crop_px) / 2)
-    return np.ascontiguousarray(_resize(image, height, width)[top : top + crop_px, left : left + crop_px])
+    if max(height, width) <= _MOST_RESIZED * resize_px:
+        return np.ascontiguousarray(_resize(image, height, width)[top : top + crop_px, left : left + crop_px])
+    return _resize_part(image, (height, width), (top, left), crop_px)
 
 
 def _draw_crop(height: int, width: int, area_min: float, uniform: Callable[[], float]) -> tuple[int, int, int, int]:
@@ -197,3 +203,23 @@ def _resize(image: UInt8Array, height: int, width: int) -> UInt8Array:
     x = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
     x = functional.interpolate(x, (height, width), mode="bilinear", antialias=True, align_corners=False)
     return np.ascontiguousarray(x[0].permute(1, 2, 0).numpy())
+
+
+def _resize_part(image: UInt8Array, size: tuple[int, int], corner: tuple[int, int], side: int) -> UInt8Array:
+    """Resize to `size` (height, width), but only the square of `side` px at `corner` (top, left) of the result.
+
+    Pillow's filter, which torch's follows, takes a part with fractions of pixels; what its support reaches is cut out
+    first, so that neither time nor memory depend on the longer side.
+    """
+    starts, spans, ends = [], [], []
+    for length, resized, first in zip(image.shape, size, corner, strict=False):
+        scale = length / resized
+        low, high = first * scale, (first + side) * scale
+        reach = math.ceil(max(scale, 1.0)) + 1
+        start, end = max(0, math.floor(low) - reach), min(length, math.ceil(high) + reach)
+        starts.append(start)
+        ends.append(end)
+        spans.append((low - start, min(high, length) - start))
+    part = Image.fromarray(np.ascontiguousarray(image[starts[0] : ends[0], starts[1] : ends[1]]))
+    (top, bottom), (left, right) = spans
+    return np.array(part.resize((side, side), Image.Resampling.BILINEAR, box=(left, top, right, bottom)))

@@ -44,6 +44,7 @@ def test_stopped_job_goes_on_when_submitted_again(cluster: Head, images: Path, t
     log = cluster.log("first")
     assert cluster.status("first") == "STOPPED", log
     assert "stopped; the command at the top resumes this run" in log, log
+    assert f"to resume it: ray job submit --working-dir . -- python jobs/pretrain.py --preset {preset}" in log, log
     assert not json.loads((run / "lease.json").read_text())["owner"] and not (run / "encoder.safetensors").exists()
     assert any(run.glob("checkpoint_*/COMMITTED"))
 

@@ -1,13 +1,15 @@
-"""What the tests of data share: one S3 server."""
+"""What the tests of data share: one S3 server, four pictures."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from moco_ray.data.storage import Storage, resolve_storage_options
+from tests.data.pictures import make_photos
 from tests.s3 import S3Server, s3_server
 
 
@@ -15,6 +17,11 @@ from tests.s3 import S3Server, s3_server
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with s3_server(tmp_path_factory.mktemp("s3")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[np.ndarray]:
+    return make_photos()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Decoding: Pillow's pixels, upright and RGB, and one exception for everything that is no image."""
+"""Decoding: upright RGB, and one exception with a reason for everything that is no image."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import struct
 import zlib
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -98,9 +99,22 @@ def test_broken_exif_does_not_hide_the_image() -> None:
     assert (decode(data) == decode(plain)).all()
 
 
-def test_alpha_is_dropped_and_colours_under_it_kept() -> None:
+def test_an_alpha_that_was_never_set_leaves_the_colours() -> None:
     rgba = np.dstack([photo(), np.zeros((37, 53), np.uint8)])
     assert (decode(encoded(Image.fromarray(rgba), "PNG")) == photo()).all()
+    assert (decode(encoded(Image.new("RGBA", (9, 9)), "PNG")) == 255).all()
+
+
+@pytest.mark.parametrize("level", [0, 128, 250, 255])
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP", "TIFF"])
+def test_a_drawing_in_the_alpha_channel_alone_is_seen(level: int, image_format: str) -> None:
+    """Black and grey icons stand on white, white ones on black."""
+    rgba = np.full((16, 16, 4), level, np.uint8)
+    rgba[..., 3] = np.kron(np.eye(4), np.ones((4, 4))) * 255
+    options: dict[str, Any] = {"lossless": True, "exact": True} if image_format == "WEBP" else {}
+    pixels = decode(encoded(Image.fromarray(rgba), image_format, **options))
+    ground = 0 if level >= 240 else 255
+    assert (pixels == np.where(rgba[..., 3:] == 255, level, ground)).all()
 
 
 @pytest.mark.parametrize("image_format", ["GIF", "PNG", "WEBP"])
@@ -149,16 +163,28 @@ def _png_claiming(width: int, height: int) -> bytes:
     ("data", "reason"),
     [
         (b"", "empty"),
-        (b"hello", "not an image"),
-        (b"\xff\xd8\xff", "not an image"),
-        (b"<html>404</html>" * 50, "not an image"),
+        (b"hello", "not an image of a known format: text that begins 'hello'"),
+        (b"\xff\xd8\xff", "JPEG does not decode"),
+        (b"\xff\xd8", "first bytes of a JPEG"),
+        (b"<html>404</html>" * 50, "an HTML page"),
         (encoded(RGB, "JPEG")[:-40], "truncated"),
         (encoded(RGB, "PNG")[:300], "truncated"),
-        (_png_claiming(200_000, 200_000), "bomb"),
+        (_png_claiming(200_000, 200_000), "max-pixels"),
         (_png_claiming(5_000, 5_000), "max-pixels"),
         (encoded(Image.new("RGB", (1001, 1000)), "JPEG"), "max-pixels"),
     ],
-    ids=["empty", "text", "magic only", "html", "half a jpeg", "half a png", "bomb", "large png", "large jpeg"],
+    ids=[
+        "empty",
+        "text",
+        "magic only",
+        "half a magic",
+        "html",
+        "half a jpeg",
+        "half a png",
+        "bomb",
+        "large png",
+        "large jpeg",
+    ],
 )
 def test_bad_bytes_give_a_short_reason(data: bytes, reason: str) -> None:
     with pytest.raises(BadImage, match=reason) as caught:
@@ -183,3 +209,23 @@ def test_nothing_but_bad_image_escapes_on_damaged_bytes(image_format: str) -> No
                 damaged[int(at)] = int(generator.integers(256))
         with contextlib.suppress(BadImage):
             decode(bytes(damaged))
+
+
+def test_nothing_but_bad_image_escapes_where_headers_lie() -> None:
+    generator = np.random.default_rng(1)
+    deep = np.dstack([photo(16, 20)] * 2).astype(np.uint16)[..., :4]
+    files = [
+        encoded(Image.fromarray(photo(16, 20)), "TIFF", compression="tiff_lzw"),
+        encoded(Image.fromarray(photo(16, 20)[..., 0].astype(np.int32)), "TIFF"),
+        cv2.imencode(".png", deep)[1].tobytes(),
+        encoded(Image.fromarray(photo(16, 20)), "JPEG2000"),
+        encoded(Image.fromarray(photo(16, 20)), "PPM"),
+        encoded(Image.fromarray(photo(16, 20)), "TGA"),
+    ]
+    for data in files:
+        for _ in range(150):
+            damaged = bytearray(data)
+            for at in generator.integers(0, min(len(data), 220), int(generator.integers(1, 5))):
+                damaged[int(at)] = int(generator.choice([0, 1, 2, 255, int(generator.integers(256))]))
+            with contextlib.suppress(BadImage):
+                decode(bytes(damaged), max_pixels=100_000)

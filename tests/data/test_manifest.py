@@ -165,3 +165,26 @@ def test_chunks_are_at_most_32_train_rows_of_one_row_group() -> None:
 def test_a_manifest_with_every_row_held_out_has_no_chunks() -> None:
     manifest = small_manifest(["/a"]).with_holdout(np.array([True]))
     assert len(manifest.train_rows()) == 0 and manifest.chunk_starts() is None
+
+
+def test_moved_images_keep_their_digest_and_others_do_not(folder: Storage) -> None:
+    manifest = small_manifest(["/a", "/b"])
+    moved = manifest.moved(pa.array(["/x/a", "/x/b"]))
+    assert moved.digest == manifest.digest != small_manifest(["/x/a", "/x/b"]).digest
+    assert moved.uri(1) == "/x/b" and moved.moved(pa.array(["/y/a", "/y/b"])).digest == manifest.digest
+    assert moved.with_holdout(np.array([True, False])).digest != manifest.digest
+    later = small_manifest(["/x/a"]).succeeding(moved)
+    last = small_manifest(["/x/c"]).succeeding(later)
+    assert last.former_digests == (later.digest, manifest.digest)
+    last.write(folder, folder.join("manifest.parquet"))
+    moved.write(folder, folder.join("moved.parquet"))
+    again = [Manifest.read(folder, folder.join(f"{name}.parquet")) for name in ("manifest", "moved")]
+    assert again[0].former_digests == last.former_digests and again[0].digest == last.digest
+    assert again[1].digest == manifest.digest and again[1].uri(0) == "/x/a"
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"no Parquet"])
+def test_a_damaged_manifest_is_named(content: bytes, folder: Storage) -> None:
+    folder.write_bytes(folder.join("manifest.parquet"), content)
+    with pytest.raises(ValueError, match=r"manifest\.parquet is damaged"):
+        Manifest.read(folder, folder.join("manifest.parquet"))

@@ -227,9 +227,9 @@ def test_bad_rows_are_told_once_by_the_rank_that_holds_them(tmp_path: Path) -> N
         for bad in loaded.bad
     ]
     rows = source.order.rows(np.arange(LAST * 12))
-    expected = [(5, "not an image of a known format")] * int((rows == 5).sum()) + [(6, "empty file")] * int(
-        (rows == 6).sum()
-    )
+    expected = [(5, "not an image of a known format: text that begins 'no image'")] * int((rows == 5).sum()) + [
+        (6, "empty file")
+    ] * int((rows == 6).sum())
     assert sorted(told) == expected
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,45 +13,17 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageFilter
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as TF
 
 from moco_ray.config.views import ViewsConfig, cifar_views, v1_views, v2_views
+from moco_ray.data import views
 from moco_ray.data.colour import blur
 from moco_ray.data.views import ViewDraw, apply_view, center_view, draw_view, make_view
+from tests.data.pictures import pillow_view
 
 PLAIN = ViewsConfig(jitter_p=0, grayscale_p=0, blur_p=(0, 0), flip_p=0)
-
-
-@pytest.fixture(scope="module")
-def photos() -> list[np.ndarray]:
-    """Four pictures of 375 x 500 with structure of all sizes, the contrast of photos, and some noise."""
-    random = np.random.default_rng(0)
-    pictures = []
-    for _ in range(4):
-        pixels = np.full((375, 500, 3), 128.0)
-        for sigma, strength in ((2, 70), (8, 280), (40, 1600), (90, 4500)):
-            pixels += strength * cv2.GaussianBlur(random.normal(size=pixels.shape), (0, 0), sigma)
-        pictures.append(np.clip(pixels + random.normal(scale=3, size=(375, 500, 1)), 0, 255).astype(np.uint8))
-    return pictures
-
-
-def pillow_view(image: np.ndarray, draw: ViewDraw, config: ViewsConfig) -> np.ndarray:
-    """What the reference's torchvision transforms make of the same draw."""
-    operations = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
-    x = TF.resized_crop(Image.fromarray(image), *draw.crop, [config.crop_px, config.crop_px])
-    if draw.is_gray and config.grayscale_first:
-        x = TF.to_grayscale(x, 3)
-    for operation in draw.jitter_order:
-        x = operations[operation](x, draw.jitter_factors[operation])
-    if draw.is_gray and not config.grayscale_first:
-        x = TF.to_grayscale(x, 3)
-    if draw.blur_sigma:
-        x = x.filter(ImageFilter.GaussianBlur(draw.blur_sigma))
-    if draw.is_solarized:
-        x = ImageOps.solarize(x)
-    return np.asarray(TF.hflip(x) if draw.is_flipped else x)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +219,37 @@ def test_center_view_is_torchvisions_resize_and_center_crop(
     view = center_view(image, crop_px, resize_px)
     assert view.shape == expected.shape
     assert np.abs(view.astype(int) - expected).mean() < 0.3
+
+
+@pytest.mark.parametrize(("height", "width"), [(90, 400), (400, 90), (375, 500), (20, 31), (300, 1300), (33, 640)])
+@pytest.mark.parametrize(("crop_px", "resize_px"), [(96, 110), (32, 32), (224, 256)])
+def test_cropping_before_the_resize_shows_what_cropping_after_it_showed(
+    photos: list[np.ndarray], height: int, width: int, crop_px: int, resize_px: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = cv2.resize(photos[2], (width, height), interpolation=cv2.INTER_AREA)
+    monkeypatch.setattr(views, "_MOST_RESIZED", 1000)
+    after = center_view(image, crop_px, resize_px).astype(int)
+    monkeypatch.setattr(views, "_MOST_RESIZED", 0)
+    before = center_view(image, crop_px, resize_px)
+    assert before.shape == after.shape and before.flags.c_contiguous
+    assert np.abs(before - after).max() <= 1 and np.abs(before - after).mean() < 0.1
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 20_000), (20_000, 1), (3, 30_000), (2, 9_000_000), (500, 60_000)])
+def test_the_cost_of_a_view_does_not_depend_on_the_longer_side(height: int, width: int) -> None:
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, ::7] = 200
+    config = v2_views()
+    tracemalloc.start()
+    start = time.perf_counter()
+    try:
+        evaluated = center_view(image, 224, 256)
+        trained = [make_view(image, config, seed=0, position=i, view=0) for i in range(3)]
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert all(view.shape == (224, 224, 3) for view in (evaluated, *trained))
+    assert time.perf_counter() - start < 1.5 and peak_bytes < 30_000_000
 
 
 def test_center_view_refuses_a_crop_larger_than_the_image() -> None:

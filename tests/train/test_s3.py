@@ -161,3 +161,44 @@ def ray_without_credentials() -> Iterator[str]:
     finally:
         head.kill()
         head.wait()
+
+
+def test_objects_that_are_gone_or_refused_alone_are_bad_images_and_a_moved_bucket_goes_on(
+    images: Path, s3: S3Server, tmp_path: Path
+) -> None:
+    """Also of a list, of which nothing is known before; the images are copied to another prefix in mid-run."""
+    here, there = (
+        Storage.open(uri, resolve_storage_options(uri, None))
+        for uri in (f"s3://{s3.bucket}/{name}" for name in ("here", "there"))
+    )
+    paths = sorted(images.glob("*/*.png"))[::4]
+    for folder in (here, there):
+        for path in paths:
+            folder.write_bytes(folder.join(path.parent.name, path.name), path.read_bytes())
+    config = tiny_config(here.uri(here.root), tmp_path, name="gone", max_steps=1)
+    config = replace(config, data=replace(config.data, max_bad_fraction=0.3))
+    config = replace(config, eval=replace(config.eval, max_queries=4, max_bank=4))
+    folder = Path(pretrain(config, say=_quiet).folder)
+    for path in paths[::8]:
+        here.delete(here.join(path.parent.name, path.name))
+    pretrain(replace(config, run=replace(config.run, max_steps=4)), say=_quiet)
+    bad = (folder / "bad_images.jsonl").read_text().splitlines()
+    assert 1 <= len(bad) <= len(paths[::8]) and all("there is no such file or folder" in line for line in bad)
+    moved = replace(
+        config, data=replace(config.data, uri=f"{there.uri(there.root)}/"), run=replace(config.run, max_steps=5)
+    )
+    said: list[str] = []
+    assert pretrain(moved, say=said.append).step == 5
+    assert any("lie in s3://" in line for line in said)
+    names = [f"{here.uri(here.join(path.parent.name, path.name))}\n" for path in paths]
+    (tmp_path / "list.csv").write_text("uri\n" + "".join(names))
+    listed = replace(
+        config,
+        data=replace(config.data, uri=str(tmp_path / "list.csv")),
+        run=replace(config.run, name="list", max_steps=3),
+    )
+    folder = Path(pretrain(listed, say=_quiet).folder)
+    assert len((folder / "bad_images.jsonl").read_text().splitlines()) == len(paths[::8])
+    here.delete(here.root)
+    with pytest.raises(ValueError, match=r"there is no such file.*none of the \d+ others"):
+        pretrain(replace(listed, run=replace(listed.run, max_steps=4)), say=_quiet)

@@ -1,0 +1,116 @@
+"""JPEG: through libjpeg-turbo; four-coloured files, and those it only warns of, through Pillow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import simplejpeg
+from PIL.JpegImagePlugin import JpegImageFile
+
+from moco_ray.data.formats.bad_image import BadImage
+from moco_ray.data.formats.orientation import find_orientation
+from moco_ray.data.formats.pillow import decode_with, image_to_rgb
+from moco_ray.data.formats.samples import UInt8Array, check_size, turn
+
+MAGIC = b"\xff\xd8\xff"
+
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+_END = b"\xff\xd9"
+_SCAN = b"\xff\xda"
+# libjpeg-turbo's own advice is to refuse more than 500; encoders write about 10.
+_MAX_SCANS = 100
+_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+# Warnings after which pixels were made up. Others, such as stray bytes before a marker, harm nothing.
+_DAMAGE = ("premature end", "Premature end", "bad Huffman code", "bad arithmetic code", "instead of RST")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    frame: int = 0
+    bits: int = 8
+    height: int = 0
+    width: int = 0
+    num_components: int = 0
+    orientation: int = 1
+    end: int = 0
+    """Where the frame's header ends."""
+
+
+def decode_jpeg(data: bytes, max_pixels: int) -> UInt8Array:
+    """Decode a JPEG. One that lacks only its end marker is whole.
+
+    Raises:
+        BadImage: If the file is truncated, too large, damaged or of a kind that is not read.
+    """
+    header = _read_header(data)
+    if header.frame:
+        if header.bits != 8:
+            raise BadImage(f"JPEG of {header.bits} bits; convert it to PNG or TIFF")
+        check_size(header.width, header.height, max_pixels)
+        if header.frame in _PROGRESSIVE and data.count(_SCAN) > _MAX_SCANS:
+            raise BadImage(f"JPEG of {data.count(_SCAN)} scans; more than {_MAX_SCANS} are refused")
+    pixels, problem = _turbo(data, header)
+    if pixels is None and "Premature end of JPEG file" in problem and _END not in data[-2:]:
+        data += _END
+        pixels, problem = _turbo(data, header)
+        if problem or (header.frame in _PROGRESSIVE and not _has_all_scans(data, header)):
+            raise BadImage("JPEG is truncated")
+    if any(words in problem for words in _DAMAGE):
+        raise BadImage(f"JPEG is damaged or truncated ({problem})")
+    if pixels is not None:
+        return turn(pixels, header.orientation)
+    return decode_with(JpegImageFile, data, max_pixels, to_rgb=image_to_rgb)
+
+
+def _turbo(data: bytes, header: _Header) -> tuple[UInt8Array | None, str]:
+    """Decode a JPEG of any colours; what libjpeg-turbo minds is no picture but words, and Pillow may forgive it."""
+    try:
+        _, _, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours in ("YCbCr", "RGB", "Gray"):
+            return simplejpeg.decode_jpeg(data, "RGB"), ""
+        if header.num_components == 4:
+            simplejpeg.decode_jpeg(data, "CMYK")
+    except (ValueError, RuntimeError) as error:
+        return None, str(error)
+    return None, ""
+
+
+def _has_all_scans(data: bytes, header: _Header) -> bool:
+    """Whether the scans of a progressive JPEG reach the last bit of every coefficient of every component."""
+    missing: dict[tuple[int, int], int] = {}
+    at = header.end
+    while (at := data.find(_SCAN, at)) >= 0:
+        count = data[at + 4]
+        first, last, bits = data[at + 5 + 2 * count : at + 8 + 2 * count]
+        for component in data[at + 5 : at + 5 + 2 * count : 2]:
+            missing |= {(component, coefficient): bits & 15 for coefficient in range(first, min(last, 63) + 1)}
+        at += 2
+    return len(missing) == 64 * header.num_components and not any(missing.values())
+
+
+def _read_header(data: bytes) -> _Header:
+    """Read a JPEG's markers up to its frame's header; APP1 holds EXIF or XMP."""
+    at, exif, xmp = 2, b"", b""
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xFF:  # padding
+            at += 1
+            continue
+        if marker == 0xE1:
+            body = data[at + 4 : at + 2 + length]
+            exif = exif or (body if body.startswith(b"Exif\0\0") else b"")
+            xmp = xmp or (body if body.startswith(_XMP) else b"")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return _Header(
+                frame=marker,
+                bits=data[at + 4],
+                height=int.from_bytes(data[at + 5 : at + 7], "big"),
+                width=int.from_bytes(data[at + 7 : at + 9], "big"),
+                num_components=data[at + 9] if at + 9 < len(data) else 0,
+                orientation=find_orientation(exif, xmp),
+                end=at + 2 + length,
+            )
+        if marker == 0xDA:
+            break
+        at += 2 + length
+    return _Header()  # the decoders will say what is wrong

@@ -1,0 +1,93 @@
+"""The command that a run says resumes it, as a shell takes it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from moco_ray.cli import main, parse
+from moco_ray.command import again, command_line
+from moco_ray.sweep.cli import split
+
+
+def _said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The command in the line of a run that begins, and then finds no images."""
+    assert main(arguments) == 2
+    lines = [line for line in capsys.readouterr().out.splitlines() if "; to resume it: " in line]
+    assert len(lines) == 1
+    return lines[0].split("; to resume it: ")[1]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--run.name", "my run"],
+        ["--run.name", "it's 100 % {new}; $HOME"],
+        ["--run.name", "plain", "--views.jitter", "0.4,0.4,0.2,0.1", "--method.symmetric", "--optim.lr", "=", "0.1"],
+        ["--run.name=-dash", "--data.label-column=-label", "--views.no-grayscale-first"],
+        ["--method", "simclr", "--method.temperature", "0.2", "--run.max-steps", "none"],
+    ],
+)
+def test_the_command_makes_the_same_run_in_a_shell(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = tmp_path / "no images"
+    base = ["--preset", "smoke", "--run.num-workers", "0", "--run.storage-path", str(tmp_path / "runs")]
+    arguments = [*base, "--data.uri", str(uri), *flags]
+    words = shlex.split(_said(arguments, capsys))
+    assert words[:2] == ["python", "jobs/pretrain.py"]
+    config, resumed = parse(arguments).config, parse(words[2:]).config
+    name = config.run.name or resumed.run.name
+    assert name and resumed == replace(config, run=replace(config.run, name=name))
+
+
+def test_the_command_holds_no_secret(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--preset",
+        "smoke",
+        "--run.num-workers",
+        "0",
+        "--data.uri",
+        str(tmp_path / "nowhere"),
+        "--run.name",
+        "a",
+    ]
+    options = '{"key": "the-secret"}'
+    command = _said([*arguments, f"--data.storage-options={options}", "--run.storage_options", options], capsys)
+    assert "the-secret" not in command and command.endswith(" --run.name a (and the same storage options)")
+
+
+def test_what_belongs_to_one_start_alone_is_left_out() -> None:
+    given = split("--preset small --dry-run --run.name n --num-samples 3 --optim.lr=-1".split())[1]
+    assert again(given) == ["--preset", "small", "--optim.lr=-1"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "command"),
+    [
+        ({}, "ray job submit -- python jobs/pretrain.py --run.name 'my run'"),
+        (
+            {"working_dir": "gcs://_ray_pkg_1.zip", "env_vars": {"A": "b"}},
+            "ray job submit --working-dir . -- python jobs/pretrain.py --run.name 'my run'",
+        ),
+        (
+            {"working_dir": "gcs://_ray_pkg_1.zip", "pip": {"packages": ["timm"]}},
+            "ray job submit --working-dir . --runtime-env deploy/runtime_env.yaml -- python jobs/pretrain.py --run.name 'my run'",
+        ),
+    ],
+)
+def test_a_submitted_run_is_submitted_again(
+    environment: dict[str, object], command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray's job supervisor tells the command that it starts; tests/cluster/test_jobs.py has a real one."""
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": environment, "metadata": {}}))
+    assert command_line("jobs/pretrain.py", ["--run.name", "my run"]) == command
+
+
+def test_a_name_that_no_terminal_can_show_is_no_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["--preset", "smoke", "--run.num-workers", "0", "--data.uri", f"{tmp_path}/\udce9", "--dry-run"]) == 2
+    assert f"images {tmp_path}/\\udce9" in capfd.readouterr().out
