@@ -99,7 +99,10 @@ def parse_given(given: Sequence[Given]) -> Arguments:
     if own.get("list_presets"):
         print(preset_list())
         raise SystemExit(0)
-    default = load_preset(own.get("preset", _DEFAULT_PRESET))
+    access = {item.flag.path: item.value for item in given if item.flag.is_secret}
+    default = load_preset(
+        own.get("preset", _DEFAULT_PRESET), access.get("run.storage_options") or access.get("data.storage_options")
+    )
     method = own.get("method", default.method.name)
     if method != default.method.name:
         default = replace(default, method=method_class(method)())

@@ -39,7 +39,7 @@ def demo_config(images: Path, storage_path: str) -> Config:
 def demo(storage_path: str = "runs", *, say: Callable[[str], None] = print) -> None:
     """Write the digits, pretrain on them without their labels, and say how kNN did before and after."""
     say("writing 5,000 handwritten digits as PNG files")
-    images = write_digits(Path(storage_path) / "digits")
+    images = write_digits(Path(storage_path).expanduser() / "digits")
     result = pretrain(demo_config(images.resolve(), storage_path), say=say)
     lines = [json.loads(line) for line in (Path(result.folder) / "eval.jsonl").read_text().splitlines()]
     before, after, error = lines[0]["eval/knn_top1"], lines[-1]["eval/knn_top1"], lines[-1]["eval/knn_error"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from moco_ray.config.methods.moco_v3 import MoCoV3Config
 from moco_ray.config.methods.simclr import SimCLRConfig
 from moco_ray.config.model import ModelConfig
 from moco_ray.config.optim import OptimConfig
+from moco_ray.config.paths import as_uri
 from moco_ray.config.run import RunConfig
 from moco_ray.config.views import cifar_views, simclr_views, v1_views, v2_views, v3_views
 
@@ -248,19 +250,21 @@ def preset_list() -> str:
     return "\n".join(["Presets (--preset NAME, or --preset and the path of a run's config.json):", *lines])
 
 
-def load_preset(name: str) -> Config:
+def load_preset(name: str | os.PathLike[str], storage_options: str | None = None) -> Config:
     """Make the configuration of a preset, or read that of a run from its config.json.
+
+    Args:
+        name: Of a preset, or the path or URL of a config.json (or of a sweep's best.json).
+        storage_options: Access to a URL: a JSON object of fsspec options or a file with one. None: the AWS environment.
 
     Raises:
         ValueError: There is no such preset and no such file.
     """
+    name = str(as_uri("preset", name))
     if name in PRESETS:
         return PRESETS[name]()
-    if name.endswith(".json"):
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise ValueError(f"--preset {name}: there is no such file")
-        config = from_json(_text(path, name), f"--preset {name}")
+    if "://" in name or name.endswith(".json"):
+        config = from_json(_text(name, storage_options), f"--preset {name}")
         return replace(config, run=replace(config.run, name=None))  # another run, not that one resumed
     close = _resembling(name)
     meant = (
@@ -287,8 +291,18 @@ def _plain(name: str) -> str:
     return "".join(character for character in name.lower() if character.isalnum())
 
 
-def _text(path: Path, name: str) -> str:
+def _text(uri: str, storage_options: str | None) -> str:
+    from moco_ray.data.storage import Missing, Storage, resolve_storage_options  # it takes a while
+    from moco_ray.data.storage_checks import check_access
+
     try:
-        return path.read_text("utf-8-sig")
+        options = resolve_storage_options(uri, storage_options)
+        check_access(uri, options)
+        storage = Storage.open(uri, options)
+        return storage.read_bytes(storage.root).decode("utf-8-sig")
+    except Missing:
+        raise ValueError(f"--preset {uri}: there is no such file") from None
     except UnicodeDecodeError as error:
-        raise ValueError(f"--preset {name} is no text (byte {error.start} is no UTF-8)") from None
+        raise ValueError(f"--preset {uri} is no text (byte {error.start} is no UTF-8)") from None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"--preset: {error}") from error

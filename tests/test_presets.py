@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,12 @@ import numpy as np
 import pytest
 
 from moco_ray.cli import main
+from moco_ray.config import from_json, to_json
+from moco_ray.data.sources import DataConfig
 from moco_ray.evaluate.against_chance import default_neighbours
 from moco_ray.presets import PRESETS, load_preset
+from moco_ray.train.run_config import RunConfig
+from tests.web import web_server
 
 
 def test_moco_v2_is_the_papers_recipe() -> None:
@@ -156,3 +161,60 @@ def test_small_sizes_its_queue_from_the_data() -> None:
 
     sizes = {n: decide(load_preset("small"), n).method.queue_size for n in (200, 1813, 10_000, 1_000_000)}
     assert sizes == {200: 128, 1813: 896, 10_000: 4992, 1_000_000: 65536}
+
+
+def _saved(folder: Path) -> Path:
+    config = replace(load_preset("small"), data=DataConfig(uri="/data/x"), run=RunConfig(name="old"))
+    (folder / "best.json").write_text(to_json(config))
+    return folder / "best.json"
+
+
+def test_a_configuration_is_read_from_a_path_a_file_url_and_the_web(tmp_path: Path) -> None:
+    path = _saved(tmp_path)
+    with web_server(tmp_path) as address:
+        for name in (str(path), path, f"file://{path}", f"{address}/best.json", f"{address}/best.json?signed=1"):
+            config = load_preset(name)
+            assert (config.preset, config.data.uri, config.run.name) == ("small", "/data/x", None)
+        with pytest.raises(ValueError, match=r"--preset http.*nothing\.json: there is no such file"):
+            load_preset(f"{address}/nothing.json")
+    with pytest.raises(ValueError, match=r"--preset .*nothing\.json: there is no such file"):
+        load_preset(tmp_path / "nothing.json")
+
+
+def test_a_preset_behind_a_url_that_does_not_answer_is_named_soon() -> None:
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=r"--preset .*no-such-host\.invalid"):
+        load_preset("http://no-such-host.invalid/best.json")
+    assert time.monotonic() - start < 20
+
+
+def test_paths_of_pathlib_are_text_wherever_a_configuration_takes_them(tmp_path: Path) -> None:
+    base = load_preset("smoke")
+    config = replace(
+        base,
+        data=replace(base.data, uri=tmp_path / "images", storage_options=tmp_path / "options.json"),
+        eval=replace(base.eval, uri=tmp_path / "test"),
+        model=replace(base.model, init=tmp_path / "encoder.safetensors"),
+        run=replace(base.run, storage_path=tmp_path / "runs", storage_options=tmp_path / "options.json"),
+    )
+    assert config.data.uri == f"{tmp_path}/images" and config.run.storage_path == f"{tmp_path}/runs"
+    assert config.eval.uri == f"{tmp_path}/test" and config.model.init == f"{tmp_path}/encoder.safetensors"
+    again = from_json(to_json(config))
+    assert again.data.uri == config.data.uri and again.model == config.model
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(Path("s3://bucket/x"), "one slash of two"), (5, "5, a int"), (b"/data", "a bytes"), (["a"], "a list")],
+)
+def test_what_is_neither_text_nor_a_path_is_one_message(value: object, message: str) -> None:
+    base = load_preset("smoke")
+    with pytest.raises(ValueError, match=rf"data\.uri is .*{message}"):
+        replace(base, data=replace(base.data, uri=value))  # type: ignore[arg-type]
+
+
+def test_options_that_are_no_text_are_not_shown() -> None:
+    base = load_preset("smoke")
+    with pytest.raises(ValueError, match=r"data\.storage-options is a dict") as caught:
+        replace(base, data=replace(base.data, storage_options={"secret": "hush"}))  # type: ignore[arg-type]
+    assert "hush" not in str(caught.value)

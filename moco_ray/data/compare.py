@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.storage import split_uri
+from moco_ray.data.uris import base_of, is_local, local_path
 
 _SHOWN = 5
 
@@ -83,19 +83,17 @@ def is_same_place(old: Manifest, old_uri: str, new_uri: str) -> bool:
     if _place(old_uri) != _place(new_uri):
         return False
     first = str(old.table["uri"][0].as_py())
-    return first.startswith(_folders(new_uri)) or "://" in first or os.path.exists(first)
+    return first.startswith(_folders(new_uri)) or not is_local(first) or os.path.exists(local_path(first))
 
 
-def _place(uri: str) -> tuple[str, str]:
-    """Protocol and path, in one spelling."""
-    protocol, path = split_uri(uri)
-    return protocol.replace("s3a", "s3"), os.path.realpath(path) if protocol == "file" else path.rstrip("/")
+def _place(uri: str) -> str:
+    """A URI in one spelling."""
+    return os.path.realpath(local_path(uri)) if is_local(uri) else base_of(uri).replace("s3a://", "s3://")
 
 
 def _folders(uri: str) -> tuple[str, ...]:
     """What the URIs of images begin with that were listed from a folder, a list, or one file of this URI."""
-    protocol, path = split_uri(uri)
-    root = path.rstrip("/") if protocol == "file" else f"{protocol}://{path.rstrip('/')}"
+    root = base_of(uri)
     return (f"{root}/", f"{root.rsplit('/', 1)[0]}/")
 
 
@@ -107,7 +105,7 @@ def _roots(manifest: Manifest, uri: str) -> list[str]:
     common = "/".join(part for part, _ in shared) + "/"
     roots = [folder for folder in _folders(uri) if common.startswith(folder)][:1]
     tail = f"/{os.path.normpath(uri)}/"
-    if not roots and "://" not in uri and tail in common:  # relative to a folder that this process is not in
+    if not roots and is_local(uri) and tail in common:  # relative to a folder that this process is not in
         roots = [common[: common.index(tail) + len(tail)]]
     return list(dict.fromkeys([*roots, common]))
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 
 from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
 from moco_ray.data.labels import counted, quoted
-from moco_ray.data.storage import Storage, split_uri
+from moco_ray.data.storage import Storage
+from moco_ray.data.storage_checks import check_bucket
+from moco_ray.data.uris import HTTP, base_of, is_local, local_path
 
 _LISTING_THREADS = 16
 _SAY_EVERY_S = 2.0
@@ -94,8 +96,13 @@ def list_folder(storage: Storage, uri: str, leave_out: Collection[str], progress
                 )
     if not listing.files and not listing.results and not listing.hidden:
         if not storage.exists(storage.root):
-            storage.check_bucket()
+            check_bucket(storage)
             raise ValueError(f"{uri} does not exist; check the path")
+        if storage.protocol in HTTP:
+            raise ValueError(
+                f"{uri} links to no files: http has no folders, only pages that may list some; name a .csv or .parquet list "
+                "of URLs instead"
+            )
         raise ValueError(f"{uri} is empty: there is no file in it")
     listing.files.sort(key=lambda file: file.path)
     return listing
@@ -126,8 +133,7 @@ def _list_one(storage: Storage, folder: str) -> tuple[str, list[tuple[str, int, 
 
 def _absolute(uri: str) -> str:
     """The same for all ways to write a place."""
-    protocol, path = split_uri(uri)
-    return os.path.realpath(path) if protocol == "file" else f"{protocol.replace('s3a', 's3')}://{path.rstrip('/')}"
+    return os.path.realpath(local_path(uri)) if is_local(uri) else base_of(uri).replace("s3a://", "s3://")
 
 
 def same_place(uri: str, other: str) -> bool:
@@ -141,6 +147,7 @@ def _below(storage: Storage, path: str) -> str:
 
 def extension_of(path: str) -> str:
     """The extension in small letters, "" without one."""
+    path = path.split("?", 1)[0] if "://" in path else path  # of a URL, without its query
     return os.path.splitext(path.rsplit("/", 1)[-1])[1].lower()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from moco_ray.data import local_files
 from moco_ray.data.manifest import Manifest
+from moco_ray.data.uris import is_local, plain_path
 
 _LOOKED_AT = 100_000  # local files: some seconds
 _THREADS, _SHARE = 16, 1000
@@ -24,13 +25,13 @@ def known_bad(manifest: Manifest) -> dict[int, str]:
     if manifest.kind != "files" or not len(manifest):
         return {}
     sizes = manifest.table["num_bytes"].to_numpy()
-    if "://" in manifest.table["uri"][0].as_py():
+    if not is_local(manifest.first_uri):
         return {int(row): "empty file" for row in np.flatnonzero(sizes == 0)}
     rows = np.union1d(np.arange(min(len(sizes), _LOOKED_AT)), np.flatnonzero(sizes == 0))
 
     def look(start: int) -> list[tuple[int, str | None]]:
         share = rows[start : start + _SHARE]
-        paths = manifest.table["uri"].take(share).to_pylist()
+        paths = [plain_path(uri) for uri in manifest.table["uri"].take(share).to_pylist()]
         return [(int(row), local_files.why_unreadable(path)) for row, path in zip(share, paths, strict=True)]
 
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moco_ray.data.uris import shown
+
 _MISSING = frozenset({"", "null", "none", "nan", "na", "n/a", "#n/a", "<na>", "nil"})
 _INTEGER = re.compile(r"-?[0-9]+")
 _INTEGRAL = re.compile(r"-?[0-9]+\.0+")
@@ -166,9 +168,10 @@ def quoted(names: Iterable[str]) -> str:
 def counted(counts: Mapping[str, int], most: int = _LISTED_CLASSES) -> str:
     """Names with their counts, the most frequent first: "12 .heic, 3 .txt"."""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    words = ", ".join(f"{count:,} {name}" for name, count in ordered[:most])
+    words = ", ".join(f"{count:,} {shown(name)}" for name, count in ordered[:most])
     return words + (f" and {len(ordered) - most} other kinds" if len(ordered) > most else "")
 
 
 def _short(name: str) -> str:
+    name = shown(name)
     return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"

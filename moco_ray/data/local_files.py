@@ -139,7 +139,7 @@ def write_file(path: str, data: bytes) -> None:
     """Write a file and the folders above it; it appears whole, on the disk, or not at all."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    scratch = target.with_name(f".{uuid.uuid4().hex}")  # no longer than that: the name may be as long as names can be
     try:
         with scratch.open("wb") as file:
             file.write(data)

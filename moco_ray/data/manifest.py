@@ -49,6 +49,11 @@ class Manifest:
         """Number of images."""
         return int(self.table.num_rows)
 
+    @property
+    def first_uri(self) -> str:
+        """Where one of the images lies, which need not be where the list of them does."""
+        return str(self.table["uri"][0].as_py())
+
     @cached_property
     def labels(self) -> IntArray:
         """Label of every row, -1 without one."""

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from moco_ray.data.listed import Rows
 from moco_ray.data.parquet_columns import Columns, choose_columns, count_nulls
 from moco_ray.data.splits import Role, role_of, role_of_file
-from moco_ray.data.storage import Storage, split_uri
+from moco_ray.data.storage import Storage
 from moco_ray.data.tables import only, places_of, reason_without, roles_of, rows_of_uris
+from moco_ray.data.uris import protocol_of
 
 _READ_THREADS = 16
 _GOOD_ROW_GROUP = 32
@@ -70,7 +71,7 @@ def parquet_rows(
 
 def _check_first(uri: str, storage: Storage, place: str) -> None:
     """Refuse structs that only keep the name that a picture once had."""
-    if storage.protocol == split_uri(uri)[0] and not storage.exists(split_uri(uri)[1]):
+    if storage.protocol == protocol_of(uri) and not storage.exists(storage.path_of(uri)):
         raise ValueError(
             f"column {place} names images beside the Parquet file, and the rows hold no bytes, but {uri} is not there; put "
             "the images there, or write their bytes into the file"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from urllib.parse import unquote
+from urllib.parse import quote, unquote_to_bytes, urljoin
 
 from moco_ray.data.storage import Storage
+from moco_ray.data.uris import HTTP, is_local, local_path, local_uri
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _UNTIDY = re.compile(r"^[\s~./]|\s$|[\\:]|//|/\.|/$")
+_ESCAPED = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/-]*(%[0-9A-Fa-f]{2}[A-Za-z0-9._~!$&'()*+,;=:@/-]*)+")  # of a URL
 _FILE_URL = re.compile(r"file:(//(localhost)?)?(?=/)", re.IGNORECASE)
 
 
@@ -29,15 +31,17 @@ def place_of(entry: str, storage: Storage, folder: str) -> str:
     Raises:
         ValueError: It is an image itself or a path of a Windows drive, or leads above what there is.
     """
+    if storage.protocol in HTTP and "://" not in entry and is_local(entry):
+        return relative_url(storage.root, entry.strip())
     if _UNTIDY.search(entry) is None:  # most are plain, and there may be millions
         return storage.uri(f"{folder}/{entry}")
     entry = entry.strip()
     if entry.startswith("data:"):
         raise ValueError(f"{entry[:30]!r}… holds an image as text; write image files, or Parquet files of image bytes")
     if match := _FILE_URL.match(entry):
-        return _tidy(unquote(entry[match.end() :]))
-    if "://" in entry:
-        return entry
+        return local_uri(_tidy(os.fsdecode(unquote_to_bytes(entry[match.end() :]))))
+    if "://" in entry or not is_local(entry):
+        return local_uri(local_path(entry)) if is_local(entry) else entry
     if _DRIVE.match(entry) or entry.startswith("\\\\"):
         raise ValueError(f"{entry!r} is a path of a Windows machine; write paths that begin at the list's own folder")
     entry = entry.replace("\\", "/")
@@ -48,12 +52,17 @@ def place_of(entry: str, storage: Storage, folder: str) -> str:
     if storage.protocol == "file":
         if ".." in entry.split("/"):
             folder = os.path.realpath(folder)  # as the system reads it where the folder is a link
-        return _tidy(f"{folder}/{entry}")
+        return storage.uri(_tidy(f"{folder}/{entry}"))
     top, _, below = folder.partition("/")
     path = posixpath.normpath(f"{below}/{entry}".lstrip("/"))
     if path.split("/", 1)[0] == "..":
         raise ValueError(f"{entry!r} leads out of {storage.uri(top)}")
     return storage.uri(f"{top}/{path}")
+
+
+def relative_url(base: str, name: str) -> str:
+    """URL of what a list behind http names: a file name, taken literally, or a relative URL if it is escaped already."""
+    return urljoin(base, name if _ESCAPED.fullmatch(name) else quote(name))
 
 
 def _tidy(path: str) -> str:

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from moco_ray.data.decode import BadImage, UInt8Array, decode_image
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.storage import ReadError, Storage, StorageOptions
+from moco_ray.data.storage import KeysRefused, ReadError, Storage, StorageOptions
+from moco_ray.data.storage_checks import any_readable
+from moco_ray.data.uris import shown
 
 _READ_THREADS = 16
 _LOCAL_READ_THREADS = 4  # enough for a network disk; on any other, threads mostly wait for each other
@@ -34,7 +36,7 @@ class _Refused:
 
     def as_bad(self) -> BadImage:
         """Why, in a few words, without the file's name."""
-        return BadImage(str(self.error).removeprefix(f"{self.uri}: ").split("; ")[0])
+        return BadImage(str(self.error).removeprefix(f"{shown(self.uri)}: ").split("; ")[0])
 
 
 def read_rows(manifest: Manifest, rows: NDArray[np.int64], options: StorageOptions) -> list[Encoded]:
@@ -100,17 +102,15 @@ def _in_threads(work: Callable[[Any], Any], tasks: list[Any], storage: Storage) 
     return [shares[i % threads][i // threads] for i in range(len(tasks))]
 
 
-def _path(storage: Storage, uri: str) -> str:
-    return uri if storage.protocol == "file" else uri.split("://", 1)[1]
-
-
 def _is_refusal(error: Exception, storage: Storage) -> bool:
     """Whether an error may be about one file alone: that of a disk may be, of a remote storage only what it answered."""
+    if isinstance(error, KeysRefused):
+        return False
     return storage.protocol == "file" or not isinstance(error, ReadError)
 
 
 def _read_file(storage: Storage, uri: str, num_bytes: int) -> Encoded | _Refused:
-    path, content = _path(storage, uri), b""
+    path, content = storage.path_of(uri), b""
     try:
         for _ in range(_READ_TRIES):
             content = storage.read_bytes(path, is_first=storage.protocol == "file")
@@ -130,7 +130,7 @@ def _read_row_group(storage: Storage, uri: str, group: int, column: str) -> pa.C
     failure: Exception | None = None
     for _ in range(_READ_TRIES):
         try:
-            with storage.open_file(_path(storage, uri)) as file:
+            with storage.open_file(storage.path_of(uri)) as file:
                 return pq.ParquetFile(file, pre_buffer=True).read_row_group(group, columns=[column])[column]
         except (pa.ArrowException, KeyError, IndexError) as error:
             failure = error
@@ -169,7 +169,7 @@ def _check_others(manifest: Manifest, refused: list[_Refused], storage: Storage)
     places = np.unique(np.linspace(0, len(names) - 1, _OTHERS_TRIED).round().astype(np.int64))
     bad = {file.uri for file in refused}
     others = [uri for uri in names.take(pa.array(places)).to_pylist() if uri not in bad]
-    if others and storage.any_readable([_path(storage, uri) for uri in others]):
+    if others and any_readable(storage, [storage.path_of(uri) for uri in others]):
         return
     tried = f", and none of the {len(others)} others that were tried can be read either" if others else ""
     raise ValueError(

@@ -23,6 +23,7 @@ from moco_ray.data.manifest import Manifest
 from moco_ray.data.parquet import parquet_rows
 from moco_ray.data.splits import Pictures, Role, divide, role_of_file
 from moco_ray.data.storage import Storage, StorageOptions
+from moco_ray.data.storage_checks import check_access
 from moco_ray.data.tables import (
     LIST_EXTENSIONS,
     URI_COLUMNS,
@@ -32,6 +33,7 @@ from moco_ray.data.tables import (
     read_list,
     rows_of_table,
 )
+from moco_ray.data.uris import shown
 
 _METADATA = "metadata"  # Hugging Face's name of the list that lies among the images it describes
 
@@ -63,6 +65,7 @@ def list_source(
     Raises:
         ValueError: The URI cannot be read, or there are no images.
     """
+    check_access(config.uri, options)
     storage = Storage.open(config.uri, options)
     if storage.is_file(storage.root):
         rows = _from_file(config, storage, progress)
@@ -168,7 +171,7 @@ def _from_images(
     """Pictures with the class folders that they are in, or the labels of metadata.csv; and the files that were used."""
     root = len(storage.root.rstrip("/")) + 1
     shared: dict[str, str] = {}  # one string for each folder, not one for each of its pictures
-    folders = [shared.setdefault(folder := file.path[root:].rpartition("/")[0], folder) for file in images]
+    folders = [shared.setdefault(folder := shown(file.path[root:].rpartition("/")[0]), folder) for file in images]
     pictures: dict[str, Pictures] = defaultdict(Pictures)
     for folder, file in zip(folders, images, strict=True):
         pictures[folder].add(file.path.rsplit("/", 1)[-1])

@@ -3,100 +3,48 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
+import io
 import os
-import re
-import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, BinaryIO, TypeVar, cast
 
-import fsspec
-
-from moco_ray.data import local_files, s3_files
+from moco_ray.data import file_systems, local_files, s3_files
+from moco_ray.data.keys import KeyRing
 from moco_ray.data.range_reader import RangeReader, whole
+from moco_ray.data.repetition import repeat
+from moco_ray.data.storage_errors import KeysRefused, Missing, NoSpaceError, ReadError, Refused
+from moco_ray.data.storage_options import StorageOptions, resolve_storage_options
+from moco_ray.data.uris import (
+    ARCHIVES,
+    CACHES,
+    HTTP,
+    S3,
+    local_path,
+    local_uri,
+    protocol_of,
+    shown,
+    split_uri,
+)
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+__all__ = [
+    "KeysRefused",
+    "Missing",
+    "NoSpaceError",
+    "ReadError",
+    "Refused",
+    "Storage",
+    "StorageOptions",
+    "resolve_storage_options",
+]
+
 _PATIENCE_S = 120.0  # a training that runs outlives a storage that is away for this long
 _FIRST_PATIENCE_S = 10.0  # for what a run asks first: a mistyped endpoint should not take minutes to be noticed
 
-_S3 = ("s3", "s3a")
-
-_PROBE = re.compile(r"/\.writable-[0-9a-f]{32}")
+_READ_ONLY = (*HTTP, *ARCHIVES)
 
 T = TypeVar("T")
-
-
-class ReadError(OSError):
-    """Bytes could not be read or written, though it should be possible, after all retries."""
-
-
-class NoSpaceError(OSError):
-    """The disk, or the user's share of it, is full."""
-
-
-@dataclass(frozen=True)
-class StorageOptions:
-    """Keyword options of an fsspec file system. May hold credentials, so it never shows its values."""
-
-    values: Mapping[str, Any]
-    """The options."""
-
-    def __repr__(self) -> str:
-        """Names only."""
-        return f"StorageOptions({', '.join(sorted(self.values))})"
-
-
-def resolve_storage_options(uri: str, options: str | None) -> StorageOptions:
-    """Decide, on the driver, with which options every process opens a URI.
-
-    For s3:// what is not given comes from the standard AWS environment or profile, so that nodes without any need
-    none. Credentials of an instance or container role are left to each node, since they expire.
-
-    Args:
-        uri: The URI to open.
-        options: A JSON object of fsspec options, a file with one, or None.
-
-    Raises:
-        ValueError: The options are no JSON object.
-    """
-    values = _parse_options(options)
-    if _protocol(uri) in _S3:
-        values = s3_files.with_aws_defaults(values)
-    elif _protocol(uri) == "file":
-        values = {}
-    return StorageOptions(values)
-
-
-def _parse_options(options: str | None) -> dict[str, Any]:
-    if options is None:
-        return {}
-    text = options
-    if not options.lstrip().startswith("{"):
-        path = Path(options).expanduser()
-        if not path.is_file():
-            raise ValueError("storage-options is neither a JSON object nor the path of a file with one")
-        text = path.read_text()
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"storage-options is no valid JSON (character {error.pos})") from None
-    if not isinstance(values, dict):
-        raise ValueError("storage-options is JSON, but no object of option names and values")
-    return values
-
-
-def split_uri(uri: str) -> tuple[str, str]:
-    """Split a URI into protocol and path, both literal: no escapes, no globs, no chains."""
-    protocol = _protocol(uri)
-    return protocol, uri.split("://", 1)[1] if "://" in uri else os.path.abspath(os.path.expanduser(uri))
-
-
-def _protocol(uri: str) -> str:
-    return uri.split("://", 1)[0].lower() if "://" in uri else "file"
 
 
 @dataclass(frozen=True)
@@ -109,29 +57,81 @@ class Storage:
     """Of the URIs, "file" for local paths."""
     root: str
     """Path of the folder, as the file system writes it."""
+    options: StorageOptions
+    """Access to it."""
+    prefix: str
+    """What stands before a path in its URI."""
+    inner: Storage | None = None
+    """The archive's file, or what a cache keeps copies of."""
+    is_quick: bool = False
+    """Whether it gives up early."""
+    _ring: KeyRing | None = field(default=None, repr=False)
 
     @staticmethod
-    def open(uri: str, options: StorageOptions) -> Storage:
-        """Open a URI, without yet touching what is there.
+    def open(uri: str, options: StorageOptions, *, is_quick: bool = False) -> Storage:
+        """Open a URI, without yet touching what is there; of an archive, its list of files is read.
+
+        Args:
+            uri: A local path or an fsspec URL, also one of a file in an archive (zip://name::s3://bucket/images.zip).
+            options: Access to it.
+            is_quick: Whether to give up early.
 
         Raises:
-            ValueError: No such protocol.
+            ValueError: No such protocol, or no such archive.
+            ReadError: The archive cannot be read.
         """
-        protocol, path = split_uri(uri)
-        values = dict(options.values)
-        try:
-            fs = s3_files.open_s3(values) if protocol in _S3 else fsspec.filesystem(protocol, **values)
-        except (ValueError, ImportError) as error:
-            raise ValueError(f"{protocol}:// cannot be opened: {error}") from error
-        return Storage(fs, protocol, path.rstrip("/") or "/")
+        parts = split_uri(uri)
+        protocol, values = parts.protocol, options.values
+        if parts.inner is not None:
+            inner = Storage.open(parts.inner, options, is_quick=is_quick)
+
+            def make() -> Any:
+                if protocol in CACHES:
+                    return file_systems.open_cache(protocol, inner.fs, values)
+                return file_systems.open_archive(protocol, parts.inner or "", inner.open_file(inner.root), values)
+
+            what = parts.inner if protocol in ARCHIVES else protocol_of(parts.inner)
+            fs = file_systems.held(protocol, what, values, make)
+            return Storage(fs, protocol, parts.path, options, f"{protocol}::", inner, is_quick, inner._ring)
+        ring = options.key_ring() if protocol in S3 else None
+        fs = file_systems.open_file_system(protocol, uri, values, ring, is_quick)
+        prefix = {"file": "", **dict.fromkeys(HTTP, "")}.get(protocol, f"{protocol}://")
+        path = parts.path
+        if protocol not in ("file", *HTTP, *S3):
+            path = str(fs._strip_protocol(uri))
+            prefix = file_systems.prefix_of(uri, path)
+        root = path if protocol in HTTP else path.rstrip("/") or "/"
+        return Storage(fs, protocol, root, options, prefix, None, is_quick, ring)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens it anew: connections and keys are each process's own."""
+        return Storage.open, (self.uri(self.root), self.options)
 
     def join(self, *parts: str) -> str:
         """Path of something in the folder."""
         return "/".join([self.root.rstrip("/"), *parts]) if parts else self.root
 
+    def child(self, name: str) -> Storage:
+        """A folder in the folder."""
+        return Storage.open(self.uri(self.join(name)), self.options)
+
     def uri(self, path: str) -> str:
-        """URI of a path of this file system; a local path is its own."""
-        return path if self.protocol == "file" else f"{self.protocol}://{path}"
+        """URI of a path of this file system; a local path is its own, but for one whose name is not UTF-8."""
+        if self.protocol == "file":
+            return local_uri(path)
+        if self.inner is None:
+            return f"{self.prefix}{path}"
+        if self.protocol in CACHES:
+            return f"{self.prefix}{self.inner.uri(path)}"
+        return f"{self.protocol}:/{path}::{self.inner.uri(self.inner.root)}"
+
+    def path_of(self, uri: str) -> str:
+        """Path of a URI of this file system: what `uri` gave it for."""
+        if self.protocol == "file":
+            return uri if uri.startswith("/") else local_path(uri)
+        if self.inner is not None:
+            return split_uri(uri).path
+        return uri.removeprefix(self.prefix) if uri.startswith(self.prefix) else split_uri(uri).path
 
     def read_bytes(self, path: str, *, is_first: bool = False) -> bytes:
         """Read a whole file, again if the connection fails.
@@ -141,47 +141,13 @@ class Storage:
             is_first: Give up after seconds instead of minutes.
 
         Raises:
-            ValueError: It does not exist, may not be read or is no file.
+            Missing: It does not exist.
+            Refused: It may not be read.
+            ValueError: It cannot be read for another reason that trying again would not mend.
             ReadError: Reading failed for other reasons, several times.
         """
         read = local_files.read_file if self.protocol == "file" else self.fs.cat_file
-        return self._retry(path, lambda: bytes(read(path)), is_first=is_first)
-
-    def num_bytes(self, path: str) -> int:
-        """Size of a file; raises as `read_bytes` does."""
-        look = (lambda: os.stat(path).st_size) if self.protocol == "file" else (lambda: self.fs.info(path)["size"])
-        return int(self._retry(path, look))
-
-    def any_readable(self, paths: Sequence[str]) -> bool:
-        """Whether one of some files can be read; waits for a storage that does not answer.
-
-        Raises:
-            ReadError: None can, and it may be the storage's fault.
-        """
-
-        def look() -> bool:
-            passing: Exception | None = None
-            for path in paths:
-                try:
-                    self._read_first_byte(path)
-                    return True
-                except Exception as error:
-                    if _final_error(error, path) is None:
-                        passing = error
-                        if self.protocol != "file":  # each of them would be waited for
-                            break
-            if passing is not None:
-                raise passing
-            return False
-
-        return self._retry(paths[0], look)
-
-    def _read_first_byte(self, path: str) -> None:
-        if self.protocol == "file":
-            with local_files.open_file(path) as file:
-                file.read(1)
-        else:
-            self.fs.cat_file(path, start=0, end=1)
+        return self.retry(path, lambda: bytes(read(path)), is_first=is_first)
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a whole file: it appears whole or not at all.
@@ -191,10 +157,14 @@ class Storage:
             ReadError: Writing failed for other reasons, several times.
         """
         if self.protocol == "file":
-            self._retry(path, lambda: local_files.write_file(path, data))
-            return
-        limit = {"timeout": s3_files.upload_limit_s(self.fs, len(data))} if self.protocol in _S3 else {}
-        self._retry(path, lambda: self.fs.pipe_file(path, data, **limit))
+            self.retry(path, lambda: local_files.write_file(path, data))
+        elif self.protocol in S3:
+            limit_s = s3_files.upload_limit_s(self.fs, len(data))
+            self.retry(path, lambda: self.fs.pipe_file(path, data, timeout=limit_s))
+        elif self.protocol in _READ_ONLY:
+            raise ValueError(f"{shown(self.uri(path))}: {self.protocol}:// can only be read; use a folder to write to")
+        else:
+            self.retry(path, lambda: _write(self.fs, path, data))
 
     def open_file(self, path: str) -> BinaryIO:
         """Open a file for reading at random; each read asks for its own bytes and no more, again if it fails.
@@ -204,128 +174,103 @@ class Storage:
             ReadError: Asking for its size failed for other reasons, several times.
         """
         if self.protocol == "file":
-            return self._retry(path, lambda: local_files.open_file(path))
-        num_bytes = self.num_bytes(path)
+            return self.retry(path, lambda: local_files.open_file(path))
+        info = self.retry(path, lambda: self.fs.info(path))
+        if self.protocol in HTTP and not (info.get("partial") and info.get("size")):
+            return io.BytesIO(self.read_bytes(path))  # the server does not know parts of files
+        num_bytes = int(info["size"])
 
         def read(first: int, last: int) -> bytes:
-            return self._retry(path, lambda: whole(self.fs.cat_file(path, start=first, end=last), last - first))
+            return self.retry(path, lambda: whole(self.fs.cat_file(path, start=first, end=last), last - first))
 
         return cast(BinaryIO, RangeReader(num_bytes, read))
 
+    def num_bytes(self, path: str) -> int:
+        """Bytes of a file, asked for now; -1 if the server does not say. Raises as `read_bytes` does."""
+        if self.protocol == "file":
+            return self.retry(path, lambda: os.stat(path).st_size)
+        size = self.retry(path, lambda: self.fs.info(path))["size"]
+        return -1 if size is None else int(size)
+
     def exists(self, path: str) -> bool:
         """Whether a file or folder is there."""
-        look = local_files.exists if self.protocol == "file" else self.fs.exists
-        return bool(self._retry(path, lambda: look(path)))
-
-    def is_file(self, path: str) -> bool:
-        """Whether a file is there."""
-        try:  # isfile() of fsspec takes every failure for a no
-            return bool(self._retry(path, lambda: self.fs.info(path)["type"], is_first=True) == "file")
-        except _Missing:
+        if self.protocol == "file":
+            return self.retry(path, lambda: local_files.exists(path))
+        if self.protocol in S3:
+            return bool(self.retry(path, lambda: self.fs.exists(path)))
+        try:  # exists() of fsspec takes every failure for a no
+            return self.retry(path, lambda: self.fs.info(path)) is not None
+        except Missing:
             return False
 
-    def list(self, path: str) -> list[tuple[str, int, bool]]:
-        """(name, bytes, is a folder) of what is directly in a folder; empty if there is none."""
+    def is_file(self, path: str) -> bool:
+        """Whether a file is there, and no folder; on http a page of links is a folder."""
         if self.protocol == "file":
-            return self._retry(path, lambda: local_files.list_folder(path))
+            return self.retry(path, lambda: os.path.isfile(path), is_first=True)
+        fs = self.at_first().fs
         try:
-            entries = self._retry(path, lambda: self.fs.ls(path, detail=True))
-        except _Missing:
+            info = self.retry(path, lambda: fs.info(path), is_first=True)
+        except Missing:
+            return False
+        is_page = self.protocol in HTTP and (path.endswith("/") or info.get("mimetype") == "text/html")
+        return bool(info["type"] == "file") and not is_page
+
+    def list(self, path: str) -> list[tuple[str, int, bool]]:
+        """(name, bytes or -1, is a folder) of what is directly in a folder; empty if there is none."""
+        if self.protocol == "file":
+            return self.retry(path, lambda: local_files.list_folder(path))
+        try:
+            entries = self.retry(path, lambda: self.fs.ls(path, detail=True))
+        except Missing:
             return []
         found = []
         for entry in entries:
             name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
+            if self.protocol in HTTP and any(sign in name for sign in "?#"):
+                continue  # of a page: another order of the same links
             if entry["name"].rstrip("/") != path.rstrip("/") and name:
-                found.append((name, int(entry.get("size") or 0), entry["type"] == "directory"))
+                size = entry.get("size")
+                found.append((name, -1 if size is None else int(size), entry["type"] == "directory"))
         return found
 
     def delete(self, path: str) -> None:
         """Delete a file, or a folder with all that is in it; nothing if it is not there."""
         if self.protocol == "file":
-            self._retry(path, lambda: local_files.delete(path))
+            self.retry(path, lambda: local_files.delete(path))
             return
         # Name by name: fsspec's recursive delete reads *, ? and [ as a pattern, and deletes what matches.
         for name, _, _ in self.list(path):
             self.delete(f"{path.rstrip('/')}/{name}")
-        with contextlib.suppress(_Missing):
-            self._retry(path, lambda: self.fs.rm_file(path))
+        with contextlib.suppress(Missing):
+            if self.protocol not in S3 and self.retry(path, lambda: self.fs.info(path)["type"]) == "directory":
+                self.retry(path, lambda: self.fs.rmdir(path))
+            else:
+                self.retry(path, lambda: self.fs.rm_file(path))
 
-    def check_bucket(self) -> None:
-        """Ask for the bucket itself, where there are buckets.
+    def at_first(self) -> Storage:
+        """The same, with less patience: what a run asks first fails most often for a mistake."""
+        if self.is_quick or self.protocol not in (*S3, *HTTP):
+            return self
+        return Storage.open(self.uri(self.root), self.options, is_quick=True)
 
-        Raises:
-            ValueError: There is none of this name.
-            ReadError: The endpoint does not answer.
-        """
-        if self.protocol not in _S3:
-            return
-        bucket = self.root.split("/", 1)[0]
-        try:
-            self._retry(bucket, lambda: self.fs.call_s3("head_bucket", Bucket=bucket), is_first=True)
-        except _Missing as error:
-            raise ValueError(f"{self.uri(bucket)}: there is no such bucket; check its name and the endpoint") from error
-        except ValueError:
-            pass  # those who may use a bucket's objects need not have access to the bucket
-
-    def check_writable(self) -> None:
-        """Write and delete a small file in the folder.
-
-        Raises:
-            ValueError: The folder cannot be written to.
-        """
-        self.check_bucket()  # some servers would make it on the first write
-        path = self.join(f".writable-{uuid.uuid4().hex}")
-        try:
-            self.write_bytes(path, b"")
-            self.delete(path)
-        except ValueError as error:  # name the folder, which a user knows, and not the file
-            raise ValueError(f"run.storage-path: {re.sub(_PROBE, '', str(error))}") from error
-        except OSError as error:
-            raise ValueError(f"{self.uri(self.root)} cannot be written to ({error}); use another folder") from error
-
-    def _retry(self, path: str, work: Callable[[], T], *, is_first: bool = False) -> T:
-        patience_s = _FIRST_PATIENCE_S if is_first else _PATIENCE_S
-        start, pause, tries = time.monotonic(), _FIRST_PAUSE_S, 0
-        while True:
-            try:
-                return work()
-            except Exception as error:
-                if (final := _final_error(error, self.uri(path))) is not None:
-                    raise final from error
-                tries += 1
-                elapsed = time.monotonic() - start
-                if elapsed + pause > patience_s:
-                    why = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-                    raise ReadError(f"{self.uri(path)}: {why} (tried {tries} times in {elapsed:.0f} s)") from error
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
-
-
-class _Missing(ValueError):
-    pass
-
-
-def _final_error(error: Exception, uri: str) -> ValueError | NoSpaceError | None:
-    """The error to show a user for one that trying again now would not mend; None if it might."""
-    if isinstance(error, ValueError | NotImplementedError) and not isinstance(error, OSError):
-        return ValueError(f"{uri}: {error}")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpaceError(f"no space left for {uri}: free some, older checkpoints for example")
-    name, text = type(error).__name__, str(error)
-    if name == "NoCredentialsError" or "NoCredentials" in text:
-        return ValueError(
-            f"{uri}: there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or "
-            "pass storage-options"
+    def retry(self, path: str, work: Callable[[], T], *, is_first: bool = False) -> T:
+        """Do something with a file, as `repetition.repeat` does, with this storage's keys and patience."""
+        is_first |= self.is_quick
+        return repeat(
+            work,
+            self.uri(path),
+            ring=self._ring,
+            explain=partial(s3_files.with_reason, self.fs, path) if self.protocol in S3 else _itself,
+            patience_s=_FIRST_PATIENCE_S if is_first else _PATIENCE_S,
+            is_first=is_first,
         )
-    refused = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "Forbidden", "ExpiredToken")
-    if isinstance(error, PermissionError) or any(word in text for word in refused):
-        return ValueError(f"{uri}: access is refused ({text or name}); check credentials and permissions")
-    if "NoSuchBucket" in text or "bucket does not exist" in text:
-        return _Missing(f"{uri}: there is no such bucket; check its name and the endpoint")
-    # An upload that the server completed, though its answer was lost, is unknown when it is completed again.
-    if isinstance(error, FileNotFoundError) and s3_files.error_code(error) != "NoSuchUpload":
-        return _Missing(f"{uri}: there is no such file or folder")
-    hopeless = (errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EFBIG)
-    if isinstance(error, OSError) and error.errno in hopeless:
-        return ValueError(f"{uri}: {error.strerror}; use another path")
-    return None
+
+
+def _itself(error: Exception) -> Exception:
+    return error
+
+
+def _write(fs: Any, path: str, data: bytes) -> None:
+    """Write a file where folders must be there before."""
+    fs.makedirs(path.rsplit("/", 1)[0] or "/", exist_ok=True)
+    fs.pipe_file(path, data)

@@ -15,6 +15,7 @@ from moco_ray.data.listed import Rows
 from moco_ray.data.places import place_of
 from moco_ray.data.splits import Role, has_train_and_other, role_of
 from moco_ray.data.storage import Storage
+from moco_ray.data.uris import file_system_of
 
 URI_COLUMNS = (
     "uri path url file filename file_name filepath file_path image_path img_path image_uri image_url image_file image img"
@@ -226,8 +227,9 @@ def rows_of_uris(
     """
     if not uris:
         raise ValueError(f"{uri} is empty: it names no image")
-    if len({place.split("://", 1)[0] if "://" in place else "" for place in uris}) > 1:
-        raise ValueError(f"{uri} mixes protocols; use one manifest for each")
+    if len(kinds := {file_system_of(place) for place in uris}) > 1:
+        said = ", ".join(" of ".join(kind) for kind in sorted(kinds)[:4])
+        raise ValueError(f"{uri} mixes protocols or archives ({said}); use one manifest for each")
     role_by_uri = dict(zip(uris, roles, strict=True))
     once, labels, notes = join_labels(uris, labels)
     order = sorted(range(len(once)), key=once.__getitem__)

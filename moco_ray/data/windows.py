@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from moco_ray.data.blocks import Source, StreamSpec
 from moco_ray.data.reading import Encoded, read_rows
 from moco_ray.data.storage import ReadError
+from moco_ray.data.uris import is_local
 
 _READ_THREADS = 16
 _LOCAL_READ_THREADS = 4
@@ -131,5 +132,5 @@ def _num_threads(source: Source) -> int:
     """As many as can hold a whole row group each without holding more rows than a window."""
     table = source.manifest.table
     largest = int(table["row_in_group"].to_numpy().max()) + 1
-    most = _READ_THREADS if "://" in table["uri"][0].as_py() else _LOCAL_READ_THREADS
+    most = _LOCAL_READ_THREADS if is_local(source.manifest.first_uri) else _READ_THREADS
     return int(np.clip(source.order.window // largest, 1, most))

@@ -16,6 +16,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from moco_ray.config.model import ModelConfig
+from moco_ray.config.paths import as_uri
 from moco_ray.core.encoders import build_backbone, feature_dim
 from moco_ray.core.recipe import different_numbers, network_numbers, probe, recipe, same_probe
 from moco_ray.data.storage import Storage, resolve_storage_options
@@ -96,7 +97,7 @@ def load_encoder(path: str | os.PathLike[str], storage_options: str | None = Non
         ValueError: There is no such file, it is no encoder of moco_ray, or this version of its library builds another
             network.
     """
-    path = os.fspath(path)
+    path = str(as_uri("path", path))
     content = read_encoder(path, storage_options)
     info = info_of(content, path)
     backbone = build_backbone(_model(info), info["crop_px"])
@@ -135,7 +136,7 @@ def encoder_info(path: str | os.PathLike[str], storage_options: str | None = Non
     Raises:
         ValueError: There is no such file, or it is no encoder of moco_ray.
     """
-    path = os.fspath(path)
+    path = str(as_uri("path", path))
     return info_of(read_encoder(path, storage_options), path)
 
 

@@ -39,9 +39,9 @@ class Task:
     sweep_uri: str
     """The sweep's folder."""
     data_options: str | None
-    """Access to the images, as JSON."""
+    """Access to the images: a file of options whose keys its writer renews, or JSON."""
     run_options: str | None
-    """Access to the sweep's folder, as JSON."""
+    """Access to the sweep's folder, likewise."""
     folder: str
     """Working directory of the driver, which relative paths are relative to."""
 
@@ -87,11 +87,13 @@ def _options(task: Task) -> Iterator[Config]:
     """The task's configuration with its storage options, in files of its own that are gone afterwards."""
     config = from_json(task.config)
     with tempfile.TemporaryDirectory(prefix="moco_ray_") as folder:  # readable by the owner alone
-        names = {}
+        names: dict[str, str | None] = {}
         for name, text in (("data", task.data_options), ("run", task.run_options)):
-            if text is not None:
-                (Path(folder) / name).write_text(text)
-            names[name] = None if text is None else str(Path(folder) / name)
+            names[name] = text
+            if text is not None and text.startswith("{"):
+                path = Path(folder) / name
+                path.write_text(text)
+                names[name] = str(path)
         yield replace(
             config,
             data=replace(config.data, storage_options=names["data"]),

@@ -11,6 +11,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from moco_ray.data.local_files import write_file
+
 _STOP_PATIENCE_S = 90.0
 _LOG = "log.txt"
 
@@ -18,16 +20,28 @@ _LOG = "log.txt"
 class TrialProcess:
     """One process of `moco_ray.sweep.child`, with its output in a file."""
 
-    def __init__(self, task_line: bytes, environment: dict[str, str]) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="moco_ray_trial_")
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="moco_ray_trial_")  # readable by the owner alone
         self._error = Path(self._folder.name) / "error.txt"
+        self._environment = environment
+
+    def path(self, name: str) -> str:
+        """Where `write` puts a file for the process."""
+        return str(Path(self._folder.name) / name)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put a file where the process finds it, whole at any time."""
+        write_file(self.path(name), content)
+
+    def start(self, task_line: bytes) -> None:
+        """Start it on a task; called once."""
         log = (Path(self._folder.name) / _LOG).open("wb")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "moco_ray.sweep.child", str(self._error)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
-            env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env={**os.environ, **self._environment, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             start_new_session=True,  # Ctrl-C on the driver's terminal reaches it through its parent
         )
         log.close()

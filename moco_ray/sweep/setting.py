@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -100,10 +99,5 @@ def shared_access(config: Config, uri: str, options: StorageOptions, metric: str
     """
     remote = next((place for place in (first_image, config.data.uri, config.eval.uri) if "://" in place), "")
     images = resolve_storage_options(remote, config.data.storage_options) if remote else StorageOptions({})
-    task = {
-        "sweep_uri": uri,
-        "data_options": json.dumps(dict(images.values)) if images.values else None,
-        "run_options": json.dumps(dict(options.values)) if options.values else None,
-        "folder": os.getcwd(),
-    }
-    return Access(task=task, options=options, metric=metric)
+    task = {"sweep_uri": uri, "folder": os.getcwd()}
+    return Access(task=task, options=options, image_options=images, metric=metric)

@@ -12,8 +12,10 @@ from typing import Any
 from rich.console import Console
 
 from moco_ray.config import Config, experiment_differences, from_json, to_json
+from moco_ray.data.keys import sharing
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, resolve_storage_options
+from moco_ray.data.storage_checks import check_writable
 from moco_ray.evaluate.monitor import EvalSet, choose_eval_set
 from moco_ray.sweep.board import Board
 from moco_ray.sweep.config import SweepConfig
@@ -32,6 +34,7 @@ from moco_ray.train.connection import only_our_lines
 from moco_ray.train.current_images import current_images
 from moco_ray.train.found import stored_images, write_images
 from moco_ray.train.lease import hold_run
+from moco_ray.train.naming import check_name
 from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options
 from moco_ray.train.shared_paths import check_paths
 
@@ -81,10 +84,10 @@ def sweep(
     options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
     root = Storage.open(config.run.storage_path, options)
     name = str(config.run.name)
-    uri = f"{config.run.storage_path.rstrip('/')}/{name}" if root.protocol != "file" else root.join(name)
-    storage = Storage.open(uri, options)
+    storage = root.child(name)
+    uri = storage.uri(storage.root)
     say(f"sweep {name}; the same command, or --run.name {name}, goes on with it")
-    storage.check_writable()
+    check_writable(storage)
     say(f"results go to {uri}")
     with hold_run(storage, say, lambda: None):
         metric, manifest, eval_set = _prepare(settings, config, space, storage, say, is_dry=is_dry)
@@ -124,8 +127,9 @@ def sweep(
         if plan is None:
             say("this sweep is over: all of its trials have ended")
         else:
-            first_image = str(manifest.table["uri"][0].as_py())
-            _run(setting, plan, shared_access(config, uri, options, metric, first_image), total, ends, console)
+            access = shared_access(config, uri, options, metric, manifest.first_uri)
+            with sharing((access.options.key_ring(), access.image_options.key_ring())):
+                _run(setting, plan, access, total, ends, console)
         return conclude(setting, config, command)
 
 
@@ -171,8 +175,7 @@ def _with_name(settings: SweepConfig, config: Config, space: Space) -> Config:
         described = json.dumps(_definition(settings, config, space, settings.metric), sort_keys=True)
         digest = hashlib.sha256(described.encode()).hexdigest()[:8]
         config = replace(config, run=replace(config.run, name=f"sweep-{config.preset}-{digest}"))
-    if "/" in str(config.run.name) or config.run.name in (".", ".."):
-        raise ValueError(f"run.name {config.run.name!r} must be the name of a folder, without slashes")
+    check_name(str(config.run.name))
     return config
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ray import tune
 
+from moco_ray.data.keys import Keys
 from moco_ray.data.storage import Storage, StorageOptions
 from moco_ray.sweep.process import TrialProcess, ray_environment
 
@@ -28,6 +29,8 @@ class Access:
     """Fields of every trial's `child.Task`."""
     options: StorageOptions
     """Access to the sweep's folder."""
+    image_options: StorageOptions
+    """Access to the images."""
     metric: str
     """What is maximised."""
 
@@ -47,7 +50,7 @@ class TrialRun(tune.Trainable):
         self._access, self._name = access, str(config["trial"])
         self._last_step, self._seen = int(config["last_step"]), int(config["seen"])
         self._run = Storage.open(f"{access.task['sweep_uri']}/{self._name}", access.options)
-        self._task = json.dumps({**access.task, **config["task"]}).encode() + b"\n"
+        self._task = {**access.task, **config["task"]}
         self._since_s = time.monotonic()
         self._starts, self._reached = 0, -1
         self._start()
@@ -55,6 +58,7 @@ class TrialRun(tune.Trainable):
     def step(self) -> Result:
         """Wait for the next measurement, or for the end."""
         while True:
+            self._pass_on_keys()
             code = self._process.code()  # first: what a process wrote before it ended is then seen below
             lines = self._lines()
             news = [line for line in lines if self._seen < line["step"] and self._access.metric in line]
@@ -75,7 +79,25 @@ class TrialRun(tune.Trainable):
 
     def _start(self) -> None:
         self._starts += 1
-        self._process = TrialProcess(self._task, ray_environment())
+        options = {"data_options": self._access.image_options, "run_options": self._access.options}
+        self._files = {name: access for name, access in options.items() if access.values}
+        self._passed: dict[str, Keys | None] = {}
+        self._process = TrialProcess(ray_environment())
+        self._pass_on_keys()
+        paths = {name: self._process.path(name) if name in self._files else None for name in options}
+        self._process.start(json.dumps({**self._task, **paths}).encode() + b"\n")
+
+    def _pass_on_keys(self) -> None:
+        """Write the options of the run, again whenever its keys have changed, into files that it reads them from."""
+        for name, options in self._files.items():
+            ring = options.key_ring()
+            if ring is not None:
+                ring.renew_if_due()
+            if name not in self._passed or (ring is not None and ring.current != self._passed[name]):
+                keys = ring.current if ring is not None else None
+                renewed = {"key": keys.access_key, "secret": keys.secret, "token": keys.token} if keys else {}
+                self._process.write(name, json.dumps({**options.values, **renewed}).encode())
+                self._passed[name] = keys
 
     def _ended(self, code: int, lines: list[Result]) -> Result | None:
         """The last result, or None where the run has been started again."""

@@ -58,7 +58,7 @@ def run_trials(
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # prints a table of its own, however quiet it is asked to be
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what it says is said by `_Keeper`
-    bookkeeping = Path(tempfile.gettempdir()) / "moco_ray_bookkeeping" / str(os.getpid())
+    bookkeeping = Path(tempfile.gettempdir()) / "moco_ray_bookkeeping" / f"{os.getpid()}-{uuid.uuid4().hex}"
     trainable = tune.with_resources(
         tune.with_parameters(TrialRun, access=access), tune.PlacementGroupFactory([process])
     )

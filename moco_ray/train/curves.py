@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from moco_ray.data.storage import StorageOptions
+from moco_ray.data.uris import is_local, local_path
 from moco_ray.report.sinks import TensorBoardSink
 
 _FOLDER = "tensorboard"
@@ -16,8 +17,10 @@ class Curves:
     """Scalars for TensorBoard: written in place on a local disk, sent with each checkpoint to an object store."""
 
     def __init__(self, run_uri: str, options: StorageOptions, first_step: int) -> None:
-        self._is_local = "://" not in run_uri
-        self._folder = Path(run_uri) / _FOLDER if self._is_local else Path(tempfile.mkdtemp(prefix="moco_ray_"))
+        self._is_local = is_local(run_uri)
+        self._folder = (
+            Path(local_path(run_uri)) / _FOLDER if self._is_local else Path(tempfile.mkdtemp(prefix="moco_ray_"))
+        )
         self._sink = TensorBoardSink(self._folder, first_step=first_step)
 
     def add(self, step: int, values: Mapping[str, float]) -> None:

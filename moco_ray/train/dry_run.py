@@ -10,6 +10,7 @@ from pathlib import Path
 
 from moco_ray.config import Config
 from moco_ray.data.storage import Storage, resolve_storage_options
+from moco_ray.data.storage_checks import check_writable
 from moco_ray.train.estimate import measure_size, measure_step
 from moco_ray.train.job import Job
 from moco_ray.train.plan import last_step
@@ -63,7 +64,7 @@ def _check_writable(root: Storage) -> None:
         ValueError: It could not.
     """
     if root.protocol != "file":
-        root.check_writable()
+        check_writable(root)
         return
     place = Path(root.root)
     while not place.exists() and place != place.parent:

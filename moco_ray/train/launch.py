@@ -14,6 +14,7 @@ import torch
 
 from moco_ray.config.run import data_label
 from moco_ray.data.blocks import Source
+from moco_ray.data.keys import sharing
 from moco_ray.data.stream import LONGEST_STALL_S
 from moco_ray.train.connection import only_our_lines, say_from_worker
 from moco_ray.train.failure import RunFailed
@@ -105,12 +106,18 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
             run_config=RunConfig(
                 name=run.name,
                 # Ray's own bookkeeping; the run's folder holds all that resuming needs.
-                storage_path=str(Path(tempfile.gettempdir()) / "moco_ray_bookkeeping" / str(os.getpid())),
+                storage_path=str(Path(tempfile.gettempdir()) / "moco_ray_bookkeeping" / f"{os.getpid()}-{notes.owner}"),
                 failure_config=FailureConfig(max_failures=-1),  # the workers count those without progress
             ),
         )
 
-    with only_our_lines(say, for_good="RAY_ADDRESS" not in os.environ), follow(notes, pulse):
+    access = [job.run_options, source.options, job.eval_set.queries.options]
+    access += [job.eval_set.bank.options] if job.eval_set.bank is not None else []
+    with (
+        only_our_lines(say, for_good="RAY_ADDRESS" not in os.environ),
+        follow(notes, pulse),
+        sharing(options.key_ring() for options in access),
+    ):
         deaths, stood_at = 0, -1
         while True:
             try:

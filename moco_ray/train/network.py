@@ -12,7 +12,8 @@ from moco_ray.core.crops import build_without_weights
 from moco_ray.core.encoders import Encoder, build_encoder
 from moco_ray.core.global_batch_norm import check_batch_norms, has_global_batch_norm, use_global_batch_norm
 from moco_ray.core.group_batch_norm import use_group_batch_norm
-from moco_ray.data.storage import StorageOptions, resolve_storage_options, split_uri
+from moco_ray.data.storage import StorageOptions, resolve_storage_options
+from moco_ray.data.uris import protocol_of
 from moco_ray.evaluate.initial_weights import load_initial_weights
 
 Say = Callable[[str], None]
@@ -77,6 +78,6 @@ def _access(config: Config, path: str) -> StorageOptions:
         (config.run.storage_path, config.run.storage_options),
         (config.data.uri, config.data.storage_options),
     ):
-        if options is not None and split_uri(uri)[0] == split_uri(path)[0]:
+        if options is not None and protocol_of(uri) == protocol_of(path):
             return resolve_storage_options(path, options)
     return resolve_storage_options(path, None)

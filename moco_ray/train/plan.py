@@ -188,7 +188,7 @@ def last_step(config: Config, num_rows: int) -> int:
 
 def row_options(manifest: Manifest, config: Config) -> StorageOptions:
     """Access to the images themselves, which need not be where the manifest was."""
-    return resolve_storage_options(str(manifest.table["uri"][0].as_py()), config.data.storage_options)
+    return resolve_storage_options(manifest.first_uri, config.data.storage_options)
 
 
 def run_eval_set(config: Config, images: Images) -> EvalSet:

@@ -11,10 +11,12 @@ import numpy as np
 from moco_ray.config import Config, experiment_differences, from_json
 from moco_ray.data.blocks import Source, StreamSpec
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
+from moco_ray.data.storage_checks import check_access
 from moco_ray.evaluate.monitor import EvalSet
 from moco_ray.evaluate.words import describe_eval_set
 from moco_ray.train.found import CONFIG
 from moco_ray.train.job import Job
+from moco_ray.train.naming import check_name
 from moco_ray.train.network import check_network, initial_weights
 from moco_ray.train.plan import (
     Images,
@@ -94,7 +96,10 @@ def prepare(config: Config, folder: str, run: Storage, say: Say) -> Prepared:
     data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
     kept = images_of_run(run, old, config, say) if old is not None else None
     images = kept.images if kept else list_images(config, data_options, say)
-    source = make_source(config, images.train, row_options(images.train, config))
+    access = row_options(images.train, config)
+    if old is not None:
+        check_access(images.train.first_uri, access)
+    source = make_source(config, images.train, access)
     config = decide(config, kept.decided_rows if kept else len(source.train_rows))
     differences = experiment_differences(old, config) if old is not None else []
     if differences and not (kept and kept.begins_anew):
@@ -114,7 +119,7 @@ def prepare(config: Config, folder: str, run: Storage, say: Say) -> Prepared:
 
 
 def with_name(config: Config) -> Config:
-    """The configuration with a name for its run.
+    """The configuration with a name for its run, which nobody has taken yet.
 
     Raises:
         ValueError: There are no images, or the name is none of a folder.
@@ -122,16 +127,14 @@ def with_name(config: Config) -> Config:
     if not config.data.uri:
         raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
     name = config.run.name or f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if "/" in name or name in (".", ".."):
-        raise ValueError(f"run.name {name!r} must be the name of a folder, without slashes")
+    check_name(name)
     return replace(config, run=replace(config.run, name=name))
 
 
 def folder_of(config: Config, options: StorageOptions) -> str:
     """The folder of a run that has a name, as a URI or an absolute path."""
-    if "://" in config.run.storage_path:
-        return f"{config.run.storage_path.rstrip('/')}/{config.run.name}"
-    return Storage.open(config.run.storage_path, options).join(str(config.run.name))
+    root = Storage.open(config.run.storage_path, options)
+    return root.uri(root.join(str(config.run.name)))
 
 
 def stream_spec(config: Config) -> StreamSpec:

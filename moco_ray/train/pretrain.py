@@ -10,6 +10,7 @@ from collections.abc import Callable
 from moco_ray.config import Config
 from moco_ray.data.checkpoint_files import checkpoint_steps
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
+from moco_ray.data.storage_checks import check_writable
 from moco_ray.evaluate.encoder_file import load_encoder
 from moco_ray.train.connection import disconnect, is_connected
 from moco_ray.train.failure import RunFailed
@@ -20,6 +21,7 @@ from moco_ray.train.job import Job, Outcome
 from moco_ray.train.launch import run_in_this_process, run_on_ray
 from moco_ray.train.lease import Lease, hold_run
 from moco_ray.train.metrics import join_parts
+from moco_ray.train.naming import forget_claims, take_name
 from moco_ray.train.place import Pulse
 from moco_ray.train.prepare import folder_of, prepare, with_name
 from moco_ray.train.run_images import adopt
@@ -44,11 +46,11 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
         RunFailed: The cluster failed again and again; the same call goes on.
         OSError: The storage did, likewise.
     """
-    config = with_name(config)
+    check_paths(config)
+    config = with_name(take_name(config))
     name = str(config.run.name)
     command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=shlex.quote(name))
     say(f"run {name}; to resume it: {command}")
-    check_paths(config)
     pulse = Pulse()
     is_ours = not is_connected()  # a connection of the caller's stays
     for attempt in range(config.run.retries + 1):
@@ -72,9 +74,10 @@ def _attempt(config: Config, pulse: Pulse, say: Say, *, is_first: bool) -> RunRe
     folder = folder_of(config, run_options)
     run = Storage.open(folder, run_options)
     if is_first:  # later on, a folder that cannot be written to has failed: it is no mistake of the user
-        run.check_writable()
+        check_writable(run)
     say(f"results go to {folder}")
     with hold_run(run, say, lambda: pulse.newest) as lease:
+        forget_claims(run)
         return _train(config, folder, run, run_options, lease, pulse, say, is_first=is_first)
 
 

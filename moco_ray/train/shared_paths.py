@@ -9,6 +9,7 @@ from typing import Any
 from moco_ray.config import Config
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import resolve_storage_options
+from moco_ray.data.uris import is_local, local_path
 
 _EXAMPLES = {"run.storage-path": "s3://bucket/runs", "data.uri": "s3://bucket/images", "eval.uri": "s3://bucket/test"}
 _UNPACKED_JOBS = "working_dir_files"  # Ray unpacks a submitted job into a folder of this name, and deletes it
@@ -40,6 +41,11 @@ def check_paths(config: Config) -> None:
             raise ValueError(
                 f"{name} {path} still has a placeholder in it; write your own value, such as {_EXAMPLES[name]}"
             )
+        if path and path.startswith("memory://") and config.run.num_workers != 0:
+            raise ValueError(
+                f"{name} {path}: memory:// is the memory of one process, which the workers do not see; use "
+                "--run.num-workers 0, or a folder"
+            )
         if path and _is_submitted() and "://" not in path and not os.path.isabs(os.path.expanduser(path)):
             raise ValueError(
                 f"{name} {path!r} is relative, and a submitted job runs in a temporary copy of its folder that is deleted "
@@ -67,7 +73,8 @@ def check_visible(run_file: str | None, config: Config, manifest: Manifest) -> N
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     some = manifest.table["uri"].slice(0, _LOOKED_FOR).to_pylist()
-    image = None if "://" in some[0] else next(filter(os.path.exists, some), some[0])
+    images = [local_path(uri) for uri in some] if is_local(some[0]) else []
+    image = next(filter(os.path.exists, images), images[0]) if images else None
     wanted = {
         "run.storage-path": (config.run.storage_path, run_file),
         "data.uri": (config.data.uri, image),

@@ -18,6 +18,8 @@ import pytest
 
 from moco_ray.data import storage
 from moco_ray.data.storage import ReadError, Storage, StorageOptions, resolve_storage_options
+from moco_ray.data.storage_checks import check_bucket, check_writable
+from moco_ray.data.storage_errors import final_error
 from tests.data.conftest import open_storage
 from tests.faults import Fault, FaultyProxy, Kind
 from tests.s3 import S3Server
@@ -107,7 +109,7 @@ def test_a_missing_file_is_named_at_once(folder: Storage) -> None:
 
 
 def test_check_writable_leaves_nothing(folder: Storage) -> None:
-    folder.check_writable()
+    check_writable(folder)
     assert folder.list(folder.root) == []
 
 
@@ -120,13 +122,13 @@ def test_a_storage_survives_pickling(folder: Storage) -> None:
 def test_a_read_only_folder_is_a_user_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(ValueError, match=r"refused|another"):
-        open_storage(str(tmp_path)).check_writable()
+        check_writable(open_storage(str(tmp_path)))
 
 
 def test_a_folder_below_a_file_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ValueError, match=str(tmp_path)):
-        open_storage(f"{tmp_path}/file/run").check_writable()
+        check_writable(open_storage(f"{tmp_path}/file/run"))
 
 
 def test_links_are_what_they_lead_to_and_never_run_in_circles(tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_wrong_credentials_are_a_user_error(s3: S3Server, name: str, monkeypatch
     for attempt in (
         lambda: folder.list(folder.root),
         lambda: folder.read_bytes(folder.join("a")),
-        folder.check_writable,
+        lambda: check_writable(folder),
     ):
         with pytest.raises(ValueError, match=r"access is refused.*check credentials"):
             attempt()
@@ -174,7 +176,11 @@ def test_no_credentials_are_a_user_error(server: S3Server, no_aws: None) -> None
 
 def test_a_missing_bucket_is_a_user_error(s3: S3Server) -> None:
     folder = open_storage("s3://nobody-made-this/x")
-    for attempt in (lambda: folder.read_bytes(folder.join("a")), folder.check_writable, folder.check_bucket):
+    for attempt in (
+        lambda: folder.read_bytes(folder.join("a")),
+        lambda: check_writable(folder),
+        lambda: check_bucket(folder),
+    ):
         with pytest.raises(ValueError, match=r"s3://nobody-made-this.*no such bucket"):
             attempt()
 
@@ -377,7 +383,7 @@ def test_a_full_disk_is_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "full").symlink_to("/dev/full")
     with pytest.raises(OSError) as caught, open(tmp_path / "full", "wb", buffering=0) as file:
         file.write(b"1")
-    error = storage._final_error(caught.value, "/data/run/state.pt")
+    error = final_error(caught.value, "/data/run/state.pt")
     assert isinstance(error, storage.NoSpaceError)
     assert str(error) == "no space left for /data/run/state.pt: free some, older checkpoints for example"
 

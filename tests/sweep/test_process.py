@@ -58,7 +58,8 @@ def test_a_stopped_trial_frees_its_lease_and_ends_its_workers(images: Path, tmp_
     import ray
 
     free = ray.available_resources()["CPU"]
-    process = TrialProcess(task_line(_task(images, tmp_path, num_workers=1)), ray_environment())
+    process = TrialProcess(ray_environment())
+    process.start(task_line(_task(images, tmp_path, num_workers=1)))
     try:
         _wait(lambda: _has_saved(tmp_path) or process.code() is not None, lambda: process.log().decode()[-3000:])
         assert process.code() is None, process.log().decode()[-3000:]
@@ -75,7 +76,7 @@ def test_a_trial_ends_with_its_parent(images: Path, tmp_path: Path) -> None:
     task.write_bytes(task_line(_task(images, tmp_path)))
     program = (
         "import sys, time; from pathlib import Path; from moco_ray.sweep.process import TrialProcess\n"
-        f"process = TrialProcess(Path({str(task)!r}).read_bytes(), {{}})\n"
+        f"process = TrialProcess({{}}); process.start(Path({str(task)!r}).read_bytes())\n"
         "time.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program])

@@ -27,7 +27,7 @@ def test_a_placeholder_that_was_left_is_refused_before_anything_else(field: str,
     config = _with(tiny_config(tmp_path / "images", tmp_path / "runs"), field, value)
     with pytest.raises(ValueError, match=re.escape(f"{field} {value} still has a placeholder in it; write your own")):
         pretrain(config, say=lines.append)
-    assert len(lines) == 1 and not (tmp_path / "runs").exists()
+    assert not lines and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("value", ["s3://bucket/images", "runs", "/a<b", "a>b", "s3://bucket/a>b"])
