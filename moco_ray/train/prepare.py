@@ -29,7 +29,7 @@ from moco_ray.train.plan import (
     warn,
     warn_of_mixing,
 )
-from moco_ray.train.run_images import RunImages, images_of_run, mended_rows
+from moco_ray.train.run_images import RunImages, check_method, images_of_run, mended_rows
 
 Say = Callable[[str], None]
 
@@ -107,6 +107,8 @@ def prepare(config: Config, folder: str, run: Storage, say: Say) -> Prepared:
             f"run {config.run.name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to "
             "resume it, or another --run.name"
         )
+    if kept is not None:
+        check_method(kept, config)
     warn(config, len(source.train_rows), say)
     if old is None:
         warn_of_mixing(source, config.optim.global_batch_size, say)

@@ -87,6 +87,19 @@ def images_of_run(run: Storage, old: Config, config: Config, say: Say) -> RunIma
     )
 
 
+def check_method(kept: RunImages, config: Config) -> None:
+    """Refuse other images for a method that keeps something for each of them.
+
+    Raises:
+        ValueError: The run has trained such a method on other images.
+    """
+    if kept.changes and not kept.begins_anew and config.method.num_entries(1) != config.method.num_entries(2):
+        raise ValueError(
+            f"--data.relist: the method {config.method.name} keeps an entry for each image and cannot go on with others; "
+            "begin another run with another --run.name, or put the old images back"
+        )
+
+
 def adopt(run: Storage, kept: RunImages, old: Config, config: Config, say: Say) -> None:
     """Write the images that have been listed anew, or have moved, into the run's folder.
 
@@ -98,9 +111,6 @@ def adopt(run: Storage, kept: RunImages, old: Config, config: Config, say: Say) 
         old: The configuration it was begun with.
         config: The one it goes on with, automatic values decided.
         say: Prints a line.
-
-    Raises:
-        ValueError: The method cannot go on with other images.
     """
     if kept.begins_anew:
         for name in (LINEAGE, BAD_IMAGES, EVAL_MANIFEST):
@@ -108,7 +118,6 @@ def adopt(run: Storage, kept: RunImages, old: Config, config: Config, say: Say) 
         found_run(run, config, kept.images)
         return
     if kept.changes:
-        _check_method(config)
         _keep_old_list(run, kept, config)
         before, now = (len(images.train.train_rows()) for images in (kept.stored, kept.images))
         say(f"from step {kept.listed_at_step:,} on this run is trained on {now:,} images instead of {before:,}")
@@ -189,15 +198,6 @@ def _with_old_holdout(old: Manifest, new: Manifest, difference: Comparison, say:
         + (f" ({int(was.sum()):,} were)" if mask.sum() != was.sum() else "")
     )
     return new.with_holdout(mask)
-
-
-def _check_method(config: Config) -> None:
-    """Refuse other images for a method that keeps something for each of them."""
-    if config.method.num_entries(1) != config.method.num_entries(2):
-        raise ValueError(
-            f"--data.relist: the method {config.method.name} keeps an entry for each image and cannot go on with others; "
-            "begin another run with another --run.name, or put the old images back"
-        )
 
 
 def _relists(run: Storage) -> list[dict[str, Any]]:

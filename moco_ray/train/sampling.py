@@ -81,10 +81,15 @@ def _check_bad(bad: Sequence[tuple[str, str]], sampled: int, num_images: int, li
     """Refuse a sample with so many bad images that the run would end because of them.
 
     Raises:
-        ValueError: There are more in it than the run accepts in all, or by three standard deviations in its share.
+        ValueError: There are more in it than the run accepts in all, or by three standard deviations in its share, or no
+            others.
     """
     share = len(bad) / sampled
-    if len(bad) > limit * num_images or share - 3 * math.sqrt(share * (1 - share) / sampled) > limit:
+    if (
+        len(bad) == sampled
+        or len(bad) > limit * num_images
+        or share - 3 * math.sqrt(share * (1 - share) / sampled) > limit
+    ):
         told = too_many_bad(bad, sampled, limit, advice="mend or remove them")
         raise ValueError(f"of a sample of {sampled:,} of {num_images:,}, {told}" if sampled < num_images else told)
     if share > limit:

@@ -118,3 +118,9 @@ def test_a_dry_run_says_what_is_bad_and_refuses_what_the_run_would(tmp_path: Pat
         dry_run(_dry_config(tmp_path / "images", 0.2), say=said.append)
     with pytest.raises(ValueError, match=r"6 of 60 images are bad.*data\.max-bad-fraction 0\.02"):
         dry_run(_dry_config(tmp_path / "images", 0.02), say=said.append)
+
+
+def test_a_dry_run_refuses_a_folder_without_any_good_image_whatever_the_limit(tmp_path: Path) -> None:
+    write_files(tmp_path / "images", 40, dict.fromkeys(range(40), b"no image"))
+    with pytest.raises(ValueError, match=r"40 of 40 images are bad"):
+        dry_run(_dry_config(tmp_path / "images", 1.0), say=lambda line: None)

@@ -14,8 +14,9 @@ import torch
 from moco_ray.cli import main
 from moco_ray.config import Config
 from moco_ray.config.methods import MemoryBankConfig
+from moco_ray.core.hashing import rows_digest
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.order import Order
+from moco_ray.data.order import make_order
 from moco_ray.data.storage import Storage, StorageOptions
 from moco_ray.train.pretrain import pretrain
 from tests.runs import digests, losses, metrics, tiny_config
@@ -81,10 +82,8 @@ def test_deleted_bad_images_and_relist_let_the_same_command_go_on(mine: Path, tm
     state = torch.load(run / "checkpoint_000000012" / "state.pt", weights_only=True)
     assert state["manifest_digest"] == _manifest(run).digest and state["step"] == 12
     # Steps go on at their positions in the order of the new list.
-    n = len(_train_files(run))
-    rows = _manifest(run).train_rows()[Order(0, n, None, 24).rows(np.arange(start * 24, 12 * 24))]
-    from moco_ray.core.hashing import rows_digest
-
+    order = make_order(_manifest(run), seed=0, global_batch_size=24)
+    rows = _manifest(run).train_rows()[order.rows(np.arange(start * 24, 12 * 24))]
     assert sum(digests(run)[start:]) % 2**64 == rows_digest(rows)
     # The flag does nothing a second time, and the command without it goes on.
     said.clear()

@@ -61,7 +61,7 @@ def _decode_webp(data: bytes, max_pixels: int) -> UInt8Array:
     elif kind == b"VP8 ":
         size = (int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF)
     check_size(*size, max_pixels)
-    if len(data) < 8 + int.from_bytes(data[4:8], "little"):
+    if len(data) + 1 < 8 + int.from_bytes(data[4:8], "little"):  # the last byte may be padding
         raise BadImage("WebP is truncated")
     return _decode_plugin(WebPImageFile, data, max_pixels)
 
@@ -160,7 +160,7 @@ def _name_other(data: bytes) -> str | None:
     head = data[:1024].lstrip(b"\xef\xbb\xbf\r\n\t \0")
     lower = head.lower()
     if not data.strip(b"\0"):
-        return f"{len(data)} bytes of 0 and nothing else"
+        return "nothing but bytes of 0"
     if any(brand in _brands(data) for brand in _HEIF):
         return "HEIC (HEIF) is not read; convert it to JPEG or PNG, with pillow-heif or heif-convert"
     if _brands(data):

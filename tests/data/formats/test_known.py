@@ -71,7 +71,7 @@ def test_every_format_is_found_by_its_bytes() -> None:
         (b"PK\x03\x04", "zip"),
         (b"\x93NUMPY\1\0", "numpy"),
         (b"P7\nWIDTH 2\n", "PAM"),
-        (bytes(5000), "5000 bytes of 0"),
+        (bytes(5000), "nothing but bytes of 0"),
         (b"\x01\x02\x03\x04\x05\x06\x07\x08\x09", "01 02 03 04 05 06 07 08"),
         (b"", "empty file"),
     ],
