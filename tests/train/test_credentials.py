@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -237,6 +238,8 @@ def test_nodes_without_a_provider_outlive_the_drivers_keys(
 ) -> None:
     """Ray runs in an environment that knows nothing of the provider; keys live 25 s, the run much longer."""
     uri = upload(server, images)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     clean |= {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/nonexistent"}
     program = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -141,11 +142,13 @@ def test_ray_started_without_credentials_reads_with_the_drivers(
 
 
 @pytest.fixture
-def ray_without_credentials() -> Iterator[str]:
+def ray_without_credentials(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a Ray head on this machine that was started without AWS credentials."""
     import subprocess
     import sys
 
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     program = (
         "import ray, time; info = ray.init(address='local', num_cpus=5, include_dashboard=False, log_to_driver=False);"
