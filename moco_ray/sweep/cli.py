@@ -34,6 +34,9 @@ def _sweep(arguments: Sequence[str]) -> None:
     parsed = cli.parse_given(rest)
     check_uri(parsed.config)
     say(f"moco_ray: sweep, preset {parsed.config.preset}, images {parsed.config.data.uri}")
+    from moco_ray.train.connection import choose_authentication
+
+    choose_authentication()
     from rich.console import Console
 
     from moco_ray.sweep.sweep import sweep  # here, like all that takes seconds to import
