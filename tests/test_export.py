@@ -16,7 +16,8 @@ from PIL import Image
 from torch import nn
 
 import moco_ray
-from moco_ray.core.encoders import ModelConfig, build_encoder
+from moco_ray.config.model import ModelConfig
+from moco_ray.core.encoders import build_encoder
 from moco_ray.evaluate.initial_weights import load_initial_weights
 from moco_ray.export import main
 from moco_ray.train.pretrain import pretrain

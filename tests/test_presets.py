@@ -11,10 +11,10 @@ import pytest
 
 from moco_ray.cli import main
 from moco_ray.config import from_json, to_json
-from moco_ray.data.sources import DataConfig
+from moco_ray.config.data import DataConfig
+from moco_ray.config.run import RunConfig
 from moco_ray.evaluate.against_chance import default_neighbours
 from moco_ray.presets import PRESETS, load_preset
-from moco_ray.train.run_config import RunConfig
 from tests.web import web_server
 
 

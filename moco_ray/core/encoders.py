@@ -8,8 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from moco_ray.config.model import VITS
-from moco_ray.config.model import ModelConfig as ModelConfig
+from moco_ray.config.model import VITS, ModelConfig
 from moco_ray.core.heads import bn_mlp
 from moco_ray.core.timm_backbones import build_timm_backbone
 from moco_ray.core.vit import build_vit

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from moco_ray.config.optim import OptimConfig as OptimConfig
+from moco_ray.config.optim import OptimConfig
 from moco_ray.core.lars import Lars
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from moco_ray.config.model import VITS as VITS
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Size:

@@ -11,8 +11,9 @@ from itertools import takewhile
 import numpy as np
 from numpy.typing import NDArray
 
+from moco_ray.config.paths import local_path
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.uris import base_of, is_local, local_path
+from moco_ray.data.uris import base_of, is_local
 
 _SHOWN = 5
 

@@ -9,11 +9,12 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS as IMAGE_EXTENSIONS
+from moco_ray.config.paths import local_path
+from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
 from moco_ray.data.labels import counted, quoted
 from moco_ray.data.storage import Storage
 from moco_ray.data.storage_checks import check_bucket
-from moco_ray.data.uris import HTTP, base_of, is_local, local_path
+from moco_ray.data.uris import HTTP, base_of, is_local
 
 _LISTING_THREADS = 16
 _SAY_EVERY_S = 2.0

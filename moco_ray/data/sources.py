@@ -7,16 +7,9 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
-from moco_ray.config.data import DataConfig as DataConfig
-from moco_ray.data.folders import (
-    IMAGE_EXTENSIONS,
-    File,
-    Listing,
-    extension_of,
-    left_out_words,
-    list_folder,
-    said_of_kinds,
-)
+from moco_ray.config.data import DataConfig
+from moco_ray.data.folders import File, Listing, extension_of, left_out_words, list_folder, said_of_kinds
+from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
 from moco_ray.data.labels import amount, counted, quoted
 from moco_ray.data.listed import Listed, Rows, make_listed, merge_rows
 from moco_ray.data.manifest import Manifest

@@ -10,23 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, BinaryIO, TypeVar, cast
 
+from moco_ray.config.paths import local_path, local_uri
 from moco_ray.data import file_systems, local_files, s3_files
 from moco_ray.data.keys import KeyRing
 from moco_ray.data.range_reader import RangeReader, whole
 from moco_ray.data.repetition import repeat
 from moco_ray.data.storage_errors import KeysRefused, Missing, NoSpaceError, ReadError, Refused
 from moco_ray.data.storage_options import StorageOptions, resolve_storage_options
-from moco_ray.data.uris import (
-    ARCHIVES,
-    CACHES,
-    HTTP,
-    S3,
-    local_path,
-    local_uri,
-    protocol_of,
-    shown,
-    split_uri,
-)
+from moco_ray.data.uris import ARCHIVES, CACHES, HTTP, S3, protocol_of, shown, split_uri
 
 __all__ = [
     "KeysRefused",

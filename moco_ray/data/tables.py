@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from moco_ray.data.folders import IMAGE_EXTENSIONS, extension_of
+from moco_ray.data.folders import extension_of
+from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
 from moco_ray.data.labels import join_labels
 from moco_ray.data.listed import Rows
 from moco_ray.data.places import place_of

@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from moco_ray.config.paths import BYTES as BYTES
-from moco_ray.config.paths import LOCAL
-from moco_ray.config.paths import local_path as local_path
-from moco_ray.config.paths import local_uri as local_uri
+from moco_ray.config.paths import BYTES, LOCAL, local_path, local_uri
 
 S3 = ("s3", "s3a")
 HTTP = ("http", "https")

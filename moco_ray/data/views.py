@@ -20,12 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn import functional
 
-from moco_ray.config.views import ViewsConfig as ViewsConfig
-from moco_ray.config.views import cifar_views as cifar_views
-from moco_ray.config.views import simclr_views as simclr_views
-from moco_ray.config.views import v1_views as v1_views
-from moco_ray.config.views import v2_views as v2_views
-from moco_ray.config.views import v3_views as v3_views
+from moco_ray.config.views import ViewsConfig
 from moco_ray.data.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION, blur, jitter, solarize
 
 UInt8Array = NDArray[np.uint8]

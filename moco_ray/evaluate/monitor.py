@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from moco_ray.config.eval import EvalConfig as EvalConfig
+from moco_ray.config.eval import EvalConfig
 from moco_ray.config.views import ViewsConfig
 from moco_ray.core.encoders import Encoder
 from moco_ray.core.hashing import hash64

@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from moco_ray.config.eval import EvalConfig
 from moco_ray.data.manifest import Manifest
 from moco_ray.evaluate.against_chance import default_neighbours
-from moco_ray.evaluate.monitor import EvalConfig, EvalSet
+from moco_ray.evaluate.monitor import EvalSet
 
 _NAMES = 5
 

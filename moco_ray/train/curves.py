@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from moco_ray.config.paths import BYTES, local_path
 from moco_ray.data.storage import StorageOptions
-from moco_ray.data.uris import BYTES, is_local, local_path
+from moco_ray.data.uris import is_local
 from moco_ray.report.sinks import TensorBoardSink
 
 _FOLDER = "tensorboard"

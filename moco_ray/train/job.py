@@ -11,7 +11,6 @@ from moco_ray.config import Config
 from moco_ray.data.blocks import StreamSpec
 from moco_ray.data.storage import StorageOptions
 from moco_ray.evaluate.monitor import EvalSet
-from moco_ray.train.failure import RunFailed as RunFailed
 
 
 @dataclass(frozen=True, kw_only=True)

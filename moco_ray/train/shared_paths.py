@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from moco_ray.config import Config
+from moco_ray.config.paths import local_path
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import resolve_storage_options
-from moco_ray.data.uris import is_local, local_path
+from moco_ray.data.uris import is_local
 
 _EXAMPLES = {"run.storage-path": "s3://bucket/runs", "data.uri": "s3://bucket/images", "eval.uri": "s3://bucket/test"}
 _UNPACKED_JOBS = "working_dir_files"  # Ray unpacks a submitted job into a folder of this name, and deletes it

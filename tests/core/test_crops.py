@@ -7,9 +7,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from moco_ray.config.model import ModelConfig
 from moco_ray.core import timm_backbones
 from moco_ray.core.crops import build_without_weights
-from moco_ray.core.encoders import Encoder, ModelConfig, build_backbone, build_encoder
+from moco_ray.core.encoders import Encoder, build_backbone, build_encoder
 
 FIXED_SIZE = ["test_vit3", "test_coatnet", "test_maxvit", "levit_128s", "swin_tiny_patch4_window7_224", "convit_tiny"]
 

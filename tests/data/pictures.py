@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import functional as TF
 
-from moco_ray.data.views import ViewDraw, ViewsConfig
+from moco_ray.config.views import ViewsConfig
+from moco_ray.data.views import ViewDraw
 
 
 def make_photos() -> list[np.ndarray]:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from moco_ray.config.data import DataConfig
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.sources import DataConfig, list_source
+from moco_ray.data.sources import list_source
 from moco_ray.data.storage import StorageOptions
 from tests.data.small import png
 

@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from moco_ray.config.data import DataConfig
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.reading import read_rows
-from moco_ray.data.sources import DataConfig, build_manifest
+from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import ReadError, Storage, StorageOptions, resolve_storage_options
 from moco_ray.data.storage_checks import check_writable
 from moco_ray.data.uris import split_uri

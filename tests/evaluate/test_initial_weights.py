@@ -14,7 +14,8 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from moco_ray.core.encoders import Encoder, ModelConfig, build_encoder
+from moco_ray.config.model import ModelConfig
+from moco_ray.core.encoders import Encoder, build_encoder
 from moco_ray.evaluate.encoder_file import encoder_bytes
 from moco_ray.evaluate.initial_weights import load_initial_weights
 from tests.evaluate.test_encoder_file import METADATA, assert_same_weights, tiny_encoder, write

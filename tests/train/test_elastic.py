@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moco_ray.train.job import RunFailed
+from moco_ray.train.failure import RunFailed
 from moco_ray.train.notes import Notes
 from moco_ray.train.pretrain import pretrain
 from moco_ray.train.worker import _about_devices

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from moco_ray.config import Config
+from moco_ray.config.run import RunConfig
 from moco_ray.core.encoders import build_encoder
 from moco_ray.train.evaluations import Evaluations
 from moco_ray.train.pretrain import pretrain
-from moco_ray.train.run_config import RunConfig
 from moco_ray.train.workers import trains_here
 from tests.runs import losses, metrics, tiny_config
 

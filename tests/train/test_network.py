@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from moco_ray import cli
-from moco_ray.core.encoders import ModelConfig
+from moco_ray.config.model import ModelConfig
 from moco_ray.train.dry_run import dry_run
 from moco_ray.train.network import check_network
 from moco_ray.train.pretrain import pretrain

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from moco_ray.config.data import DataConfig
 from moco_ray.data.formats.extensions import EXTENSIONS_OF, IMAGE_EXTENSIONS
 from moco_ray.data.formats.known import FORMATS
-from moco_ray.data.sources import DataConfig, build_manifest
+from moco_ray.data.sources import build_manifest
 from moco_ray.data.storage import resolve_storage_options
 from tests.data.formats.scene import RGB, chunk, decode, encoded, reason, tiff
 
