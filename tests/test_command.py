@@ -90,4 +90,4 @@ def test_a_submitted_run_is_submitted_again(
 
 def test_a_name_that_no_terminal_can_show_is_no_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--preset", "smoke", "--run.num-workers", "0", "--data.uri", f"{tmp_path}/\udce9", "--dry-run"]) == 2
-    assert f"images {tmp_path}/\\udce9" in capfd.readouterr().out
+    assert f"images file-bytes://{tmp_path}/%E9\n" in capfd.readouterr().out

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from moco_ray.data.decode import BadImage, UInt8Array, decode_image
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.storage import KeysRefused, ReadError, Storage, StorageOptions
+from moco_ray.data.storage import ReadError, Storage, StorageOptions
 from moco_ray.data.storage_checks import any_readable
+from moco_ray.data.storage_errors import KeysRefused, Missing, Refused
 from moco_ray.data.uris import shown
 
 _READ_THREADS = 16
@@ -160,8 +161,8 @@ def _check_others(manifest: Manifest, refused: list[_Refused], storage: Storage)
     """Make sure that the storage gives other files of the data than those that it has refused.
 
     Raises:
-        ReadError: It does not answer.
-        ValueError: It gives none of those that were tried.
+        ReadError: It does not answer, or its disk fails for all that were tried.
+        ValueError: None of those that were tried is there, or may be read.
     """
     names = manifest.table["uri"].combine_chunks()
     if manifest.kind == "parquet":
@@ -172,7 +173,9 @@ def _check_others(manifest: Manifest, refused: list[_Refused], storage: Storage)
     if others and any_readable(storage, [storage.path_of(uri) for uri in others]):
         return
     tried = f", and none of the {len(others)} others that were tried can be read either" if others else ""
-    raise ValueError(
-        f"{refused[0].error}{tried}. Is the disk mounted, the bucket there and access allowed? If the images have moved, "
+    error = refused[0].error
+    may_pass = storage.protocol == "file" and not isinstance(error, Missing | Refused)  # a mount that is broken
+    raise (ReadError if may_pass else ValueError)(
+        f"{error}{tried}. Is the disk mounted, the bucket there and access allowed? If the images have moved, "
         "name their new place with --data.uri (or --eval.uri)"
     )
