@@ -97,8 +97,9 @@ def prepare(config: Config, folder: str, run: Storage, say: Say) -> Prepared:
     kept = images_of_run(run, old, config, say) if old is not None else None
     images = kept.images if kept else list_images(config, data_options, say)
     access = row_options(images.train, config)
-    if old is not None:
-        check_access(images.train.first_uri, access)
+    for manifest in (images.train, images.test):
+        if manifest is not None:  # a list may name another server than its own
+            check_access(manifest.first_uri, row_options(manifest, config))
     source = make_source(config, images.train, access)
     config = decide(config, kept.decided_rows if kept else len(source.train_rows))
     differences = experiment_differences(old, config) if old is not None else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,20 @@ def test_runs_on_http_an_archive_and_memory_equal_the_run_on_a_disk(images: Path
             folder = pretrain(config, say=_quiet).folder
             assert digests(folder) == digests(local), uri
             np.testing.assert_allclose(losses(folder), losses(local), rtol=1e-12)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1", "s3://bucket"])
+def test_a_list_whose_images_lie_on_a_server_that_is_away_is_told_so_within_seconds(
+    address: str, tmp_path: Path
+) -> None:
+    (tmp_path / "list.csv").write_text("uri\n" + "".join(f"{address}/{i}.png\n" for i in range(24)))
+    options = json.dumps({"endpoint_url": "http://127.0.0.1:1", "key": "k", "secret": "s"})
+    config = tiny_config(tmp_path / "list.csv", tmp_path / "runs", max_steps=1)
+    config = replace(config, data=replace(config.data, storage_options=options if "s3" in address else None))
+    start = time.monotonic()
+    with pytest.raises((ValueError, OSError), match=r"127\.0\.0\.1:1"):
+        pretrain(config, say=_quiet)
+    assert time.monotonic() - start < 20
 
 
 def test_memory_is_refused_where_other_processes_would_read_it(images: Path, tmp_path: Path) -> None:
