@@ -185,6 +185,7 @@ def test_a_mistake_is_named_within_seconds_of_the_start(
     assert time.monotonic() - start < 20 and "hush" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_servers_that_know_no_newer_checksums_are_written_to(
     proxy: ExpiringS3, server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,7 +75,9 @@ def test_a_run_on_two_three_and_one_workers_is_the_run_of_one(
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-6, atol=1e-8, msg=f"{name} differs")
 
 
-@pytest.mark.parametrize("case", ["memory-bank", "moco-v3 vit"])  # a bank, a predictor and a momentum that moves
+@pytest.mark.parametrize(
+    "case", ["memory-bank", pytest.param("moco-v3 vit", marks=pytest.mark.slow)]
+)  # a bank, a predictor and a momentum that moves
 def test_a_run_that_stops_goes_on_as_if_it_had_not(case: str, images: Path, tmp_path: Path) -> None:
     straight = _train(_config(case, images, tmp_path / "straight"))
     for stop in (3, STEPS):
@@ -85,6 +87,7 @@ def test_a_run_that_stops_goes_on_as_if_it_had_not(case: str, images: Path, tmp_
     assert all(torch.equal(ours["method"][name], tensor) for name, tensor in theirs["method"].items())
 
 
+@pytest.mark.slow
 def test_micro_batches_of_a_vit_are_the_whole_batch(images: Path, tmp_path: Path) -> None:
     whole = _train(_config("moco-v3 vit", images, tmp_path / "whole"))
     cut = _train(_config("moco-v3 vit", images, tmp_path, micro_batch_groups=2))

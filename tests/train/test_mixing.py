@@ -67,7 +67,7 @@ def test_a_run_reads_rows_in_the_order_of_its_manifest(alone: Path) -> None:
     assert all(len(set(batch)) == SIZE for batch in expected.tolist())
 
 
-@pytest.mark.parametrize("stop", [3, 8])
+@pytest.mark.parametrize("stop", [3, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_run_that_stops_inside_a_window_goes_on_as_if_it_had_not(
     stop: int, rows: Path, alone: Path, tmp_path: Path
 ) -> None:

@@ -71,7 +71,7 @@ def test_evaluation_is_keyed_by_step_and_needs_no_other_labels(whole: Path) -> N
     assert all(0 <= line["eval/knn_top1"] <= 100 and line["eval/rankme"] >= 1 for line in lines)
 
 
-@pytest.mark.parametrize("stop", [1, 7, 8, 13])
+@pytest.mark.parametrize("stop", [1, 8, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (7, 13))])
 def test_stopping_anywhere_and_going_on_changes_nothing(stop: int, images: Path, whole: Path, tmp_path: Path) -> None:
     config = tiny_config(images, tmp_path)
     pretrain(replace(config, run=replace(config.run, max_steps=stop)), say=_quiet)
@@ -138,6 +138,7 @@ def test_an_evaluation_that_fails_does_not_end_training(images: Path, tmp_path: 
     assert len(metrics(folder)) == 3 and any("done: 3 steps" in line for line in said)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_near_float32(images: Path, tmp_path: Path) -> None:
     curves = []
     for dtype in ("float32", "bfloat16"):

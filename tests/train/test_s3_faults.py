@@ -121,6 +121,7 @@ def test_no_kind_of_fault_changes_a_run(proxy: FaultyProxy, server: S3Server, un
     _assert_undisturbed(result, undisturbed)
 
 
+@pytest.mark.slow
 def test_faults_of_all_kinds_at_random_change_nothing(proxy: FaultyProxy, server: S3Server, undisturbed: Path) -> None:
     often = [kind for kind in KINDS if kind not in ("hang", "stalled_upload")]
     proxy.faults = [Fault(kind=kind, chance=0.012) for kind in often]
@@ -155,6 +156,7 @@ def test_cut_and_corrupt_checkpoints_are_never_resumed_from(
     assert any("training from step 3 " in line for line in said)
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_goes_away_ends_the_run_and_the_same_command_resumes_it(
     proxy: FaultyProxy, server: S3Server, undisturbed: Path, impatient: None
 ) -> None:
