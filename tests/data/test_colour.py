@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from torchvision.transforms import functional as TF
 
-from moco_ray.config.views import ViewsConfig
+from moco_ray.config.views import ViewsConfig, cifar_views, simclr_views, v1_views, v2_views, v3_views
 from moco_ray.data.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION, jitter
-from moco_ray.data.views import apply_view, cifar_views, draw_view, simclr_views, v1_views, v2_views, v3_views
+from moco_ray.data.views import apply_view, draw_view
 from tests.data.pictures import pillow_view
 
 OPERATIONS = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)

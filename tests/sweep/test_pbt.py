@@ -21,7 +21,7 @@ from moco_ray.sweep.records import Ledger, Point
 from moco_ray.sweep.setting import Setting
 from moco_ray.sweep.space import parse_space
 from moco_ray.train.found import MANIFEST, found_run, is_run
-from moco_ray.train.plan import list_images
+from moco_ray.train.plan import Images, list_images
 from moco_ray.train.pretrain import pretrain
 from tests.runs import digests, losses, metrics, tiny_config
 from tests.sweep.sweeps import run_sweep, sweep_config
@@ -112,7 +112,7 @@ def _play(setting: Setting, die_before: int | None = None) -> int:
             record = setting.ledger.records[given["trial"]]
             config, run = from_json(given["task"]["config"]), setting.folder_of(record)
             if not is_run(run):
-                found_run(run, config, manifest, None)
+                found_run(run, config, Images(train=manifest, test=None))
             pretrain(config, say=_quiet)
             for line in map(json.loads, run.read_bytes(run.join("eval.jsonl")).splitlines()):
                 if line["step"] > given["seen"]:
