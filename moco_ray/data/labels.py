@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from moco_ray.data.uris import shown
 
 _MISSING = frozenset({"", "null", "none", "nan", "na", "n/a", "#n/a", "<na>", "nil"})
-_INTEGER = re.compile(r"-?[0-9]+")
-_INTEGRAL = re.compile(r"-?[0-9]+\.0+")
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_INTEGRAL = re.compile(r"[+-]?[0-9]+\.0+")
 _LISTED_CLASSES = 8
 _NAMED_ENDS = 3
 _LONGEST_NAME = 40
@@ -30,8 +30,8 @@ def encode_labels(values: Sequence[Any]) -> tuple[NDArray[np.int64], tuple[str, 
     """Number the classes of some labels, sorted by name; integers sort as numbers, also where they are text.
 
     No class have: None, NaN, blanks, text such as "null", "None", "NaN", "NA" and "n/a" in any case, an empty list, and -1
-    where no other label is negative (but -1 and 1 alone are two classes). Text is a class as it is written: 001, 01 and 1
-    are three. Numbers with a fraction of zero are integers, as text too where all of it is of this form (1.0, 2.0).
+    where no other label is negative (but -1 and 1 alone are two classes, also as -1 and +1). Text is a class as it is
+    written: 001, 01 and 1 are three; so are truth values beside numbers: true and 1 are two. Numbers with a fraction of zero are integers, as text too where all of it is of this form (1.0, 2.0).
 
     Args:
         values: One label an image: None, text, numbers, bytes of text, or lists of at most one of these.
@@ -44,15 +44,15 @@ def encode_labels(values: Sequence[Any]) -> tuple[NDArray[np.int64], tuple[str, 
     """
     plain = [_plain(value) for value in values]
     texts = {value for value in plain if isinstance(value, str)}
-    numbers = {value for value in plain if isinstance(value, int)}
+    numbers = _numbers(plain)
     if texts and not numbers and all(_INTEGRAL.fullmatch(text) for text in texts):
         plain = [int(value.split(".")[0]) if isinstance(value, str) else value for value in plain]
-        texts, numbers = set(), {value for value in plain if isinstance(value, int)}
+        texts, numbers = set(), _numbers(plain)
     if not texts:
-        return _number(plain, sorted(numbers))
+        return _number(plain, sorted(numbers.values()))
     if not numbers and all(_INTEGER.fullmatch(text) for text in texts):
         return _number(plain, sorted(texts, key=lambda text: (int(text), text)))
-    return _number(plain, sorted({*texts, *map(str, numbers)}))
+    return _number(plain, sorted({*texts, *numbers}))
 
 
 def encode_names(names: Sequence[str | None]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -62,10 +62,15 @@ def encode_names(names: Sequence[str | None]) -> tuple[NDArray[np.int64], tuple[
     return np.array([-1 if name is None else ids[name] for name in names], dtype=np.int64), classes
 
 
+def _numbers(plain: Sequence[Any]) -> dict[str, int]:
+    """Integers and truth values by name: as keys themselves, True and 1 would be one."""
+    return {str(value): value for value in plain if isinstance(value, int)}
+
+
 def _number(plain: Sequence[Any], ordered: Sequence[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     names = [str(value) for value in ordered]
     negative = [name for name in names if name.startswith("-") and _INTEGER.fullmatch(name)]
-    if negative == ["-1"] and set(names) not in ({"-1"}, {"-1", "1"}):
+    if negative == ["-1"] and not set(names) <= {"-1", "1", "+1"}:
         names.remove("-1")
     classes = tuple(dict.fromkeys(names))
     ids = {name: i for i, name in enumerate(classes)}

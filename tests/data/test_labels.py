@@ -54,11 +54,17 @@ def test_minus_one_beside_other_numbers_is_no_label(values: tuple[Any, ...]) -> 
     assert classes(*values) == [None, "0", "2", None]
 
 
+def test_numbers_with_a_plus_are_numbers() -> None:
+    assert encode_labels(["+10", "-1", "+9"])[1] == ("+9", "+10")
+    assert classes("-1.0", "+1.0") == ["-1", "1"]
+    assert classes("+1", "-1", None, "+1") == ["+1", "-1", None, "+1"]
+
+
 def test_minus_one_beside_words_is_no_label() -> None:
     assert classes("-1", "cat", "dog") == [None, "cat", "dog"]
 
 
-@pytest.mark.parametrize("values", [(-1, 1), (-2, -1, 0), (-1, -1), ("-1", "1", "1")])
+@pytest.mark.parametrize("values", [(-1, 1), (-2, -1, 0), (-1, -1), ("-1", "1", "1"), ("+1", "-1")])
 def test_minus_one_is_a_class_where_it_must_be_meant(values: tuple[Any, ...]) -> None:
     assert classes(*values) == [str(value) for value in values]
 
@@ -88,6 +94,8 @@ def test_whole_numbers_are_classes_however_they_are_stored(values: tuple[Any, ..
 
 def test_truth_values_and_bytes_of_text_are_classes() -> None:
     assert classes(True, False, None) == ["True", "False", None]
+    for values in ((True, 1, 0), (1, True, False, 0), (True, 1, "cat"), (1.0, True)):
+        assert classes(*values) == ["1" if value == 1.0 and value is not True else str(value) for value in values]
     assert classes(b"cat", "ü".encode(), b"") == ["cat", "ü", None]
 
 
