@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from moco_ray.data.labels import NoClasses, amount, count_words, encode_labels, encode_names
 from moco_ray.data.manifest import Manifest, make_manifest
+from moco_ray.data.overlap import check_left, is_shared
 from moco_ray.data.splits import Role, has_train_and_other
+from moco_ray.data.uris import shown
 
 _ROLES: tuple[Role, ...] = ("train", "unlabelled", "val", "test", "other")
 
@@ -73,8 +75,10 @@ def make_listed(rows: Rows, *, is_label_named: bool, chooses_test: bool) -> List
         is_label_named: Whether the user named the column of labels: then it must hold classes.
         chooses_test: Whether to look for images to classify; else none are, and none are trained on that could be.
 
+    An image of the val or test part is never trained on, also where the train part has it, too.
+
     Raises:
-        ValueError: There is nothing to train on, or the named column holds no classes.
+        ValueError: There is nothing or little to train on, or the named column holds no classes.
     """
     roles = rows.roles or [None] * len(rows.uris)
     counts = Counter(roles)
@@ -83,7 +87,9 @@ def make_listed(rows: Rows, *, is_label_named: bool, chooses_test: bool) -> List
         train, reason = _part(rows, every, "train", is_label_named)
         words = _class_words(train, reason)
         return Listed(train=train, test=None, words=words, notes=rows.notes + _said_without_train(rows, counts))
-    train, reason = _part(rows, _rows_of(roles, ("train", "unlabelled")), "train", is_label_named)
+    roles, shared = _apart(rows, roles)
+    counts = Counter(roles)
+    train, reason = _part(rows, _rows_of(roles, _ROLES[:2]), "train", is_label_named)
     used: Role | None = None
     test = None
     without = []
@@ -98,7 +104,35 @@ def make_listed(rows: Rows, *, is_label_named: bool, chooses_test: bool) -> List
     said += f"; evaluates on {_amounts(rows, counts, (used,))}" if used else ""
     rest = [role for role in _ROLES[2:] if counts[role] and role != used]
     said += f"; left out: {_amounts(rows, counts, rest)}" if rest else ""
-    return Listed(train=train, test=test, words=_class_words(train, reason), notes=[*rows.notes, said, *without])
+    return Listed(
+        train=train, test=test, words=_class_words(train, reason), notes=[*rows.notes, *shared, said, *without]
+    )
+
+
+def _apart(rows: Rows, roles: Sequence[Role | None]) -> tuple[list[Role | None], list[str]]:
+    """Roles without those of training images that are in a val or test part, too; and what to say of these.
+
+    Raises:
+        ValueError: Next to nothing is left to train on.
+    """
+    train, test = (_rows_of(roles, wanted) for wanted in (_ROLES[:2], _ROLES[2:4]))
+    result = list(roles)
+    if rows.groups is not None:  # a row of a Parquet file is in one part
+        return result, []
+    shared = train[is_shared([rows.uris[i] for i in train], [rows.uris[i] for i in test])]
+    if not len(shared):
+        return result, []
+    named, others = (
+        ", ".join(_named(rows, role) for role in wanted if role in roles) for wanted in (_ROLES[:2], _ROLES[2:4])
+    )
+    check_left(len(train) - len(shared), len(train), named, others)
+    for i in shared:
+        result[i] = None
+    first = rows.uris[shared[0]].rsplit("/", 1)[-1]
+    return result, [
+        f"warning: {amount(len(shared), 'image')} of {named} {'is' if len(shared) == 1 else 'are'} in {others}, too "
+        f"(first {shown(first)}): not trained on"
+    ]
 
 
 def merge_rows(parts: Sequence[Rows]) -> Rows:

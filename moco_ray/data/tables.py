@@ -11,12 +11,12 @@ from typing import Any
 
 from moco_ray.data.folders import extension_of
 from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
-from moco_ray.data.labels import join_labels
+from moco_ray.data.labels import amount, join_labels
 from moco_ray.data.listed import Rows
 from moco_ray.data.places import place_of
 from moco_ray.data.splits import Role, has_train_and_other, role_of
 from moco_ray.data.storage import Storage
-from moco_ray.data.uris import file_system_of
+from moco_ray.data.uris import file_system_of, shown
 
 URI_COLUMNS = (
     "uri path url file filename file_name filepath file_path image_path img_path image_uri image_url image_file image img"
@@ -26,6 +26,7 @@ SPLIT_COLUMNS = ("split", "subset", "partition", "fold", "set")
 LIST_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_PRECEDENCE: tuple[Role | None, ...] = ("test", "val", "other", "train", "unlabelled", None)
 _CELL_FIELDS = ("path", "uri", "url", "file_name")
 
 
@@ -231,7 +232,7 @@ def rows_of_uris(
     if len(kinds := {file_system_of(place) for place in uris}) > 1:
         said = ", ".join(" of ".join(kind) for kind in sorted(kinds)[:4])
         raise ValueError(f"{uri} mixes protocols or archives ({said}); use one manifest for each")
-    role_by_uri = dict(zip(uris, roles, strict=True))
+    role_by_uri, contradictions = _one_role(uris, roles)
     once, labels, notes = join_labels(uris, labels)
     order = sorted(range(len(once)), key=once.__getitem__)
     reasons: dict[Role, str] = dict.fromkeys(("train", "val", "test"), reason) if reason else {}
@@ -241,8 +242,26 @@ def rows_of_uris(
         label_name=label_name,
         roles=[role_by_uri[once[i]] for i in order],
         reasons=reasons,
-        notes=notes,
+        notes=notes + contradictions,
     )
+
+
+def _one_role(uris: Sequence[str], roles: Sequence[Role | None]) -> tuple[dict[str, Role | None], list[str]]:
+    """What each image is for, and what to say of those whose rows contradict each other: they are not trained on."""
+    found: dict[str, Role | None] = {}
+    several: dict[str, None] = {}
+    for uri, role in zip(uris, roles, strict=True):
+        known = found.setdefault(uri, role)
+        if known != role:
+            several[uri] = None
+            found[uri] = min((known, role), key=_PRECEDENCE.index)
+    if not several:
+        return found, []
+    first = next(iter(several))
+    return found, [
+        f"warning: {amount(len(several), 'image')} with different splits in different rows (first "
+        f"{shown(first.rsplit('/', 1)[-1])}: {found[first]}): what is in test, val or another part is not trained on"
+    ]
 
 
 def roles_of(values: Sequence[Any]) -> list[Role | None]:

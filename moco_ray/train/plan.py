@@ -7,15 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 
 from moco_ray.config import Config
 from moco_ray.core.group_batch_norm import has_batch_norm
 from moco_ray.data.blocks import Source
 from moco_ray.data.folders import same_place
 from moco_ray.data.known_bad import say_known_bad
-from moco_ray.data.labels import count_words
+from moco_ray.data.labels import amount, count_words
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import make_order
+from moco_ray.data.overlap import check_left, is_shared_row
 from moco_ray.data.sources import list_source
 from moco_ray.data.storage import StorageOptions, resolve_storage_options
 from moco_ray.evaluate.monitor import EvalSet, choose_eval_set, holdout_mask
@@ -50,8 +52,8 @@ def list_images(config: Config, options: StorageOptions, say: Say) -> Images:
         say: Prints a line for the user.
 
     Raises:
-        ValueError: There are none, too many are known to be bad, those of eval.uri have no labels, or they are those of
-            data.uri.
+        ValueError: There are none, too many are known to be bad, those of eval.uri have no labels, or they are
+            (nearly) all of those of data.uri.
     """
     data, evaluation = config.data, config.eval
     if evaluation.uri and same_place(evaluation.uri, data.uri):
@@ -78,7 +80,25 @@ def list_images(config: Config, options: StorageOptions, say: Say) -> Images:
     say_known_bad(train, data.max_bad_fraction, say)
     if test is not None:
         say_known_bad(test, None, say)
-    return Images(train=train, test=list_eval_images(config, say) if evaluation.uri else test)
+    if evaluation.uri:
+        test = list_eval_images(config, say)
+        train = _without(train, test, config, say)
+    return Images(train=train, test=test)
+
+
+def _without(train: Manifest, test: Manifest, config: Config, say: Say) -> Manifest:
+    """The training images but for those that are classified."""
+    shared = is_shared_row(train, test)
+    if not shared.any():
+        return train
+    named, others = f"data.uri {config.data.uri}", f"eval.uri {config.eval.uri}"
+    left = replace(train, table=train.table.filter(pa.array(~shared)))
+    check_left(len(left), len(train), named, others)
+    say(
+        f"warning: {amount(int(shared.sum()), 'image')} of {named} {'is' if shared.sum() == 1 else 'are'} in {others}, too "
+        f"(first {train.uri(int(shared.argmax()))}): not trained on; {len(left):,} images are left"
+    )
+    return left
 
 
 def list_eval_images(config: Config, say: Say) -> Manifest:
