@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -93,6 +93,11 @@ class Pictures:
         if len(self.names) < _KEPT_NAMES:
             self.names.append(name)
 
+    def extend(self, others: Pictures) -> None:
+        """Count those of another folder, too."""
+        self.count += others.count
+        self.names = (self.names + others.names)[:_KEPT_NAMES]
+
     def __len__(self) -> int:
         """How many there are."""
         return self.count
@@ -121,7 +126,7 @@ def divide(pictures: Mapping[str, Pictures]) -> Division:
     - A folder that holds one other folder and nothing else of weight is passed through.
     - train/ beside val/ or test/ (the first level, or the second below each class) are splits; others beside them are not
       used, but for unlabeled/, which is trained on without labels. Splits without a train/ are one set.
-    - The first level below is the class, if there are two or more. Pictures beside the class folders have no label; where
+    - The first level below is the class, if there are two or more in all folders of a split. Pictures beside the class folders have no label; where
       they are the larger part, folders are no classes.
 
     Args:
@@ -153,12 +158,13 @@ def _by_split(kept: Mapping[str, Pictures], base: str, found: Mapping[str, Role 
         role: Role = (found[parts[0]] or "other") if parts else "other"
         division.roles[folder] = role
         division.labels[folder] = None
+    tops: dict[Role, list[str]] = defaultdict(list)
     for top, meant in found.items():
-        name, role = f"{base}/{top}".lstrip("/"), meant or "other"
-        division.names.setdefault(role, []).append(f"{name}/")
+        tops[meant or "other"].append(f"{base}/{top}".lstrip("/"))
+    for role, names in tops.items():
+        division.names[role] = [f"{name}/" for name in names]
         if role in ("train", "val", "test"):
-            below = {folder: names for folder, names in kept.items() if f"{folder}/".startswith(f"{name}/")}
-            labels, reason, strays = _classes_below(below, _descend(below, name))
+            labels, reason, strays = _classes_of_role(kept, names)
             division.labels.update(labels)
             division.notes.extend(strays)
             if reason:
@@ -166,6 +172,24 @@ def _by_split(kept: Mapping[str, Pictures], base: str, found: Mapping[str, Role 
     if base in kept:
         division.names.setdefault("other", []).append(kept[base].names[0])
     return division
+
+
+def _classes_of_role(kept: Mapping[str, Pictures], tops: Sequence[str]) -> tuple[dict[str, str | None], str, list[str]]:
+    """As `_classes_below`, for the folders of one role as if they were one: each may hold only some of the classes."""
+    if len(tops) == 1:
+        below = {folder: names for folder, names in kept.items() if f"{folder}/".startswith(f"{tops[0]}/")}
+        return _classes_below(below, _descend(below, tops[0]))
+    inside: dict[str, str] = {}
+    joined: dict[str, Pictures] = defaultdict(Pictures)
+    for top in tops:
+        start = top
+        while len(only := _children(kept, start)) == 1 and start not in kept and set(_words(only[0])) & _IMAGES:
+            start = f"{start}/{only[0]}"
+        for folder in (folder for folder in kept if f"{folder}/".startswith(f"{start}/")):
+            inside[folder] = "/".join(_parts(folder, start))
+            joined[inside[folder]].extend(kept[folder])
+    labels, reason, strays = _classes_below(joined, _descend(joined, ""))
+    return {folder: labels[name] for folder, name in inside.items()}, reason, strays
 
 
 def _by_class_first(

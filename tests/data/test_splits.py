@@ -89,6 +89,29 @@ def test_splits_may_share_a_name_of_their_own() -> None:
     assert placed("train_station/0.png", "bus_station/0.png", "test_track/0.png")[0] == ("train", "train_station")
 
 
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["train1/a/0.png", "train2/b/1.png"],
+        ["train1/a/0.png", "train1/a/deep/2.png", "train2/b/1.png"],
+        ["train1/a/x/0.png", "train1/a/y/0.png", "train2/b/x/1.png", "train2/b/y/1.png"],
+        ["train_1/images/a/0.png", "train_2/b/1.png"],
+        ["train1/a/0.png", "train1/b/0.png", "train2/a/1.png", "train3/b/1.png"],
+    ],
+)
+def test_folders_of_one_split_hold_its_classes_together(paths: list[str]) -> None:
+    classes = [next(part for part in path.split("/") if part in "ab") for path in paths]
+    found = placed(*paths, "val/a/7.png", "val/b/8.png")
+    assert found == [*(("train", name) for name in classes), ("val", "a"), ("val", "b")]
+
+
+def test_folders_of_one_split_with_one_class_in_all_have_none() -> None:
+    found = division("train1/a/0.png", "train2/a/1.png", "val/a/0.png", "val/b/0.png")
+    assert found.labels["train1/a"] is None and found.reasons["train"] == "there are no class folders below a/"
+    flat = division("train1/0.png", "train2/1.png", "val/a/0.png", "val/b/0.png")
+    assert flat.reasons == {"train": "there are no class folders"} and flat.labels["val/b"] == "b"
+
+
 def test_splits_below_each_class() -> None:
     paths = ["cat/train/0.png", "cat/test/1.png", "dog/train/2.png", "dog/test/3.png", "dog/ground_truth/3.png"]
     assert placed(*paths) == [("train", "cat"), ("test", "cat"), ("train", "dog"), ("test", "dog"), None]
