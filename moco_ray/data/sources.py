@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -85,7 +85,7 @@ def _from_folder(config: DataConfig, storage: Storage, listing: Listing, progres
     images = [file for file in listing.files if extension_of(file.path) in IMAGE_EXTENSIONS]
     others = [file for file in listing.files if extension_of(file.path) not in IMAGE_EXTENSIONS]
     there = {storage.uri(file.path) for file in images} if _may_have_splits(storage, others) else set()
-    lists = _lists_of_splits(storage, others, there)
+    lists, unused = _lists_of_splits(storage, others, there)
     parquet = [file.path for file in others if extension_of(file.path) == ".parquet"]
     if lists or (not images and not parquet and len(lists := _lists(storage, others)) == 1):
         rows = _from_lists(config, storage, lists)
@@ -100,7 +100,7 @@ def _from_folder(config: DataConfig, storage: Storage, listing: Listing, progres
     else:
         raise ValueError(_without_images(config, storage, listing))
     known = {file.path for file in used}
-    rows.notes.extend([*listing.words(), *left_out_words([file for file in others if file.path not in known])])
+    rows.notes.extend([*unused, *listing.words(), *left_out_words([file for file in others if file.path not in known])])
     return rows
 
 
@@ -126,9 +126,16 @@ def _may_have_splits(storage: Storage, files: Sequence[File]) -> bool:
     return any(role == "train" for _, role in _lists(storage, files))
 
 
-def _lists_of_splits(storage: Storage, files: Sequence[File], there: Collection[str]) -> list[tuple[File, Role | None]]:
-    """Lists such as train.csv and val.csv, if they name images: of those that are there, where there are any."""
+def _lists_of_splits(
+    storage: Storage, files: Sequence[File], there: Collection[str]
+) -> tuple[list[tuple[File, Role | None]], list[str]]:
+    """Lists such as train.csv and val.csv, if they name images: of those that are there, where there are any.
+
+    Returns:
+        The lists, and in lines for people why others of such names are not used.
+    """
     usable: list[tuple[File, Role | None]] = []
+    unused = []
     for file, role in _lists(storage, files):
         if role is None or not _may_have_splits(storage, files):
             continue
@@ -136,15 +143,17 @@ def _lists_of_splits(storage: Storage, files: Sequence[File], there: Collection[
             table, uri = read_list(storage, file.path), storage.uri(file.path)
             column = find_column(uri, list(table.columns), URI_COLUMNS)
             places = places_of(uri, column, table.columns[column], storage, storage.root) if column else []
-        except ValueError:
+        except ValueError as error:
             if not there:
                 raise
-            continue  # the images beside it need no list
-        if column is None:
+            unused.append(f"warning: a list is not used: {error}")  # the images beside it need none
             continue
-        if not there or any(place in there for place in places):
+        if column is not None and (not there or any(place in there for place in places)):
             usable.append((file, role))
-    return usable if any(role == "train" for _, role in usable) else []
+        else:
+            why = "names none of the pictures there" if column else f"has no uri column ({', '.join(table.columns)})"
+            unused.append(f"{shown(file.path.rsplit('/', 1)[-1])} is not used: it {why}")
+    return (usable if any(role == "train" for _, role in usable) else []), unused
 
 
 def _from_lists(config: DataConfig, storage: Storage, lists: Sequence[tuple[File, Role | None]]) -> Rows:
@@ -172,7 +181,7 @@ def _from_images(
     kept = [(file, folder) for file, folder in zip(images, folders, strict=True) if folder in division.roles]
     uris = [storage.uri(file.path) for file, _ in kept]
     labels: list[Any] = [division.labels[folder] for _, folder in kept]
-    known, used, column = _metadata_labels(config, storage, others)
+    known, used, column = _metadata_labels(config, storage, others, division.roles)
     if not any(uri in known for uri in uris):
         used, column = [], ""
     if used:
@@ -196,23 +205,48 @@ def _from_images(
 
 
 def _metadata_labels(
-    config: DataConfig, storage: Storage, others: Sequence[File]
+    config: DataConfig, storage: Storage, others: Sequence[File], folders: Iterable[str]
 ) -> tuple[dict[str, Any], list[File], str]:
-    """Labels by URI from lists named metadata that lie among the images, which lists these are, and their column."""
+    """Labels by URI from lists named metadata that lie among the images, which lists these are, and their column.
+
+    Args:
+        config: Names a column, perhaps.
+        storage: Where they are.
+        others: Files that are no images.
+        folders: Those of the images, as they are shown; a list in another one describes something else.
+
+    Raises:
+        ValueError: One cannot be read.
+    """
+    root = len(storage.root.rstrip("/")) + 1
+    described = {""}.union(*(_with_parents(folder) for folder in folders))
     labels: dict[str, Any] = {}
     used, column = [], ""
     for file in others:
         folder, _, name = file.path.rpartition("/")
         if name.rpartition(".")[0].lower() != _METADATA or extension_of(name) not in LIST_EXTENSIONS:
             continue
-        table, uri = read_list(storage, file.path), storage.uri(file.path)
-        names = list(table.columns)
-        if find_column(uri, names, URI_COLUMNS) and (found := label_column(uri, names, config.label_column)):
-            rows = rows_of_table(uri, table, storage, folder, config.label_column)
-            labels |= dict(zip(rows.uris, rows.labels, strict=True))
-            used.append(file)
-            column = found
+        if shown(folder[root:]) not in described:
+            continue
+        try:
+            table, uri = read_list(storage, file.path), storage.uri(file.path)
+            names = list(table.columns)
+            if find_column(uri, names, URI_COLUMNS) and (found := label_column(uri, names, config.label_column)):
+                rows = rows_of_table(uri, table, storage, folder, config.label_column)
+                labels |= dict(zip(rows.uris, rows.labels, strict=True))
+                used.append(file)
+                column = found
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. It is read because a list of the name {_METADATA} among images gives their labels; mend it, or "
+                "rename or move it to do without: folders are the classes then"
+            ) from error
     return labels, used, column
+
+
+def _with_parents(folder: str) -> set[str]:
+    parts = folder.split("/")
+    return {"/".join(parts[:i]) for i in range(1, len(parts) + 1)}
 
 
 def _from_parquet(config: DataConfig, storage: Storage, paths: Sequence[str], progress: Progress) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,32 @@ def test_labels_of_a_folder_come_from_its_metadata(tmp_path: Path, name: str) ->
     found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
     assert classes(found.train) == ["x", None, "y"]
     assert found.notes == [f"labels come from sub/{name}"]
+
+
+def test_a_list_that_cannot_be_read_beside_a_good_one_is_said(tmp_path: Path) -> None:
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    (tmp_path / "train.csv").write_text("uri,label\n0.png,a\n1.png,b\n")
+    for content, why in (
+        ("uri,label\n2.png\n", r"not used: .*val.csv is no table: .*1 values and the header 2"),
+        ("uri,label\nx.png,a\n", "val.csv is not used: it names none of the pictures there"),
+        ("id,label\n2,a\n", r"val.csv is not used: it has no uri column \(id, label\)"),
+    ):
+        (tmp_path / "val.csv").write_text(content)
+        found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+        assert len(found.train) == 2 and any(re.search(why, note) for note in found.notes)
+
+
+@pytest.mark.parametrize("folder", ["", "train", "train/a"])
+def test_metadata_among_images_that_cannot_be_read_says_why_it_is_read(tmp_path: Path, folder: str) -> None:
+    for path in ("train/a/0.png", "train/b/1.png", "notes/x.txt"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(png(0))
+    (tmp_path / "notes" / "metadata.csv").write_text("uri,label\nx\n")  # describes no image
+    assert list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print).train.classes == ("a", "b")
+    (tmp_path / folder / "metadata.csv").write_text("uri,label\nx\n")
+    with pytest.raises(ValueError, match=r"metadata\.csv is no table.* It is read because .*rename or move it"):
+        list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
 
 
 def test_why_there_are_no_classes_is_said(tmp_path: Path) -> None:
