@@ -14,6 +14,7 @@ from moco_ray.data.uris import is_local, plain_path
 _LOOKED_AT = 100_000  # local files: some seconds
 _THREADS, _SHARE = 16, 1000
 _SHOWN = 20
+_LONGEST_NAME, _SHORT_NAME = 300, 60
 
 
 def known_bad(manifest: Manifest) -> dict[int, str]:
@@ -87,6 +88,12 @@ def too_many_bad(bad: Sequence[tuple[str, str]], num_images: int, max_bad_fracti
 
 
 def bad_lines(bad: Sequence[tuple[str, str]]) -> list[str]:
-    """A line for each of the first bad images, and one for the rest."""
-    lines = [f"  {name}: {reason}" for name, reason in bad[:_SHOWN]]
+    """A line for each of the first bad images, and one for the rest; what is too long for a name is cut."""
+    lines = [f"  {_named(name)}: {reason}" for name, reason in bad[:_SHOWN]]
     return lines + ([f"  and {len(bad) - _SHOWN:,} more"] if len(bad) > _SHOWN else [])
+
+
+def _named(name: str) -> str:
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_SHORT_NAME]}… ({len(name):,} characters, which may be no place of an image)"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from moco_ray.data.tables import SPLIT_COLUMNS, URI_COLUMNS, find_column, label_column, only
+from moco_ray.data.tables import SPLIT_COLUMNS, find_column, label_column, only
+from moco_ray.data.text_tables import URI_COLUMNS
 
 _IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "img", "content")
 _PLACE_FIELDS = ("path", "uri", "url", "file_name")

@@ -17,15 +17,8 @@ from moco_ray.data.parquet import parquet_rows
 from moco_ray.data.splits import Pictures, Role, divide, role_of_file
 from moco_ray.data.storage import Storage, StorageOptions
 from moco_ray.data.storage_checks import check_access
-from moco_ray.data.tables import (
-    LIST_EXTENSIONS,
-    URI_COLUMNS,
-    find_column,
-    label_column,
-    places_of,
-    read_list,
-    rows_of_table,
-)
+from moco_ray.data.tables import find_column, label_column, places_of, rows_of_table
+from moco_ray.data.text_tables import LIST_EXTENSIONS, URI_COLUMNS, read_list
 from moco_ray.data.uris import shown
 
 _METADATA = "metadata"  # Hugging Face's name of the list that lies among the images it describes
@@ -142,7 +135,7 @@ def _lists_of_splits(
         try:
             table, uri = read_list(storage, file.path), storage.uri(file.path)
             column = find_column(uri, list(table.columns), URI_COLUMNS)
-            places = places_of(uri, column, table.columns[column], storage, storage.root) if column else []
+            places = places_of(uri, column, table.columns[column], storage, storage.root, table.lines) if column else []
         except ValueError as error:
             if not there:
                 raise

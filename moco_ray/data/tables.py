@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
 from typing import Any
 
-from moco_ray.data.folders import extension_of
-from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
 from moco_ray.data.labels import amount, join_labels
 from moco_ray.data.listed import Rows
+from moco_ray.data.overlap import check_left
 from moco_ray.data.places import place_of
 from moco_ray.data.splits import Role, has_train_and_other, role_of
 from moco_ray.data.storage import Storage
+from moco_ray.data.text_tables import URI_COLUMNS, Table
 from moco_ray.data.uris import file_system_of, shown
 
-URI_COLUMNS = (
-    "uri path url file filename file_name filepath file_path image_path img_path image_uri image_url image_file image img"
-).split()
 LABEL_COLUMNS = ("label", "class", "target", "cls")
 SPLIT_COLUMNS = ("split", "subset", "partition", "fold", "set")
-LIST_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson")
 
-_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _PRECEDENCE: tuple[Role | None, ...] = ("test", "val", "other", "train", "unlabelled", None)
 _CELL_FIELDS = ("path", "uri", "url", "file_name")
-
-
-@dataclass(frozen=True)
-class Table:
-    """Columns of a list by name; cells are text in tables of text."""
-
-    columns: Mapping[str, Sequence[Any]]
-    """Equally long."""
-    twice: frozenset[str] = frozenset()
-    """Names that several columns have."""
+_LONGEST_PLACE = 4096  # the longest path of a system; URLs that hold a signature are shorter, too
+_ENCODED = re.compile(r"[A-Za-z0-9+/\s]{200,}={0,2}")  # bytes as text: no place is so long without a dot or the like
+_SHOWN = 60
 
 
 def find_column(uri: str, names: Sequence[str], accepted: Sequence[str]) -> str | None:
@@ -77,92 +62,6 @@ def label_column(uri: str, names: Sequence[str], wanted: str | None) -> str | No
     return only(uri, names, wanted)
 
 
-def read_list(storage: Storage, path: str) -> Table:
-    """Read a table of text: .csv with commas, semicolons, tabs or bars, .tsv, .jsonl or .ndjson.
-
-    Blanks around names and values are dropped. A row is counted from 1, the header being row 1.
-
-    Raises:
-        ValueError: It is no such table, or not in UTF-8.
-    """
-    uri = storage.uri(path)
-    text = _decoded(uri, storage.read_bytes(path))
-    if extension_of(path) in (".jsonl", ".ndjson"):
-        return _read_json_lines(uri, text)
-    start = text.lstrip("\r\n")
-    delimiter = "\t" if extension_of(path) == ".tsv" else _delimiter(start.splitlines()[0] if start else "")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
-    rows: list[list[str]] = []
-    number = 1
-    try:
-        for row in reader:
-            if row:  # a blank line has none
-                if rows and len(row) != len(rows[0]):
-                    raise ValueError(
-                        f"{uri} is no table: row {number} has {len(row)} values and the header {len(rows[0])} "
-                        f"(separated by {_DELIMITERS[delimiter]}); put values that hold one in double quotes"
-                    )
-                rows.append([cell.strip() for cell in row])
-            number += 1
-    except csv.Error as error:
-        raise ValueError(
-            f"{uri} is no table of values separated by {_DELIMITERS[delimiter]}: row {number}: {error}"
-        ) from error
-    if not rows:
-        raise ValueError(f"{uri} is empty: it names no image")
-    names = rows[0]
-    _check_header(uri, names)
-    twice = frozenset(name for name in names if names.count(name) > 1)
-    return Table({name: [row[i] for row in rows[1:]] for i, name in enumerate(names)}, twice)
-
-
-def _decoded(uri: str, content: bytes) -> str:
-    """Text in UTF-8, or in UTF-16 with a byte order mark."""
-    is_utf16 = content[:2] in (b"\xff\xfe", b"\xfe\xff")
-    try:
-        return content.decode("utf-16" if is_utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = content[: error.start].count(b"\n") + 1
-        found = content[error.start : error.start + 4].split(b"\n")[0].hex(" ")
-        raise ValueError(
-            f"{uri} is not in UTF-8: row {row} holds the bytes {found}; save it as UTF-8 (from Latin-1: iconv -f latin1 -t utf-8)"
-        ) from error
-
-
-def _delimiter(header: str) -> str:
-    """What separates the names of the header: the first that gives a column of URIs, else the most frequent."""
-    for delimiter in _DELIMITERS:
-        if set(URI_COLUMNS) & {name.strip(" \"'").casefold() for name in header.split(delimiter)}:
-            return delimiter
-    return max(_DELIMITERS, key=header.count)
-
-
-def _check_header(uri: str, names: Sequence[str]) -> None:
-    """Refuse a table whose first row is already an image."""
-    looks = [name for name in names if "://" in name or extension_of(name) in IMAGE_EXTENSIONS]
-    if looks:
-        raise ValueError(
-            f"{uri} has no header: its first row already names an image ({looks[0]}); put names of the columns above it, "
-            f"such as {'uri,label' if len(names) > 1 else 'uri'}"
-        )
-
-
-def _read_json_lines(uri: str, text: str) -> Table:
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{uri}: row {number} is no JSON ({error.msg}); write one object a row") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{uri}: row {number} is no JSON object; write one a row, such as " + '{"uri": "a.png"}')
-        rows.append(row)
-    names = dict.fromkeys(name for row in rows for name in row)
-    return Table({name: [row.get(name) for row in rows] for name in names})
-
-
 def rows_of_table(
     uri: str, table: Table, storage: Storage, folder: str, wanted_label: str | None, role: Role | None = None
 ) -> Rows:
@@ -188,27 +87,38 @@ def rows_of_table(
         )
     label = label_column(uri, names, wanted_label)
     split = find_column(uri, names, SPLIT_COLUMNS) if role is None else None
-    uris = places_of(uri, column, table.columns[column], storage, folder)
+    uris = places_of(uri, column, table.columns[column], storage, folder, table.lines)
     labels = table.columns[label] if label else [None] * len(uris)
     roles = roles_of(table.columns[split]) if split else [role] * len(uris)
     return rows_of_uris(uri, uris, labels, roles, label_name=label or "", reason=reason_without(uri, label))
 
 
-def places_of(uri: str, column: str, cells: Sequence[Any], storage: Storage, folder: str) -> list[str]:
+def places_of(
+    uri: str, column: str, cells: Sequence[Any], storage: Storage, folder: str, lines: Sequence[int] | None = None
+) -> list[str]:
     """URIs of the images that a column names.
+
+    Args:
+        uri: Of the table, for messages.
+        column: Its name.
+        cells: What it holds.
+        storage: Where the table is.
+        folder: Of the table, which relative entries begin at.
+        lines: The line of text of each cell; None: rows are counted from 0.
 
     Raises:
         ValueError: A cell is empty, or no place that can be read.
     """
     uris = []
     for i, value in enumerate(cells):
-        text = _entry(value)
-        if not text:
-            raise ValueError(f"{uri} has an empty {column} in row {i}")
         try:
-            uris.append(place_of(text, storage, folder))
+            text = _entry(value)
+            if text:
+                uris.append(place_of(text, storage, folder))
+                continue
         except ValueError as error:
-            raise ValueError(f"{uri}, row {i}: {error}") from error
+            raise ValueError(f"{uri}, {_where(i, lines)}: {error}") from error
+        raise ValueError(f"{uri} has an empty {column} in {_where(i, lines)}")
     return uris
 
 
@@ -232,7 +142,7 @@ def rows_of_uris(
     if len(kinds := {file_system_of(place) for place in uris}) > 1:
         said = ", ".join(" of ".join(kind) for kind in sorted(kinds)[:4])
         raise ValueError(f"{uri} mixes protocols or archives ({said}); use one manifest for each")
-    role_by_uri, contradictions = _one_role(uris, roles)
+    role_by_uri, contradictions = _one_role(uri, uris, roles)
     once, labels, notes = join_labels(uris, labels)
     order = sorted(range(len(once)), key=once.__getitem__)
     reasons: dict[Role, str] = dict.fromkeys(("train", "val", "test"), reason) if reason else {}
@@ -246,8 +156,14 @@ def rows_of_uris(
     )
 
 
-def _one_role(uris: Sequence[str], roles: Sequence[Role | None]) -> tuple[dict[str, Role | None], list[str]]:
-    """What each image is for, and what to say of those whose rows contradict each other: they are not trained on."""
+def _one_role(
+    table: str, uris: Sequence[str], roles: Sequence[Role | None]
+) -> tuple[dict[str, Role | None], list[str]]:
+    """What each image is for, and what to say of those whose rows contradict each other: they are not trained on.
+
+    Raises:
+        ValueError: Next to nothing is left to train on.
+    """
     found: dict[str, Role | None] = {}
     several: dict[str, None] = {}
     for uri, role in zip(uris, roles, strict=True):
@@ -257,6 +173,9 @@ def _one_role(uris: Sequence[str], roles: Sequence[Role | None]) -> tuple[dict[s
             found[uri] = min((known, role), key=_PRECEDENCE.index)
     if not several:
         return found, []
+    num_left = sum(role == "train" for role in found.values())
+    num_before = len({uri for uri, role in zip(uris, roles, strict=True) if role == "train"})
+    check_left(num_left, num_before, f"the train rows of {table}", "rows of test, val or other parts")
     first = next(iter(several))
     return found, [
         f"warning: {amount(len(several), 'image')} with different splits in different rows (first "
@@ -272,8 +191,29 @@ def roles_of(values: Sequence[Any]) -> list[Role | None]:
     return [role or "other" for role in roles]
 
 
+def _where(i: int, lines: Sequence[int] | None) -> str:
+    return f"row {i}" if lines is None else f"line {lines[i]}"
+
+
 def _entry(value: Any) -> str:
-    """Text of a cell that names an image."""
+    """Text of a cell that names an image.
+
+    Raises:
+        ValueError: It holds several values, or an image itself.
+    """
     if isinstance(value, dict):
         value = next((value[name] for name in _CELL_FIELDS if value.get(name)), None)
-    return str(value).strip() if value is not None else ""
+    if isinstance(value, list | tuple | dict):
+        raise ValueError(f"{_shortened(str(value))} is a list or object, not the place of one image; write one a row")
+    text = str(value).strip() if value is not None else ""
+    if len(text) > _LONGEST_PLACE or (len(text) >= 200 and _ENCODED.fullmatch(text)):
+        raise ValueError(
+            f"{_shortened(text)} is text of {len(text):,} characters, not the place of an image; if it holds an image, write "
+            "image files, or Parquet files of image bytes"
+        )
+    return text
+
+
+def _shortened(text: str) -> str:
+    text = shown(text)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"

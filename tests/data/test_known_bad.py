@@ -12,7 +12,7 @@ import pytest
 
 from moco_ray.config import Config
 from moco_ray.config.data import DataConfig
-from moco_ray.data.known_bad import known_bad, say_known_bad
+from moco_ray.data.known_bad import bad_lines, known_bad, say_known_bad
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.reading import read_rows
 from moco_ray.data.sources import build_manifest
@@ -124,3 +124,9 @@ def test_a_dry_run_refuses_a_folder_without_any_good_image_whatever_the_limit(tm
     write_files(tmp_path / "images", 40, dict.fromkeys(range(40), b"no image"))
     with pytest.raises(ValueError, match=r"40 of 40 images are bad"):
         dry_run(_dry_config(tmp_path / "images", 1.0), say=lambda line: None)
+
+
+def test_text_that_is_too_long_for_a_name_is_cut() -> None:
+    lines = bad_lines([("/a/" + "x" * 5000, "File name too long"), ("/a/" + "y" * 200, "empty file")])
+    assert lines[0] == f"  /a/{'x' * 57}… (5,003 characters, which may be no place of an image): File name too long"
+    assert lines[1] == f"  /a/{'y' * 200}: empty file"

@@ -80,6 +80,13 @@ def test_an_image_whose_rows_contradict_each_other_is_not_trained_on(tmp_path: P
     assert any("2 images with different splits in different rows (first 2.png: test)" in note for note in found.notes)
 
 
+def test_a_column_of_splits_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
+    rows = [f"{i}.png,{'ab'[i % 2]},{split}" for split in ("train", "test") for i in range(4)]
+    (tmp_path / "list.csv").write_text("\n".join(["uri,label,split", *rows]))
+    with pytest.raises(ValueError, match=r"4 of the 4 images of the train rows of .*list\.csv.*none is left"):
+        listed(tmp_path / "list.csv")
+
+
 def run_images(data: Path, evaluation: Path, said: list[str]) -> Images:
     config = tiny_config(data, data.parent / "runs")
     return list_images(replace(config, eval=replace(config.eval, uri=str(evaluation))), StorageOptions({}), said.append)

@@ -66,7 +66,7 @@ def test_a_place_above_the_bucket_is_refused_and_names_the_row(folder: Storage) 
     if folder.protocol == "file":
         return
     folder.write_bytes(folder.join("list.csv"), b"uri\na.png\n../../../x.png\n")
-    with pytest.raises(ValueError, match=r"list\.csv, row 1: '\.\./\.\./\.\./x\.png' leads out of s3://"):
+    with pytest.raises(ValueError, match=r"list\.csv, line 3: '\.\./\.\./\.\./x\.png' leads out of s3://"):
         build(folder.uri(folder.join("list.csv")))
 
 

@@ -223,7 +223,7 @@ def test_a_file_of_another_kind_is_refused(folder: Storage) -> None:
     ("columns", "config", "message"),
     [
         ({"x": [1], "y": [2]}, {}, "has no uri column; its columns are x, y"),
-        ({"uri": ["a", ""]}, {}, "has an empty uri in row 1"),
+        ({"uri": ["a", ""]}, {}, "has an empty uri in line 3"),
         ({"uri": ["a"]}, {"label_column": "kind"}, r"data\.label-column 'kind' is not in .*; its columns are uri"),
         ({"uri": ["s3://b/a", "/b"]}, {}, "mixes protocols"),
         ({"uri": pa.array([], pa.string())}, {}, "is empty: it names no image"),

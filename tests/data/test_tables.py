@@ -42,11 +42,11 @@ def test_encodings_that_say_what_they_are_are_read(tmp_path: Path, encoding: str
     [
         (
             "uri,label\na.png,a\nb.png,é\n".encode("latin-1"),
-            r"not in UTF-8: row 3 holds the bytes e9; save it as UTF-8",
+            r"not in UTF-8: line 3 holds the bytes e9; save it as UTF-8",
         ),
-        ("uri,label\n\xe9.png,a\n".encode("latin-1"), "row 2 holds the bytes e9 2e 70 6e"),
+        ("uri,label\n\xe9.png,a\n".encode("latin-1"), "line 2 holds the bytes e9 2e 70 6e"),
         ("uri\n" + "a.png\n" * 3 + "日.png\n", None),
-        ("uri\na.png\n日.png\n".encode("shift-jis"), "not in UTF-8: row 3"),
+        ("uri\na.png\n日.png\n".encode("shift-jis"), "not in UTF-8: line 3"),
     ],
 )
 def test_other_encodings_are_refused_with_row_and_bytes(
@@ -59,6 +59,13 @@ def test_other_encodings_are_refused_with_row_and_bytes(
         listed(tmp_path / "a.csv", content)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
+def test_wide_text_is_named_by_its_nul_bytes(tmp_path: Path, encoding: str) -> None:
+    for name in ("a.csv", "a.jsonl"):
+        with pytest.raises(ValueError, match=rf"{name} holds NUL bytes, as text in UTF-32 .*iconv -f utf-"):
+            listed(tmp_path / name, "uri,label\né.png,a\n".encode(encoding))
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -67,6 +74,9 @@ def test_other_encodings_are_refused_with_row_and_bytes(
         ("a.tsv", "uri\tlabel\nx,1.png\tcat\ny.png\tdog\n"),
         ("a.csv", 'uri, label\r\n"x,1.png", cat\r\n\r\ny.png, dog\r\n'),
         ("a.csv", '"Path","Label","note"\n"x,1.png","cat","two\nlines, and ""quotes"""\ny.png,dog,\n'),
+        ("a.csv", 'uri,label\r\n"x,1.png",cat\r\n,\r\ny.png,dog\r\n,\r\n'),
+        ("a.csv", "sep=;\r\nuri;label\r\nx,1.png;cat\r\ny.png;dog\r\n"),
+        ("a.csv", '"sep=~"\nuri~label\nx,1.png~cat\ny.png~dog\n'),
         ("a.csv", "label|file_name\ncat|x,1.png\ndog|y.png\n"),
         ("a.jsonl", '{"uri": "x,1.png", "label": "cat"}\n\n{"label": "dog", "uri": "y.png", "more": {}}\n'),
         (
@@ -90,9 +100,9 @@ def test_tables_are_read_however_they_are_written(tmp_path: Path, name: str, con
             r"no header: its first row already names an image \(img/0\.png\).*uri,label",
         ),
         ("a.csv", "s3://b/x\ns3://b/y\n", "no header"),
-        ("a.csv", "uri,label\na.png,cat\nb.png\n", "row 3 has 1 values and the header 2"),
-        ("a.csv", "uri,label\na,b.png,cat\n", "row 2 has 3 values and the header 2"),
-        ("a.csv", 'uri,label\n"a.png,cat\n', "no table of values separated by commas: row 2"),
+        ("a.csv", "uri,label\na.png,cat\nb.png\n", "line 3 has 1 values and the header 2"),
+        ("a.csv", "uri,label\na,b.png,cat\n", "line 2 has 3 values and the header 2"),
+        ("a.csv", 'uri,label\n"a.png,cat\n', "no table of values separated by commas: line 2"),
         ("a.csv", "uri,uri\na,b\n", "2 columns of the name 'uri'"),
         ("a.csv", "uri,label,label\na,b,c\n", "2 columns of the name 'label'"),
         (
@@ -102,10 +112,16 @@ def test_tables_are_read_however_they_are_written(tmp_path: Path, name: str, con
         ),
         ("a.csv", "uri,label\n", "is empty: it names no image"),
         ("a.csv", "\n\n", "is empty"),
+        ("a.csv", "uri,label\na.png,cat\n\n,cat\n", "has an empty uri in line 4"),
+        ("a.csv", '\nuri,note\na.png,"two\nlines"\n,x\n', "has an empty uri in line 5"),
+        ("a.csv", "sep=;\nuri;label\na;b;c\n", r"line 3 has 3 values and the header 2 \(separated by semicolons\)"),
+        ("a.csv", f"uri\na\n{'iVBORw0KGgo' * 30}\n", r"line 3: (iVBORw0KGgo){5}iVBO… is text of 330 characters"),
+        ("a.csv", "uri\n" + "a.b/" * 2000, "line 2: (a.b/){14}a.b… is text of 8,000 characters"),
+        ("a.jsonl", '{"uri": "a"}\n\n{"uri": ["b.png", "c.png"]}\n', r"line 3: \['b.png', 'c.png'\] is a list"),
         ("a.jsonl", "", "has no uri column|is empty"),
-        ("a.jsonl", '{"uri": "a"}\n{"uri"\n', "row 2 is no JSON"),
-        ("a.jsonl", '["a.png"]\n', "row 1 is no JSON object"),
-        ("a.jsonl", '{"uri": "a.png"}\n{"file": "b.png"}\n', "has an empty uri in row 1"),
+        ("a.jsonl", '{"uri": "a"}\n{"uri"\n', "line 2 is no JSON"),
+        ("a.jsonl", '["a.png"]\n', "line 1 is no JSON object"),
+        ("a.jsonl", '{"uri": "a.png"}\n{"file": "b.png"}\n', "has an empty uri in line 2"),
     ],
 )
 def test_a_table_that_cannot_be_used_gives_one_message(tmp_path: Path, name: str, content: str, message: str) -> None:
