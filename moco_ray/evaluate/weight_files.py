@@ -20,6 +20,7 @@ _WRAPPERS = frozenset(
     {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_parameters", "_buffers", "_modules"}
 )
 _MOST_CLASSES = 200
+_MOST_HEADER_BYTES = 100_000_000
 _UNKNOWN = re.compile(r"GLOBAL (\S+) was not an allowed global")
 _NO_DICT = re.compile(r"Can only SETITEMS? for dict.* got <class '(.+)'>")
 
@@ -36,11 +37,11 @@ def read_weights(content: bytes, path: str) -> dict[Name, Tensor]:
         ValueError: It is no file of weights, or asks for code to be run.
     """
     tree = tensors_of(content, path) if _is_safetensors(content) else _load(content, path)
-    return dict(_tensors_in(tree, (), set()))
+    return {name: tensor for name, tensor in _tensors_in(tree, (), set()) if name}
 
 
 def _is_safetensors(content: bytes) -> bool:
-    return content[8:9] == b"{" and int.from_bytes(content[:8], "little") < len(content)
+    return content[8:9] == b"{" and int.from_bytes(content[:8], "little") < _MOST_HEADER_BYTES  # also if it is cut
 
 
 class _Inert:
@@ -117,7 +118,7 @@ def _reason(error: Exception, content: bytes) -> str:
 
 
 def _tensors_in(value: Any, name: Name, seen: set[int]) -> Iterator[tuple[Name, Tensor]]:
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and not value.is_nested:
         yield tuple(part for part in name if part not in _WRAPPERS), value.detach()
         return
     if isinstance(value, _Inert):
