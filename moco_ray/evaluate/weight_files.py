@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moco_ray.evaluate.encoder_file import tensors_of
+from moco_ray.evaluate.encoder_file import MOST_HEADER_BYTES, tensors_of
 
 # Parts of names that wrappers put between those of a network: torch.compile, checkpointing, FSDP, whole pickled modules.
 _WRAPPERS = frozenset(
     {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_parameters", "_buffers", "_modules"}
 )
 _MOST_CLASSES = 200
-_MOST_HEADER_BYTES = 100_000_000
 _UNKNOWN = re.compile(r"GLOBAL (\S+) was not an allowed global")
 _NO_DICT = re.compile(r"Can only SETITEMS? for dict.* got <class '(.+)'>")
 
@@ -41,7 +40,7 @@ def read_weights(content: bytes, path: str) -> dict[Name, Tensor]:
 
 
 def _is_safetensors(content: bytes) -> bool:
-    return content[8:9] == b"{" and int.from_bytes(content[:8], "little") < _MOST_HEADER_BYTES  # also if it is cut
+    return content[8:9] == b"{" and int.from_bytes(content[:8], "little") < MOST_HEADER_BYTES  # also if it is cut
 
 
 class _Inert:
