@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from moco_ray.core.encoders import Encoder
 from moco_ray.core.recipe import different_numbers, network_numbers, probe, same_probe
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
+from moco_ray.data.storage_checks import check_answers
 from moco_ray.evaluate.encoder_file import info_of, is_encoder, newest_content, state_info
 from moco_ray.evaluate.saved_state import file_content
 from moco_ray.evaluate.weight_files import Name, read_weights
@@ -73,7 +74,9 @@ def _report(path: str, num_in_file: int, found: Found, positions: str, num_proje
 
 
 def _read(path: str, options: StorageOptions | None) -> bytes:
-    storage = Storage.open(path, options or resolve_storage_options(path, None))
+    options = options or resolve_storage_options(path, None)
+    check_answers(path, options)
+    storage = Storage.open(path, options)
     is_folder = storage.exists(storage.root) and not storage.is_file(storage.root)
     return newest_content(storage, path) if is_folder else file_content(storage)
 

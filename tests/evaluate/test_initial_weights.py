@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import time
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from fsspec import AbstractFileSystem, register_implementation
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -493,3 +495,23 @@ def test_a_safetensors_file_cut_in_its_header_is_no_complete_one(tmp_path: Path)
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ValueError, match="no complete safetensors file"):
         load_initial_weights(tiny_encoder(), str(path))
+
+
+class Silent(AbstractFileSystem):  # type: ignore[misc]
+    """A place that never answers."""
+
+    protocol = "silent"
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        time.sleep(60)
+        raise OSError("no answer")
+
+
+@pytest.mark.parametrize("path", ["http://127.0.0.1:9/x.pt", "https://nobody.invalid/x.pt", "silent://there/x.pt"])
+def test_a_place_that_does_not_answer_is_named_within_seconds(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    register_implementation("silent", Silent, clobber=True)
+    monkeypatch.setattr("moco_ray.data.storage_checks._ANSWER_S", 1.0)
+    start = time.monotonic()
+    with pytest.raises((ValueError, OSError), match=path.split("/", 3)[2]):
+        load_initial_weights(tiny_encoder(), path)
+    assert time.monotonic() - start < 20
