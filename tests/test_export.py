@@ -84,8 +84,30 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(run: Path) -> None:
     state.write_bytes(state.read_bytes()[:-10])
     with pytest.raises(ValueError, match=r"checkpoint_000000002/state\.pt is damaged"):
         moco_ray.load_encoder(state)
-    with pytest.raises(ValueError, match="has not saved a checkpoint yet"):
+    with pytest.raises(
+        ValueError, match=r"not saved a checkpoint yet that is whole \(.*4 was never finished; .*2 is damaged"
+    ):
         moco_ray.load_encoder(run)
+
+
+@pytest.mark.parametrize("name", ["best", "x.pt", "weights.safetensors"])
+def test_a_copied_checkpoint_may_have_any_name(name: str, run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run / "checkpoint_000000002", tmp_path / name))
+    for path in (copy, copy / "state.pt"):
+        assert _is_of(moco_ray.load_encoder(path), run, 2)
+    state = (copy / "state.pt").rename(tmp_path / "state of step 2")
+    assert _is_of(moco_ray.load_encoder(state), run, 2)
+    state.write_bytes(state.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="is cut or damaged"):
+        moco_ray.load_encoder(state)
+    with pytest.raises(ValueError, match=r"is damaged \(state.pt is missing\)"):
+        moco_ray.load_encoder(copy)
+
+
+def test_a_stopped_run_may_have_any_name(run: Path) -> None:
+    for name in ("x.pt", "checkpoint_7"):
+        run = run.rename(run.with_name(name))
+        assert _is_of(moco_ray.load_encoder(run), run, 4)
 
 
 def test_an_encoder_loads_from_a_stopped_run_in_a_bucket(run: Path) -> None:

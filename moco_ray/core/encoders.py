@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+from difflib import get_close_matches
 from typing import cast
 
 import torch
@@ -72,9 +74,11 @@ def _build_resnet(config: ModelConfig) -> nn.Module:
 
     names = sorted(name for name in torchvision.models.list_models() if name.startswith(("resnet", "wide_resnet")))
     if config.arch not in names:
+        close = get_close_matches(re.sub("[-_ ]", "", config.arch.lower()), [*names, *VITS], n=3)
+        meant = f"; did you mean {' or '.join(close)}" if close else ""
         raise ValueError(
             f"model.arch {config.arch!r} is no torchvision ResNet; use one of {', '.join(names)}, {', '.join(VITS)}, or "
-            "timm:NAME"
+            f"timm:NAME{meant}"
         )
     backbone = torchvision.models.get_model(config.arch, weights=None, zero_init_residual=config.zero_init_residual)
     backbone.fc = nn.Identity()

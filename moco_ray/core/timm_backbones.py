@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -24,7 +25,10 @@ def build_timm_backbone(name: str, image_px: int) -> nn.Module:
     import timm  # here, because it takes seconds to import and most runs do not use it
 
     if name.split(".")[0] not in timm.list_models():
-        close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        known = timm.list_models()
+        close = (
+            get_close_matches(name.split(".")[0].lower(), known, n=5) or timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        )
         raise ValueError(
             f"model.arch timm:{name} is unknown to timm {timm.__version__}"
             + (f"; did you mean timm:{', timm:'.join(close)}" if close else "")

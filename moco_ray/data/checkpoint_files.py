@@ -59,17 +59,26 @@ def newest_checkpoint(run: Storage, warn: Callable[[str], None]) -> int | None:
 
 
 def read_verified(run: Storage, step: int) -> bytes:
+    """The state of a run's checkpoint, as `read_folder` reads it."""
+    return read_folder(run, checkpoint_name(step))
+
+
+def read_folder(run: Storage, folder: str = "") -> bytes:
     """The state of a checkpoint as torch.save wrote it.
+
+    Args:
+        run: What its folder is in.
+        folder: The name of its folder; empty: `run` is that itself.
 
     Raises:
         NotCommittedError: It has no marker.
         DamagedError: It is not what its marker says.
         ValueError: It was written by a newer version of moco_ray.
     """
-    folder = checkpoint_name(step)
-    if not run.exists(run.join(folder, MARKER)):
+    place = [folder] if folder else []
+    if not run.exists(run.join(*place, MARKER)):
         raise NotCommittedError
-    content = run.read_bytes(run.join(folder, MARKER))
+    content = run.read_bytes(run.join(*place, MARKER))
     try:
         marker = json.loads(content)
         expected = marker["files"][STATE]
@@ -77,12 +86,12 @@ def read_verified(run: Storage, step: int) -> bytes:
         raise DamagedError("its marker is incomplete") from error
     if marker["format_version"] > FORMAT_VERSION:
         raise ValueError(
-            f"{folder} has format version {marker['format_version']}, this moco_ray reads up to {FORMAT_VERSION}; "
-            "install a newer moco_ray"
+            f"{folder or run.uri(run.root)} has format version {marker['format_version']}, this moco_ray reads up to "
+            f"{FORMAT_VERSION}; install a newer moco_ray"
         )
-    if not run.exists(run.join(folder, STATE)):
+    if not run.exists(run.join(*place, STATE)):
         raise DamagedError(f"{STATE} is missing")
-    content = run.read_bytes(run.join(folder, STATE))
+    content = run.read_bytes(run.join(*place, STATE))
     if len(content) != expected["bytes"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
         raise DamagedError(f"{STATE} does not match its digest")
     return content

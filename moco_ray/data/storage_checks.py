@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import threading
 import uuid
 from collections.abc import Sequence
 
 from moco_ray.data import local_files
 from moco_ray.data.storage import Storage
-from moco_ray.data.storage_errors import KeysRefused, Refused, final_error
+from moco_ray.data.storage_errors import KeysRefused, ReadError, Refused, final_error
 from moco_ray.data.storage_options import StorageOptions
-from moco_ray.data.uris import HTTP, S3, shown, split_uri
+from moco_ray.data.uris import HTTP, S3, protocol_of, shown, split_uri
 
+_ANSWER_S = 15.0
 _PROBE = re.compile(r"/\.writable-[0-9a-f]{32}")
 
 
@@ -35,6 +37,39 @@ def check_access(uri: str, options: StorageOptions) -> None:
     check_bucket(storage)
     if parts.protocol in HTTP:
         storage.is_file(storage.root)
+
+
+def check_answers(uri: str, options: StorageOptions) -> None:
+    """As `check_access`, and find out of every other place that is not local, too, that it does not answer.
+
+    Raises:
+        ValueError: It refuses, or there is no such place.
+        ReadError: It does not answer.
+    """
+    check_access(uri, options)
+    while (inner := split_uri(uri).inner) is not None:
+        uri = inner
+    if protocol_of(uri) in ("file", *S3, *HTTP):
+        return
+    failed: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            storage = Storage.open(uri, options, is_quick=True)
+            storage.exists(storage.root)
+        except Exception as error:  # for the thread that waits
+            failed.append(error)
+
+    # Clients of some places try again by themselves, for minutes.
+    thread = threading.Thread(target=ask, name="storage-check", daemon=True)
+    thread.start()
+    thread.join(_ANSWER_S)
+    if failed:
+        raise failed[0]
+    if thread.is_alive():
+        raise ReadError(
+            f"{shown(uri)} does not answer: nothing came in {_ANSWER_S:g} s; check the address or the endpoint, and the network"
+        )
 
 
 def check_bucket(storage: Storage) -> None:

@@ -20,9 +20,12 @@ from moco_ray.config.paths import as_uri
 from moco_ray.core.encoders import build_backbone, feature_dim
 from moco_ray.core.recipe import different_numbers, network_numbers, probe, recipe, same_probe
 from moco_ray.data.storage import Storage, resolve_storage_options
-from moco_ray.evaluate.saved_state import is_checkpoint, read_state, state_at
+from moco_ray.evaluate.saved_state import checkpoint_state, file_content, is_checkpoint, newest_state, read_state
 
 NAME = "encoder.safetensors"
+MOST_HEADER_BYTES = 100_000_000
+"""Of a safetensors file."""
+_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 _FORMAT = "moco_ray encoder 1"
 _JSON = frozenset(
     {"crop_px", "patch_px", "step", "feature_dim", "mean", "std", "library_arguments", "numbers", "probe"}
@@ -97,7 +100,7 @@ def load_encoder(path: str | os.PathLike[str], storage_options: str | None = Non
         ValueError: There is no such file, it is no encoder of moco_ray, or this version of its library builds another
             network.
     """
-    path = str(as_uri("path", path))
+    path = _named(path)
     content = read_encoder(path, storage_options)
     info = info_of(content, path)
     backbone = build_backbone(_model(info), info["crop_px"])
@@ -136,8 +139,14 @@ def encoder_info(path: str | os.PathLike[str], storage_options: str | None = Non
     Raises:
         ValueError: There is no such file, or it is no encoder of moco_ray.
     """
-    path = str(as_uri("path", path))
+    path = _named(path)
     return info_of(read_encoder(path, storage_options), path)
+
+
+def _named(path: str | os.PathLike[str]) -> str:
+    if path is None or path == "":
+        raise ValueError(f"path is {path!r}: name an {NAME}, the folder of a run, or a checkpoint")
+    return str(as_uri("path", path))
 
 
 def read_encoder(path: str, storage_options: str | None = None) -> bytes:
@@ -147,42 +156,88 @@ def read_encoder(path: str, storage_options: str | None = None) -> bytes:
         ValueError: There is neither.
     """
     storage = Storage.open(path, resolve_storage_options(path, storage_options))
-    content = storage.read_bytes(storage.root) if path.endswith(".safetensors") else newest_content(storage, path)
+    content = newest_content(storage, path)
     is_state = content.startswith(b"PK")  # torch.save writes zip archives
     return state_encoder(read_state(content, path)) if is_state else content
 
 
 def newest_content(storage: Storage, path: str) -> bytes:
-    """The newest weights in a folder: of an encoder file, or of a checkpoint's state where that is newer or all there is.
+    """What a path names: a file, a checkpoint's state, or a run's encoder file or newest state, whichever is newer.
+
+    What it is, is told from what is there and not from its name.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There is nothing of this kind.
     """
+    if storage.is_file(storage.root):
+        return file_content(storage)
+    if is_checkpoint(storage):
+        return checkpoint_state(storage)
     file = storage.join(NAME)
-    if not is_checkpoint(storage) and storage.exists(file):
+    if storage.exists(file):
         content = storage.read_bytes(file)
         if not is_encoder(content):
             return content
-        newer = state_at(storage, after=int(metadata_of(content)["step"]))  # the run went on after it was finished
+        newer, _ = newest_state(storage, after=int(metadata_of(content)["step"]))  # the run went on after its end
         return content if newer is None else newer
-    state = state_at(storage)
-    if state is None and storage.exists(storage.join("config.json")):
+    state, reasons = newest_state(storage)
+    if state is not None:
+        return state
+    if storage.exists(storage.join("config.json")):
+        why = f" that is whole ({'; '.join(reasons)})" if reasons else ""
         raise ValueError(
-            f"{path} is a run that has not saved a checkpoint yet, and has no {NAME}; wait for its first one"
+            f"{path} is a run that has not saved a checkpoint yet{why}, and has no {NAME}; wait for its first one, or go on "
+            "with the run"
         )
-    return state if state is not None else storage.read_bytes(file)  # which says that there is no such file
+    return storage.read_bytes(_file_to_name(storage, path, file))  # which says that there is no such file
+
+
+def _file_to_name(storage: Storage, path: str, file: str) -> str:
+    """The file to complain of where a folder is none of a run.
+
+    Raises:
+        ValueError: There are weights in it, which have to be named.
+    """
+    weights = sorted(name for name, _, is_dir in storage.list(storage.root) if not is_dir and name.endswith(_WEIGHTS))
+    if weights:
+        raise ValueError(
+            f"{path} is a folder that is no run's ({', '.join(weights[:4])} in it): name the file, {path.rstrip('/')}/{weights[0]}"
+        )
+    return storage.root if path.endswith(_WEIGHTS) and not storage.exists(storage.root) else file
 
 
 def info_of(content: bytes, path: str) -> dict[str, Any]:
     """What the header of an encoder file says.
 
     Raises:
-        ValueError: It is none of moco_ray's.
+        ValueError: It is none of moco_ray's, or cut short.
     """
+    if is_cut(content):
+        raise ValueError(
+            f"{path} is no complete safetensors file: it is {'cut short' if content else 'empty'}, {len(content):,} bytes; "
+            "copy it anew"
+        )
     metadata = metadata_of(content)
     if metadata.get("format") != _FORMAT:
         raise ValueError(f"{path} was not written by moco_ray; load it with safetensors, torchvision or timm")
     return {name: json.loads(value) if name in _JSON else value for name, value in metadata.items()}
+
+
+def is_cut(content: bytes) -> bool:
+    """Whether this is the beginning of a safetensors file, or nothing."""
+    if len(content) < 9:
+        return True
+    length = int.from_bytes(content[:8], "little")
+    if content[8:9] != b"{" or length > MOST_HEADER_BYTES:
+        return False
+    if len(content) < 8 + length:
+        return True
+    try:
+        header = json.loads(content[8 : 8 + length])
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return len(content) < 8 + length + max(ends, default=0)
+    except (ValueError, KeyError, TypeError, IndexError):
+        return False
 
 
 def is_encoder(content: bytes) -> bool:

@@ -6,16 +6,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from moco_ray.core.encoders import Encoder
 from moco_ray.core.recipe import different_numbers, network_numbers, probe, same_probe
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
+from moco_ray.data.storage_checks import check_answers
 from moco_ray.evaluate.encoder_file import info_of, is_encoder, newest_content, state_info
+from moco_ray.evaluate.saved_state import file_content
 from moco_ray.evaluate.weight_files import Name, read_weights
 from moco_ray.evaluate.weight_names import Found, find_backbone, unknown_names
 
 _OWN_STATE = ("method", "query_encoder", "backbone")
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load_initial_weights(encoder: Encoder, path: str, *, options: StorageOptions | None = None) -> str:
@@ -42,6 +46,7 @@ def load_initial_weights(encoder: Encoder, path: str, *, options: StorageOptions
     if not tensors:
         raise ValueError(f"model.init {path} holds no state dict; save one with torch.save(model.state_dict(), path)")
     found = find_backbone(tensors, encoder.backbone)
+    _check_forms(found.tensors, path)
     positions = _fit_positions(found.tensors, encoder.backbone)
     _check_backbone(found, unknown_names(tensors, found), encoder.backbone, path)
     projector = _projector(tensors, found, encoder.projector, path)
@@ -69,9 +74,34 @@ def _report(path: str, num_in_file: int, found: Found, positions: str, num_proje
 
 
 def _read(path: str, options: StorageOptions | None) -> bytes:
-    storage = Storage.open(path, options or resolve_storage_options(path, None))
+    options = options or resolve_storage_options(path, None)
+    check_answers(path, options)
+    storage = Storage.open(path, options)
     is_folder = storage.exists(storage.root) and not storage.is_file(storage.root)
-    return newest_content(storage, path) if is_folder else storage.read_bytes(storage.root)
+    return newest_content(storage, path) if is_folder else file_content(storage)
+
+
+def _check_forms(tensors: Mapping[str, Tensor], path: str) -> None:
+    """Refuse tensors whose values cannot be copied into a network's as they are.
+
+    Raises:
+        ValueError: There are such.
+    """
+    if odd := [f"backbone.{name} is {form}" for name, tensor in tensors.items() if (form := _odd_form(tensor))]:
+        raise ValueError(
+            f"model.init {path} does not fit the model: {len(odd)} tensors are not plain numbers{_first(odd)}; save them as "
+            "dense float32, float16 or bfloat16"
+        )
+
+
+def _odd_form(tensor: Tensor) -> str:
+    """What a tensor is, if that is not plain numbers; else empty."""
+    if tensor.is_meta:
+        return "meta, without values"
+    if tensor.layout is not torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    is_odd = tensor.is_complex() or (tensor.is_floating_point() and tensor.dtype not in _FLOATS)
+    return str(tensor.dtype).removeprefix("torch.") if is_odd else ""
 
 
 def _check_backbone(found: Found, unknown: list[str], backbone: nn.Module, path: str) -> None:
@@ -99,7 +129,7 @@ def _check_backbone(found: Found, unknown: list[str], backbone: nn.Module, path:
     ]
     # Old files lack the counters, and nothing that is computed depends on them.
     missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
-    if wrong and len(wrong) + len(missing) < len(own):
+    if wrong and (not unknown or len(wrong) + len(missing) < len(own)):  # else the names say more
         raise ValueError(
             f"model.init {path} does not fit the model: {len(wrong)} tensors have another shape or type{_first(wrong)}; "
             "check model.arch, model.stem and model.patch-px"
@@ -134,6 +164,7 @@ def _projector(tensors: Mapping[Name, Tensor], found: Found, projector: nn.Modul
         for name, t in theirs.items()
         if name in own and t.shape != own[name].shape
     ]
+    wrong += [f"projector.{name} is {form}" for name, t in theirs.items() if (form := _odd_form(t))]
     if wrong and found.prefix == ("backbone",):
         raise ValueError(
             f"model.init {path} does not fit the model: {len(wrong)} tensors are of another projector{_first(wrong)}; check "

@@ -3,68 +3,93 @@
 from __future__ import annotations
 
 import io
-import re
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from moco_ray.data.checkpoint_files import (
+    MARKER,
     STATE,
     DamagedError,
     NotCommittedError,
     checkpoint_name,
     checkpoint_steps,
+    read_folder,
     read_verified,
 )
 from moco_ray.data.storage import Storage
 
-_FOLDER = re.compile(r"(.*)/checkpoint_(\d+)")
-
 
 def is_checkpoint(storage: Storage) -> bool:
-    """Whether a path names one checkpoint, or a file."""
-    root = storage.root.rstrip("/")
-    return _FOLDER.fullmatch(root) is not None or root.endswith((".pt", ".pth"))
+    """Whether a folder is a checkpoint, whatever its name."""
+    return any(storage.exists(storage.join(name)) for name in (STATE, MARKER))
 
 
-def state_at(storage: Storage, *, after: int = -1) -> bytes | None:
-    """The state that a path names, as torch.save wrote it: a run's newest that is whole, a checkpoint's, or a file of one.
-
-    Args:
-        storage: The path.
-        after: In a run, only of more steps than this.
-
-    Returns:
-        None where there is none, of a run that has not saved yet for example.
+def checkpoint_state(storage: Storage) -> bytes:
+    """The state of a checkpoint's folder, as torch.save wrote it.
 
     Raises:
-        ValueError: The named checkpoint is not whole.
+        ValueError: It is not whole.
     """
-    root = storage.root.rstrip("/")
-    folder = _FOLDER.fullmatch(root.removesuffix(f"/{STATE}"))
-    if folder is not None:
-        step = int(folder[2])
-        try:
-            return read_verified(replace(storage, root=folder[1]), step)
-        except NotCommittedError:
-            raise ValueError(
-                f"{storage.uri(root)} was never finished: use another checkpoint, or the run's folder"
-            ) from None
-        except DamagedError as damage:
-            raise ValueError(f"{storage.uri(root)} is damaged ({damage}); use another checkpoint") from damage
-    if root.endswith((".pt", ".pth")):
-        return storage.read_bytes(root)
+    return _verified(storage, storage.root)
+
+
+def file_content(storage: Storage) -> bytes:
+    """The content of a file; of the state in a checkpoint's folder, verified.
+
+    Raises:
+        ValueError: There is none, or the checkpoint is not whole.
+    """
+    folder, _, name = storage.root.rpartition("/")
+    checkpoint = replace(storage, root=folder)
+    if name == STATE and (storage.exists(checkpoint.join(MARKER)) or _is_named(folder)):
+        return _verified(checkpoint, storage.root)
+    return storage.read_bytes(storage.root)
+
+
+def newest_state(storage: Storage, *, after: int = -1) -> tuple[bytes | None, list[str]]:
+    """The newest state in a run's folder that is whole.
+
+    Args:
+        storage: The folder.
+        after: Only of more steps than this.
+
+    Returns:
+        The state, None where there is none, of a run that has not saved yet for example; and why others were not taken.
+    """
+    reasons: list[str] = []
     for _ in range(2):  # a run that goes on may delete the newest while it is read
+        reasons = []
         for step in reversed([step for step in checkpoint_steps(storage) if step > after]):
             try:
-                return read_verified(storage, step)
-            except (NotCommittedError, DamagedError):
-                continue
+                return read_verified(storage, step), reasons
+            except NotCommittedError:
+                reasons.append(f"{checkpoint_name(step)} was never finished")
+            except DamagedError as damage:
+                reasons.append(f"{checkpoint_name(step)} is damaged ({damage})")
             except ValueError:
                 if storage.exists(storage.join(checkpoint_name(step), STATE)):
                     raise
-    return None
+    return None, reasons
+
+
+def _verified(checkpoint: Storage, named: str) -> bytes:
+    try:
+        return read_folder(checkpoint)
+    except NotCommittedError:
+        raise ValueError(
+            f"{checkpoint.uri(named)} was never finished (there is no {MARKER} beside it): use another checkpoint, or the "
+            "run's folder"
+        ) from None
+    except DamagedError as damage:
+        raise ValueError(f"{checkpoint.uri(named)} is damaged ({damage}); use another checkpoint") from damage
+
+
+def _is_named(folder: str) -> bool:
+    """Whether a folder has the name that a run gives to those of its checkpoints."""
+    last = folder.rsplit("/", 1)[-1].removeprefix("checkpoint_")
+    return last.isdecimal() and folder.endswith(f"/{checkpoint_name(int(last))}")
 
 
 def read_state(content: bytes, path: str) -> dict[str, Any]:
@@ -75,7 +100,9 @@ def read_state(content: bytes, path: str) -> dict[str, Any]:
     """
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # an unpickler fails in as many ways as there are files
+    except Exception as error:  # an unpickler fails in as many ways as there are files
+        if "PytorchStreamReader" in str(error) or "central directory" in str(error):
+            raise ValueError(f"{path} is cut or damaged: copy it anew, or use another checkpoint") from error
         state = None
     if not isinstance(state, dict) or not {"method", "config", "step"} <= state.keys():
         raise ValueError(f"{path} is no checkpoint of moco_ray; load it with torch, or train from it with model.init")

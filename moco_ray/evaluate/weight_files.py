@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moco_ray.evaluate.encoder_file import tensors_of
+from moco_ray.evaluate.encoder_file import MOST_HEADER_BYTES, tensors_of
 
 # Parts of names that wrappers put between those of a network: torch.compile, checkpointing, FSDP, whole pickled modules.
 _WRAPPERS = frozenset(
@@ -36,11 +36,11 @@ def read_weights(content: bytes, path: str) -> dict[Name, Tensor]:
         ValueError: It is no file of weights, or asks for code to be run.
     """
     tree = tensors_of(content, path) if _is_safetensors(content) else _load(content, path)
-    return dict(_tensors_in(tree, (), set()))
+    return {name: tensor for name, tensor in _tensors_in(tree, (), set()) if name}
 
 
 def _is_safetensors(content: bytes) -> bool:
-    return content[8:9] == b"{" and int.from_bytes(content[:8], "little") < len(content)
+    return content[8:9] == b"{" and int.from_bytes(content[:8], "little") < MOST_HEADER_BYTES  # also if it is cut
 
 
 class _Inert:
@@ -117,7 +117,7 @@ def _reason(error: Exception, content: bytes) -> str:
 
 
 def _tensors_in(value: Any, name: Name, seen: set[int]) -> Iterator[tuple[Name, Tensor]]:
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and not value.is_nested:
         yield tuple(part for part in name if part not in _WRAPPERS), value.detach()
         return
     if isinstance(value, _Inert):

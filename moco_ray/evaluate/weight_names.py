@@ -14,7 +14,7 @@ from moco_ray.evaluate.weight_files import Name
 # Parts on top of a backbone, by the first part of their names.
 _HEADS = re.compile(
     r"fc|last_linear|linear|(?i:aux\w*)|head\w*|\w*_head|mlp_head\w*|classifier\w*|proj|projector\w*|projection\w*|"
-    r"predict\w*|prototypes\w*|decoder\w*|mask_token|queue\w*"
+    r"predict\w*|prototypes\w*|decoder\w*|mask_token|queue\w*|logit_\w*|temperature|lr"
 )
 # Tables that older versions of a network saved, and newer ones compute.
 _COMPUTED = ("num_batches_tracked", "attn_mask", "relative_position_index", "relative_coords_table", "position_ids")
@@ -65,9 +65,16 @@ def find_backbone(tensors: Mapping[Name, Tensor], backbone: nn.Module) -> Found:
 
 
 def unknown_names(tensors: Mapping[Name, Tensor], found: Found) -> list[str]:
-    """Names under the prefix that are neither the backbone's nor those of a head on top of it."""
-    cut = len(found.prefix)
-    beside = [name[cut:] for name in tensors if name[:cut] == found.prefix and name[cut:] not in found.names]
+    """Names under the prefix that are neither the backbone's nor those of a head on top of it, or of a single number."""
+    cut, parts = len(found.prefix), {name[0] for name in found.names}
+    beside = [
+        name[cut:]
+        for name, tensor in tensors.items()
+        if name[:cut] == found.prefix
+        and name[cut:] not in found.names
+        and len(name) > cut
+        and (tensor.dim() > 0 or name[cut] in parts)  # a learning rate, a scale of the loss; not one of a block
+    ]
     return sorted(".".join(name) for name in beside if not _HEADS.fullmatch(name[0]) and name[-1] not in _COMPUTED)
 
 

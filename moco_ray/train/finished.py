@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,17 +47,19 @@ def finished_run(config: Config, run: Storage, folder: str, num_rows: int, say: 
     end = last_step(config, num_rows)
     lines = read_lines(run.read_bytes(run.join("metrics.jsonl")))
     evaluations = [json.loads(line) for line in run.read_bytes(run.join("eval.jsonl")).splitlines()]
-    is_whole = len(lines) == end and any(line["step"] == end for line in evaluations)
-    if not is_whole or CheckpointStore(storage=run).newest(say) != end:
+    done = len(lines)  # more than are asked for now, if --run.max-steps was lowered
+    is_whole = done >= end and any(line["step"] == done for line in evaluations)
+    if not is_whole or CheckpointStore(storage=run).newest(say) != done:
         return None
+    encoder = f"{folder}/encoder.safetensors"
     further = (
-        f"It ended at --run.max-steps {end}, before its {config.optim.epochs:g} epochs: a higher one goes on"
-        if end < config.optim.num_steps(num_rows)
+        f"It ended at --run.max-steps {done}, before its {config.optim.epochs:g} epochs: a higher one goes on"
+        if done < config.optim.num_steps(num_rows)
         else f"To train longer, begin another run (--run.name) with more than --optim.epochs {config.optim.epochs:g}, from "
-        f"this encoder if you like: --model.init {folder}/encoder.safetensors"
+        f"this encoder if you like: --model.init {shlex.quote(encoder)}"
     )
-    say(f"this run is finished: all of its {end:,} steps are done, and nothing is left to do. {further}")
-    say(f"done: {end:,} steps; results in {folder}")
+    say(f"this run is finished: all of its {done:,} steps are done, and nothing is left to do. {further}")
+    say(f"done: {done:,} steps; results in {folder}")
     values = {**lines[-1], **evaluations[-1]}
     metrics = {name: float(value) for name, value in values.items() if "/" in name}
-    return RunResult(folder=folder, encoder=f"{folder}/encoder.safetensors", step=end, metrics=metrics)
+    return RunResult(folder=folder, encoder=encoder, step=done, metrics=metrics)

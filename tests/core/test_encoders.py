@@ -116,3 +116,19 @@ def test_normalize_computes_in_the_dtype_of_the_mean() -> None:
 def test_every_projector_ends_in_the_asked_width() -> None:
     for kind in ("linear", "mlp"):
         assert build_projector(ModelConfig(projector=kind, dim=5), 12)(torch.zeros(3, 12)).shape == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("arch", "meant"),
+    [
+        ("resnet-50", "resnet50"),
+        ("ResNet18", "resnet18"),
+        ("vit-small", "vit_small"),
+        ("timm:resnet19", "timm:resnet18"),
+        ("timm:convnext_atoo", "timm:convnext_atto"),
+        ("timm:vit_tiny_patch16", "timm:vit_tiny_patch16_224"),
+    ],
+)
+def test_an_unknown_architecture_is_answered_with_the_nearest_names(arch: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf"did you mean [^;?]*{meant}\b"):
+        build_backbone(ModelConfig(arch=arch))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -150,7 +151,7 @@ def test_group_batch_norm_is_written_as_batch_norm(tmp_path: Path) -> None:
     assert_same_weights(load_encoder(str(path)), expected)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\x02\0\0\0\0\0\0\0[]"])
+@pytest.mark.parametrize("content", [b"<html>not found</html>", b"\xff" * 100, b"\x02\0\0\0\0\0\0\0[]"])
 def test_a_file_of_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "encoder.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match="was not written by moco_ray"):
@@ -171,3 +172,46 @@ def test_foreign_safetensors_and_cut_files_are_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"encoder\.safetensors.*no such file"):
         load_encoder(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("num_bytes", [0, 5, 300, 5_000, -1])
+def test_a_file_cut_anywhere_is_said_to_be_cut(num_bytes: int, tmp_path: Path) -> None:
+    path, _ = write(tmp_path, "timm:test_resnet")
+    path.write_bytes(path.read_bytes()[:num_bytes])
+    for read in (load_encoder, encoder_info):
+        with pytest.raises(ValueError, match="it is empty" if num_bytes == 0 else "it is cut short"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["enc.bin", "enc", "model.pt", "checkpoint_7"])
+def test_an_encoder_file_may_have_any_name(name: str, tmp_path: Path) -> None:
+    path, backbone = write(tmp_path, "timm:test_resnet")
+    assert_same_weights(load_encoder(path.rename(tmp_path / name)), backbone.state_dict())
+
+
+@pytest.mark.parametrize("inside", ["run/encoder.safetensors", "run"])
+def test_an_encoder_loads_from_an_archive(inside: str, tmp_path: Path) -> None:
+    path, backbone = write(tmp_path, "timm:test_resnet")
+    with zipfile.ZipFile(tmp_path / "run.zip", "w") as archive:
+        archive.write(path, "run/encoder.safetensors")
+    assert_same_weights(load_encoder(f"zip://{inside}::{tmp_path / 'run.zip'}"), backbone.state_dict())
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.safetensors", "checkpoint_7", "checkpoint_000000007"])
+def test_the_folder_of_a_run_may_have_any_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    _, backbone = write(tmp_path / name, "timm:test_resnet")
+    assert_same_weights(load_encoder(tmp_path / name), backbone.state_dict())
+
+
+@pytest.mark.parametrize("path", [None, ""])
+def test_no_path_is_said(path: str | None) -> None:
+    with pytest.raises(ValueError, match=r"path is .*: name an encoder\.safetensors"):
+        load_encoder(path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "best.ckpt"])
+def test_a_folder_with_other_weights_asks_for_the_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"weights")
+    with pytest.raises(ValueError, match=rf"name the file, .*{name}"):
+        load_encoder(tmp_path)

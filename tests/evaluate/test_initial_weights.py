@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import time
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from fsspec import AbstractFileSystem, register_implementation
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -415,3 +417,101 @@ def test_quantised_and_broken_weights_are_refused(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "nan.pth")
     with pytest.raises(ValueError, match=r"not finite \(conv1\.0\.weight\)"):
         load_initial_weights(tiny_encoder(), str(tmp_path / "nan.pth"))
+
+
+def saved(folder: Path, content: Any) -> str:
+    torch.save(content, folder / "weights.pth")
+    return str(folder / "weights.pth")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "message"),
+    [
+        ("vit_tiny_patch16_224", "vit_small_patch16_224", r"cls_token is \(1, 1, 192\) and not \(1, 1, 384\)"),
+        ("convnext_atto", "convnext_femto", "have another shape or type"),
+        ("test_resnet", "test_resnet", "is int8"),
+        ("convnext_atto", "convnext_atto", "is int8"),
+    ],
+)
+def test_weights_of_which_nothing_fits_are_refused(theirs: str, ours: str, message: str, tmp_path: Path) -> None:
+    state = timm.create_model(theirs, num_classes=0).state_dict()
+    if theirs == ours:
+        state = {name: tensor.to(torch.int8) for name, tensor in state.items()}
+    encoder = build_encoder(ModelConfig(arch=f"timm:{ours}", dim=16))
+    with pytest.raises(ValueError, match=message):
+        load_initial_weights(encoder, saved(tmp_path, state))
+
+
+@pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(())], nn.Parameter(torch.zeros(2, 2))])
+def test_a_bare_tensor_is_no_weights(content: object, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no state dict|does not fit the model"):
+        load_initial_weights(tiny_encoder(), saved(tmp_path, content))
+
+
+FORMS: dict[str, Any] = {
+    "float8_e4m3fn": lambda t: t.to(torch.float8_e4m3fn),
+    "float8_e5m2": lambda t: t.to(torch.float8_e5m2),
+    "meta, without values": lambda t: t.to("meta"),
+    "sparse_coo": lambda t: t.to_sparse(),
+    "complex64": lambda t: t.to(torch.complex64),
+}
+
+
+@pytest.mark.parametrize("name", ["backbone.conv1.0.weight", "projector.2.weight"])
+@pytest.mark.parametrize("form", FORMS)
+def test_tensors_that_are_not_plain_numbers_are_named(form: str, name: str, tmp_path: Path) -> None:
+    state = tiny_encoder(1).state_dict()
+    encoder = tiny_encoder()
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    with pytest.raises(ValueError, match=rf"{name} is {form}"):
+        load_initial_weights(encoder, saved(tmp_path, state | {name: FORMS[form](state[name])}))
+    assert_same_weights(encoder, before)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"lr": torch.tensor(0.1)},
+        {"logit_scale": torch.ones(1), "logit_bias": torch.ones(1)},
+        {"loss.margin": torch.tensor(0.2)},
+    ],
+)
+def test_what_is_beside_a_whole_backbone_is_left_out(extra: dict[str, Tensor], tmp_path: Path) -> None:
+    encoder, source = tiny_encoder(), tiny_encoder(1).backbone
+    said = load_initial_weights(encoder, saved(tmp_path, source.state_dict() | extra))
+    assert f"{len(extra)} tensors of a classifier or another network are left out" in said
+    assert_same_weights(encoder.backbone, source.state_dict())
+
+
+@pytest.mark.parametrize("extra", ["reg_token", "norm_pre.weight", "layer1.9.gain"])
+def test_what_may_belong_to_the_network_is_not_left_out(extra: str, tmp_path: Path) -> None:
+    number = torch.tensor(1.0) if "gain" in extra else torch.ones(4)
+    with pytest.raises(ValueError, match=f"unknown to it.*{extra}"):
+        load_initial_weights(tiny_encoder(), saved(tmp_path, tiny_encoder(1).backbone.state_dict() | {extra: number}))
+
+
+def test_a_safetensors_file_cut_in_its_header_is_no_complete_one(tmp_path: Path) -> None:
+    path, _ = write(tmp_path, "timm:test_resnet")
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(ValueError, match="no complete safetensors file"):
+        load_initial_weights(tiny_encoder(), str(path))
+
+
+class Silent(AbstractFileSystem):  # type: ignore[misc]
+    """A place that never answers."""
+
+    protocol = "silent"
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        time.sleep(60)
+        raise OSError("no answer")
+
+
+@pytest.mark.parametrize("path", ["http://127.0.0.1:9/x.pt", "https://nobody.invalid/x.pt", "silent://there/x.pt"])
+def test_a_place_that_does_not_answer_is_named_within_seconds(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    register_implementation("silent", Silent, clobber=True)
+    monkeypatch.setattr("moco_ray.data.storage_checks._ANSWER_S", 1.0)
+    start = time.monotonic()
+    with pytest.raises((ValueError, OSError), match=path.split("/", 3)[2]):
+        load_initial_weights(tiny_encoder(), path)
+    assert time.monotonic() - start < 20

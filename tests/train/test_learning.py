@@ -137,12 +137,15 @@ def test_a_finished_run_says_so_and_how_to_go_on(images: Path, tmp_path: Path) -
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name != "lease.json"} == before
     assert result.step == 2 and result.metrics["train/loss"] == losses(folder)[-1]
     assert "eval/knn_top1" in result.metrics
+    lower = pretrain(replace(config, run=replace(config.run, max_steps=1)), say=said.append)
+    assert lower.step == 2 and sum("this run is finished: all of its 2 steps" in line for line in said) == 2
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name != "lease.json"} == before
     whole = replace(
-        config, optim=replace(config.optim, epochs=1), run=replace(config.run, max_steps=None, name="whole")
+        config, optim=replace(config.optim, epochs=1), run=replace(config.run, max_steps=None, name="a whole")
     )
     _run(whole)
     _, said = _run(whole)
-    assert any("more than --optim.epochs 1" in line and "--model.init" in line for line in said)
+    assert any("more than --optim.epochs 1" in line and "a whole/encoder.safetensors'" in line for line in said)
 
 
 @pytest.mark.parametrize(
