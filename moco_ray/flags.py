@@ -175,6 +175,8 @@ def _stray(argument: str, given: Sequence[Given], known: Mapping[str, Flag]) -> 
     last = given[-1] if given else None
     if last is not None and last.flag.is_secret:
         return f"{last.flag.name} takes one value; write its JSON between single quotes, or name a file that holds it"
+    if argument.lstrip().startswith("{"):  # may hold credentials
+        return "a JSON object belongs to no flag; if it holds storage options, write --data.storage-options before it"
     if last is not None and is_switch(last.flag.hint):
         return f"{argument!r} belongs to no flag; write {last.flag.name} or {last.flag.off_name} alone"
     has_uri = any(item.flag.name == "--data.uri" for item in given)
