@@ -16,7 +16,6 @@ from moco_ray.presets import load_preset, preset_list
 
 _DEFAULT_PRESET = "moco-v2"
 _PROGRAM = "jobs/pretrain.py"
-_STOPPED = "stopped; the command at the top resumes this run from its last checkpoint"
 _OWN = [
     Flag(path="preset", hint=str, default="small"),
     Flag(path="method", hint=str, default="moco"),
@@ -39,7 +38,7 @@ class Arguments:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and pretrain; returns the exit code. Whatever ends a run, the same command resumes it."""
     given_arguments = list(sys.argv[1:] if arguments is None else arguments)
-    return run_command(lambda: _pretrain(given_arguments), stopped=_STOPPED)
+    return run_command(lambda: _pretrain(given_arguments), stopped="stopped")
 
 
 def _pretrain(arguments: Sequence[str]) -> None:
@@ -121,14 +120,14 @@ def _access(given: Sequence[Given], preset: str) -> str | None:
         ValueError: They cannot be read.
     """
     from moco_ray.data.storage_options import check_options  # it takes a while
-    from moco_ray.data.uris import file_system_of
+    from moco_ray.data.uris import origin_of
 
     values = {item.flag.path: item.value for item in given}
     meant: list[str] = []
     for group, place in (("run", "run.storage_path"), ("data", "data.uri")):
         options, uri = values.get(f"{group}.storage_options"), values.get(place)
         check_options(f"--{group}.storage-options", options)
-        if options and (uri is None or file_system_of(uri)[-1] == file_system_of(preset)[-1]):
+        if options and (uri is None or origin_of(uri) == origin_of(preset)):
             meant.append(options)
     return meant[0] if meant else None
 
