@@ -30,6 +30,7 @@ _OTHER_WORDS = {
     "--optim.global-batch-size": "batch batch-size bs b per-gpu-batch-size",
     "--optim.lr": "learning-rate",
     "--optim.weight-decay": "wd",
+    "--optim.optimizer": "optim optim.name optim.type opt",
     "--run.max-steps": "steps iterations max-iter",
     "--run.name": "resume experiment exp",
     "--run.num-workers": "workers gpus num-gpus ngpus nproc world-size j",
@@ -210,8 +211,8 @@ def _meant(name: str, known: Mapping[str, Flag]) -> str:
 def _resembling(word: str, names: Sequence[str]) -> list[str]:
     same = [name for name in names if name[2:].replace(".", "-") == word.replace(".", "-")]
     last = word.rsplit(".", 1)[-1]
-    words = same or [name for name in names if name[2:].rsplit(".", 1)[-1] == last]
-    words = words or [name for name, others in _OTHER_WORDS.items() if name in names and word in others.split()]
+    words = same or [name for name, others in _OTHER_WORDS.items() if name in names and word in others.split()]
+    words = words or [name for name in names if name[2:].rsplit(".", 1)[-1] == last]
     words = words or difflib.get_close_matches(f"--{word}", names, n=2, cutoff=0.85)
     group = [name for name in names if "." in word and name.startswith(f"--{word.split('.')[0]}.")]
     ends = {name[2:].rsplit(".", 1)[-1]: name for name in group or names}

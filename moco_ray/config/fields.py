@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import operator
 import re
@@ -15,9 +14,17 @@ from typing import Any, Literal
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
-@functools.cache
+_KNOWN: dict[type, dict[str, Any]] = {}
+
+
 def types_of(cls: type) -> dict[str, Any]:
-    """The type of each field of a dataclass."""
+    """The type of each field of a dataclass; found once, since that takes a while."""
+    if cls not in _KNOWN:
+        _KNOWN[cls] = _types_of(cls)
+    return _KNOWN[cls]
+
+
+def _types_of(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {name: hint for name, hint in hints.items() if typing.get_origin(hint) is not typing.ClassVar}
 

@@ -37,10 +37,9 @@ def take_values(config: Config) -> None:
     Raises:
         ValueError: A field holds what it cannot.
     """
-    for group in types_of(type(config)):
-        part = getattr(config, group)
-        if not dataclasses.is_dataclass(part):
-            continue
+    groups = [name for name, hint in types_of(type(config)).items() if dataclasses.is_dataclass(members(hint)[0])]
+    for group in groups:
+        part: Any = getattr(config, group)
         if changed := _changed(part, group):
             object.__setattr__(config, group, dataclasses.replace(part, **changed))
 

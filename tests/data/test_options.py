@@ -81,7 +81,7 @@ def test_options_of_s3_do_not_reach_an_http_preset(tmp_path: Path) -> None:
         other = [*arguments, '{"no_such": 1}', "--data.uri", "s3://bucket/images"]
         assert parse(other).config.preset == "smoke"
         start = time.monotonic()
-        with pytest.raises(ValueError, match="no_such.*check the storage options"):
+        with pytest.raises(ValueError, match=r"no_such.*check the storage options"):
             parse([*arguments, '{"no_such": 1}'])
         assert time.monotonic() - start < 5
 
