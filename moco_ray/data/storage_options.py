@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,6 @@ from moco_ray.data import keys, s3_files
 from moco_ray.data.keys import KeyRing, Keys
 from moco_ray.data.uris import ARCHIVES, CACHES, HTTP, S3, shown, split_uri
 
-_FILE_NAME = re.compile(r"[\w./~-]{1,200}\.json")  # surely no key
 # Options of S3 that no other file system knows, but that stand beside the addresses of others in a list or a command.
 _OF_S3 = frozenset(
     "key secret token anon profile endpoint_url config_kwargs region_name use_ssl requester_pays s3_additional_kwargs "
@@ -135,8 +133,6 @@ def _content(options: str) -> tuple[str | bytes, str]:
         return options, "storage-options"
     path = local_path(options)
     if not os.path.isfile(path):  # an OSError would show the value
-        if _FILE_NAME.fullmatch(options):
-            raise ValueError(f"storage-options names the file {options}, which does not exist")
         raise ValueError(
             "storage-options is neither a JSON object nor the path of a file with one: there is no such file"
         )

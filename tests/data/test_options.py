@@ -69,7 +69,7 @@ def test_a_bad_file_and_its_flag_are_named(
     assert "--data.storage-options:storage-options:thefile" in said and "own.json" in said
     assert main([*arguments, "missing.json"]) == 2
     said = " ".join(capsys.readouterr().err.replace("│", "").split())
-    assert "--data.storage-options: storage-options names the file missing.json, which does not exist" in said
+    assert "--data.storage-options: storage-options is neither" in said and "there is no such file" in said
 
 
 def test_options_of_s3_do_not_reach_an_http_preset(tmp_path: Path) -> None:
