@@ -16,7 +16,6 @@ from moco_ray.presets import load_preset, preset_list
 
 _DEFAULT_PRESET = "moco-v2"
 _PROGRAM = "jobs/pretrain.py"
-_STOPPED = "stopped; the command at the top resumes this run from its last checkpoint"
 _OWN = [
     Flag(path="preset", hint=str, default="small"),
     Flag(path="method", hint=str, default="moco"),
@@ -39,7 +38,7 @@ class Arguments:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and pretrain; returns the exit code. Whatever ends a run, the same command resumes it."""
     given_arguments = list(sys.argv[1:] if arguments is None else arguments)
-    return run_command(lambda: _pretrain(given_arguments), stopped=_STOPPED)
+    return run_command(lambda: _pretrain(given_arguments), stopped="stopped")
 
 
 def _pretrain(arguments: Sequence[str]) -> None:
@@ -99,21 +98,38 @@ def parse_given(given: Sequence[Given]) -> Arguments:
     if own.get("list_presets"):
         print(preset_list())
         raise SystemExit(0)
-    access = {item.flag.path: item.value for item in given if item.flag.is_secret}
-    default = load_preset(
-        own.get("preset", _DEFAULT_PRESET), access.get("run.storage_options") or access.get("data.storage_options")
-    )
+    preset = own.get("preset", _DEFAULT_PRESET)
+    default = load_preset(preset, _access(given, preset) if "://" in preset else None)
     method = own.get("method", default.method.name)
     if method != default.method.name:
         default = replace(default, method=method_class(method)())
     if own.get("help"):
         from moco_ray.help import print_help
 
-        print_help(default, own.get("preset", _DEFAULT_PRESET))
+        print_help(default, preset)
         raise SystemExit(0)
     _check_method(given, default)
     config = with_values(default, {item.flag.path: item.value for item in given if item.flag not in _OWN})
     return Arguments(config=config, dry_run=own.get("dry_run", False))
+
+
+def _access(given: Sequence[Given], preset: str) -> str | None:
+    """Which of the storage options are for a preset's URL too: those of a place on the same kind of storage.
+
+    Raises:
+        ValueError: They cannot be read.
+    """
+    from moco_ray.data.storage_options import check_options  # it takes a while
+    from moco_ray.data.uris import origin_of
+
+    values = {item.flag.path: item.value for item in given}
+    meant: list[str] = []
+    for group, place in (("run", "run.storage_path"), ("data", "data.uri")):
+        options, uri = values.get(f"{group}.storage_options"), values.get(place)
+        check_options(f"--{group}.storage-options", options)
+        if options and (uri is None or origin_of(uri) == origin_of(preset)):
+            meant.append(options)
+    return meant[0] if meant else None
 
 
 def _method_flags() -> list[Flag]:

@@ -28,7 +28,7 @@ def run_command(work: Callable[[], None], *, stopped: str) -> int:
 
     Args:
         work: What the command does.
-        stopped: What to say when it was stopped.
+        stopped: What to say when it was stopped, where the work says nothing of its own.
     """
     terminated = threading.Event()
 
@@ -44,8 +44,8 @@ def run_command(work: Callable[[], None], *, stopped: str) -> int:
         return _fail(str(error), 2)
     except (RunFailed, OSError) as error:
         return _fail(str(error), 1)
-    except KeyboardInterrupt:
-        return _fail(stopped, 143 if terminated.is_set() else 130)
+    except KeyboardInterrupt as error:
+        return _fail(str(error) or stopped, 143 if terminated.is_set() else 130)
     return 0
 
 

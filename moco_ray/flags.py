@@ -30,6 +30,7 @@ _OTHER_WORDS = {
     "--optim.global-batch-size": "batch batch-size bs b per-gpu-batch-size",
     "--optim.lr": "learning-rate",
     "--optim.weight-decay": "wd",
+    "--optim.optimizer": "optim optim.name optim.type opt",
     "--run.max-steps": "steps iterations max-iter",
     "--run.name": "resume experiment exp",
     "--run.num-workers": "workers gpus num-gpus ngpus nproc world-size j",
@@ -175,6 +176,8 @@ def _stray(argument: str, given: Sequence[Given], known: Mapping[str, Flag]) -> 
     last = given[-1] if given else None
     if last is not None and last.flag.is_secret:
         return f"{last.flag.name} takes one value; write its JSON between single quotes, or name a file that holds it"
+    if argument.lstrip().startswith("{"):  # may hold credentials
+        return "a JSON object belongs to no flag; if it holds storage options, write --data.storage-options before it"
     if last is not None and is_switch(last.flag.hint):
         return f"{argument!r} belongs to no flag; write {last.flag.name} or {last.flag.off_name} alone"
     has_uri = any(item.flag.name == "--data.uri" for item in given)
@@ -208,8 +211,8 @@ def _meant(name: str, known: Mapping[str, Flag]) -> str:
 def _resembling(word: str, names: Sequence[str]) -> list[str]:
     same = [name for name in names if name[2:].replace(".", "-") == word.replace(".", "-")]
     last = word.rsplit(".", 1)[-1]
-    words = same or [name for name in names if name[2:].rsplit(".", 1)[-1] == last]
-    words = words or [name for name, others in _OTHER_WORDS.items() if name in names and word in others.split()]
+    words = same or [name for name, others in _OTHER_WORDS.items() if name in names and word in others.split()]
+    words = words or [name for name in names if name[2:].rsplit(".", 1)[-1] == last]
     words = words or difflib.get_close_matches(f"--{word}", names, n=2, cutoff=0.85)
     group = [name for name in names if "." in word and name.startswith(f"--{word.split('.')[0]}.")]
     ends = {name[2:].rsplit(".", 1)[-1]: name for name in group or names}

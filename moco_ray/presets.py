@@ -294,11 +294,12 @@ def _plain(name: str) -> str:
 def _text(uri: str, storage_options: str | None) -> str:
     from moco_ray.data.storage import Missing, Storage, resolve_storage_options  # it takes a while
     from moco_ray.data.storage_checks import check_access
+    from moco_ray.data.uris import is_local
 
     try:
-        options = resolve_storage_options(uri, storage_options)
+        options = resolve_storage_options(uri, None if is_local(uri) else storage_options)
         check_access(uri, options)
-        storage = Storage.open(uri, options)
+        storage = Storage.open(uri, options, is_quick=True)
         return storage.read_bytes(storage.root).decode("utf-8-sig")
     except Missing:
         raise ValueError(f"--preset {uri}: there is no such file") from None

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
+import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,3 +95,25 @@ def test_a_submitted_run_is_submitted_again(
 def test_a_name_that_no_terminal_can_show_is_no_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--preset", "smoke", "--run.num-workers", "0", "--data.uri", f"{tmp_path}/\udce9", "--dry-run"]) == 2
     assert f"images file-bytes://{tmp_path}/%E9\n" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("flags", "is_named"), [(["--dry-run"], False), ([], True), (["--run.name", "a"], True)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_speaks_of_the_command_at_the_top_only_where_there_is_one(
+    flags: list[str], is_named: bool, number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never answers
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}/images/"
+        threading.Thread(target=lambda: (silent.accept(), os.kill(os.getpid(), number)), daemon=True).start()
+        base = ["--preset", "smoke", "--run.num-workers", "0", "--run.storage-path", str(tmp_path / "runs")]
+        assert main([*base, "--data.uri", uri, *flags]) == (143 if number == signal.SIGTERM else 130)
+    said = " ".join(capsys.readouterr().err.replace("│", "").split())
+    assert " stopped" in said and ("the command at the top resumes" in said) is is_named
+
+
+def test_a_stop_before_a_run_is_only_a_stop(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}/config.json"
+        threading.Thread(target=lambda: (silent.accept(), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
+        assert main(["--preset", uri, "--data.uri", "images"]) == 143
+    assert "the command at the top" not in capsys.readouterr().err

@@ -12,8 +12,9 @@ from moco_ray.config.methods import AnyMethod
 from moco_ray.config.methods.moco import MoCoConfig
 from moco_ray.config.model import ModelConfig
 from moco_ray.config.optim import OptimConfig
-from moco_ray.config.paths import take_paths
+from moco_ray.config.paths import PATHS, take_paths
 from moco_ray.config.run import RunConfig
+from moco_ray.config.types import check_groups, take_values
 from moco_ray.config.views import ViewsConfig
 
 # Fields that may change when a run is resumed: they decide where and how it runs, not what it learns.
@@ -24,15 +25,6 @@ _FREE_FIELDS = frozenset(
 )
 # Where images lie is not what they are: whether they are the same, the run's manifest tells.
 _PLACES = frozenset({"data.uri", "eval.uri"})
-
-_PATHS = (
-    "data.uri",
-    "data.storage_options",
-    "eval.uri",
-    "model.init",
-    "run.storage_path",
-    "run.storage_options",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +54,9 @@ class Config:
         Raises:
             ValueError: Fields contradict each other.
         """
-        take_paths(self, _PATHS)
+        check_groups(self)
+        take_paths(self, PATHS)
+        take_values(self)
         check_numbers(self)
         check_batch(self)
         check_workers(self)

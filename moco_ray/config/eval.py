@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moco_ray.config.types import take_own_values
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
@@ -36,6 +38,7 @@ class EvalConfig:
         Raises:
             ValueError: A size or a share is impossible.
         """
+        take_own_values(self, "eval")
         if not 0 <= self.holdout_fraction < 1:
             raise ValueError(f"eval.holdout-fraction is {self.holdout_fraction}; use a share in [0, 1), 0 for none")
         if self.max_queries < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import re
 import types
 import typing
@@ -13,8 +14,17 @@ from typing import Any, Literal
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
+_KNOWN: dict[type, dict[str, Any]] = {}
+
+
 def types_of(cls: type) -> dict[str, Any]:
-    """The type of each field of a dataclass."""
+    """The type of each field of a dataclass; found once, since that takes a while."""
+    if cls not in _KNOWN:
+        _KNOWN[cls] = _types_of(cls)
+    return _KNOWN[cls]
+
+
+def _types_of(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {name: hint for name, hint in hints.items() if typing.get_origin(hint) is not typing.ClassVar}
 
@@ -107,8 +117,14 @@ def _one_from_text(member: Any, text: str, *, is_text: bool) -> Any:
     return member(text)
 
 
-def from_json_value(hint: Any, value: Any, name: str) -> Any:
+def from_json_value(hint: Any, value: Any, name: str, none: str = "null") -> Any:
     """A value of a field, as JSON holds it.
+
+    Args:
+        hint: The type.
+        value: What is there.
+        name: Of the field, for the message.
+        none: How "no value" is written.
 
     Raises:
         ValueError: It is of another type.
@@ -117,13 +133,38 @@ def from_json_value(hint: Any, value: Any, name: str) -> Any:
         if typing.get_origin(member) is tuple and isinstance(value, list):
             length, item_hint = tuple_length(member), typing.get_args(member)[0]
             if not length or len(value) == length:
-                return tuple(from_json_value(item_hint, item, f"{name}[{i}]") for i, item in enumerate(value))
+                return tuple(from_json_value(item_hint, item, f"{name}[{i}]", none) for i, item in enumerate(value))
         elif typing.get_origin(member) is Literal:
             if isinstance(value, str) and value in typing.get_args(member):
                 return value
         elif _is(member, value):
             return int(value) if member is int else value
-    raise ValueError(f"{name} is {shorten(json.dumps(value))}; use {describe(hint, 'null')}")
+    raise ValueError(
+        f"{name} is {shorten(json.dumps(value) if none == 'null' else _described(value))}; use {describe(hint, none)}"
+    )
+
+
+def from_python(hint: Any, value: Any, name: str) -> Any:
+    """A value of a field, as a program gives it: a list is a tuple, and a number of numpy is a number.
+
+    Raises:
+        ValueError: It is of another type.
+    """
+    given = _plain(value)
+    items = [_plain(item) for item in given] if isinstance(given, list | tuple) else given
+    taken = from_json_value(hint, items, name, "None")
+    is_same = isinstance(value, tuple) and all(map(operator.is_, value, taken))
+    return value if is_same else taken
+
+
+def _plain(value: Any) -> Any:
+    """What a number or an array of numpy holds; numpy itself is slow to import."""
+    return value.tolist() if type(value).__module__ == "numpy" and hasattr(value, "tolist") else value
+
+
+def _described(value: Any) -> str:
+    is_plain = isinstance(value, str | int | float | tuple | list | None)
+    return repr(value) if is_plain else f"{value!r} of type {type(value).__name__}"
 
 
 def shorten(text: str, most: int = 60) -> str:

@@ -14,6 +14,16 @@ LOCAL = ("file", "local")
 BYTES = "file-bytes"
 """Protocol of local names that are not UTF-8: file-bytes:///data/caf%E9.jpg, every odd byte as %XX."""
 
+PATHS = (
+    "data.uri",
+    "data.storage_options",
+    "eval.uri",
+    "model.init",
+    "run.storage_path",
+    "run.storage_options",
+)
+"""Fields of a configuration that hold paths or URIs."""
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LOST_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]")
 

@@ -38,12 +38,16 @@ def from_json(text: str, source: str = "the configuration") -> Config:
     """
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except RecursionError:
+        raise ValueError(f"{source} is no configuration: its brackets are nested too deeply") from None
+    except ValueError as error:
         raise ValueError(f"{source} is no valid JSON ({error})") from error
     if not isinstance(values, dict):
         raise ValueError(f"{source} is no JSON object")
     try:
         config: Config = _build(Config, values, "")
+    except RecursionError:
+        raise ValueError(f"{source} is no configuration: its brackets are nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     return config

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from moco_ray.config.types import take_own_values
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViewsConfig:
@@ -40,6 +42,7 @@ class ViewsConfig:
         Raises:
             ValueError: If a size, a probability or a range is impossible.
         """
+        take_own_values(self, "views")
         if self.crop_px < 1:
             raise ValueError(f"views.crop-px is {self.crop_px}; use at least 1, normally 224")
         if not 0 < self.crop_min <= 1:

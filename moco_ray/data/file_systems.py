@@ -15,7 +15,8 @@ from fsspec.utils import tokenize
 
 from moco_ray.data import s3_files
 from moco_ray.data.keys import KeyRing
-from moco_ray.data.uris import ARCHIVES, CACHES, HTTP, S3, known_protocols, protocol_of
+from moco_ray.data.storage_errors import ReadError
+from moco_ray.data.uris import ARCHIVES, CACHES, HTTP, S3, known_protocols, protocol_of, shown
 
 _NO_PLACES = frozenset(
     "async_wrapper asyncwrapper asynclocal cached dask data dir generic jlab jupyter local pyscript reference".split()
@@ -39,7 +40,7 @@ def open_file_system(protocol: str, uri: str, values: Mapping[str, Any], ring: K
         ValueError: There is no such file system, or not with these options.
     """
     own = {name: value for name, value in values.items() if name not in (*ARCHIVES, *CACHES)}
-    with _said_plainly(protocol):
+    with _said_plainly(protocol), _with_address(uri):
         if protocol in S3:
             return s3_files.open_s3(own, ring, is_quick=is_quick)
         if protocol in HTTP:
@@ -58,6 +59,15 @@ def _http_options(values: dict[str, Any], is_quick: bool) -> dict[str, Any]:
         total = client.get("timeout")
         client["timeout"] = ClientTimeout(total=total, **(_HTTP_QUICK if is_quick else _HTTP_PATIENCE))
     return {**values, "client_kwargs": client, "use_listings_cache": False}
+
+
+@contextlib.contextmanager
+def _with_address(uri: str) -> Iterator[None]:
+    """Name the address where a file system connects when it is made, and cannot."""
+    try:
+        yield
+    except OSError as error:
+        raise ReadError(f"{shown(uri)}: {error}; check the address, and the network") from error
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
@@ -53,6 +54,14 @@ def list_source(
     """
     check_access(config.uri, options)
     storage = Storage.open(config.uri, options)
+    if (
+        storage.protocol == "file"
+        and os.path.exists(storage.root)
+        and not (os.path.isfile(storage.root) or os.path.isdir(storage.root))
+    ):
+        raise ValueError(
+            f"{config.uri} is neither a file nor a folder; name a folder of images, a list or Parquet files"
+        )
     if storage.is_file(storage.root):
         rows = _from_file(config, storage, progress)
     else:

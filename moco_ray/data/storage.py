@@ -17,7 +17,7 @@ from moco_ray.data.range_reader import RangeReader, whole
 from moco_ray.data.repetition import repeat
 from moco_ray.data.storage_errors import KeysRefused, Missing, NoSpaceError, ReadError, Refused
 from moco_ray.data.storage_options import StorageOptions, resolve_storage_options
-from moco_ray.data.uris import ARCHIVES, CACHES, HTTP, S3, protocol_of, shown, split_uri
+from moco_ray.data.uris import ARCHIVES, CACHES, HTTP, S3, check_place, protocol_of, shown, split_uri
 
 __all__ = [
     "KeysRefused",
@@ -68,7 +68,7 @@ class Storage:
             is_quick: Whether to give up early.
 
         Raises:
-            ValueError: No such protocol, or no such archive.
+            ValueError: No such protocol, or no such archive, or no bucket or host is named.
             ReadError: The archive cannot be read.
         """
         parts = split_uri(uri)
@@ -84,6 +84,7 @@ class Storage:
             what = parts.inner if protocol in ARCHIVES else protocol_of(parts.inner)
             fs = file_systems.held(protocol, what, values, make)
             return Storage(fs, protocol, parts.path, options, f"{protocol}::", inner, is_quick, inner._ring)
+        check_place(uri)
         ring = options.key_ring() if protocol in S3 else None
         fs = file_systems.open_file_system(protocol, uri, values, ring, is_quick)
         prefix = {"file": "", **dict.fromkeys(HTTP, "")}.get(protocol, f"{protocol}://")
@@ -97,6 +98,11 @@ class Storage:
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens it anew: connections and keys are each process's own."""
         return Storage.open, (self.uri(self.root), self.options)
+
+    @property
+    def _is_web(self) -> bool:
+        """Whether paths are URLs of http, of a cache too."""
+        return self.protocol in HTTP or (self.protocol in CACHES and self.inner is not None and self.inner._is_web)
 
     def join(self, *parts: str) -> str:
         """Path of something in the folder."""
@@ -167,7 +173,7 @@ class Storage:
         if self.protocol == "file":
             return self.retry(path, lambda: local_files.open_file(path))
         info = self.retry(path, lambda: self.fs.info(path))
-        if self.protocol in HTTP and not (info.get("partial") and info.get("size")):
+        if self._is_web and not (info.get("partial") and info.get("size")):
             return io.BytesIO(self.read_bytes(path))  # the server does not know parts of files
         num_bytes = int(info["size"])
 
@@ -203,7 +209,7 @@ class Storage:
             info = self.retry(path, lambda: fs.info(path), is_first=True)
         except Missing:
             return False
-        is_page = self.protocol in HTTP and (path.endswith("/") or info.get("mimetype") == "text/html")
+        is_page = self._is_web and (path.endswith("/") or info.get("mimetype") == "text/html")
         return bool(info["type"] == "file") and not is_page
 
     def list(self, path: str) -> list[tuple[str, int, bool]]:
@@ -217,7 +223,7 @@ class Storage:
         found = []
         for entry in entries:
             name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
-            if self.protocol in HTTP and any(sign in name for sign in "?#"):
+            if self._is_web and any(sign in name for sign in "?#"):
                 continue  # of a page: another order of the same links
             if entry["name"].rstrip("/") != path.rstrip("/") and name:
                 size = entry.get("size")

@@ -67,6 +67,10 @@ def final_error(error: Exception, uri: str, *, is_first: bool = False) -> ValueE
         is_first: Whether nothing has worked yet: then a name that nobody knows is a mistake, and no passing failure.
     """
     where, text = shown(uri), text_of(error)
+    if isinstance(error, TypeError):  # mostly an option that the file system does not know
+        return ValueError(f"{where}: {text}; check the storage options")
+    if type(error).__name__ == "ParamValidationError":  # botocore's, before anything is sent
+        return ValueError(f"{where}: {text}; check the name")
     if isinstance(error, ValueError | NotImplementedError) and not isinstance(error, OSError):
         return ValueError(f"{where}: {text}")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moco_ray.config.paths import local_path
 from moco_ray.data import keys, s3_files
 from moco_ray.data.keys import KeyRing, Keys
-from moco_ray.data.uris import ARCHIVES, CACHES, S3, split_uri
+from moco_ray.data.uris import ARCHIVES, CACHES, HTTP, S3, shown, split_uri
+
+# Options of S3 that no other file system knows, but that stand beside the addresses of others in a list or a command.
+_OF_S3 = frozenset(
+    "key secret token anon profile endpoint_url config_kwargs region_name use_ssl requester_pays s3_additional_kwargs "
+    "version_aware default_block_size default_fill_cache default_cache_type fill_cache".split()
+)
 
 
 @dataclass(frozen=True)
@@ -59,9 +67,17 @@ def resolve_storage_options(uri: str, options: str | None) -> StorageOptions:
     values |= nested if isinstance(nested, dict) else {}
     if parts.protocol in S3:
         return _resolve_s3(values, options)
+    if parts.protocol in HTTP:
+        values = _without_s3(values)
+        if isinstance(client := values.get("client_kwargs"), dict):
+            values["client_kwargs"] = _without_s3(client)
     if parts.protocol == "file":
         values = {name: value for name, value in values.items() if name in (*ARCHIVES, *CACHES)}
     return StorageOptions(values)
+
+
+def _without_s3(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in _OF_S3}
 
 
 def _resolve_s3(values: dict[str, Any], options: str | None) -> StorageOptions:
@@ -79,19 +95,48 @@ def _resolve_s3(values: dict[str, Any], options: str | None) -> StorageOptions:
     return StorageOptions(values, ring.name, now.expires_at)
 
 
+def check_options(field: str, options: str | None) -> None:
+    """Check that storage options can be read.
+
+    Args:
+        field: The flag or field that holds them, for the message.
+        options: As for `resolve_storage_options`.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    try:
+        _parse_options(options)
+    except ValueError as error:
+        raise ValueError(f"{field}: {error}") from None
+
+
 def _parse_options(options: str | None) -> dict[str, Any]:
+    """Read options. They may be keys, however they are written: no message shows more than the name of a file."""
     if options is None:
         return {}
-    text = options
-    if not options.lstrip().startswith("{"):
-        path = Path(options).expanduser()
-        if not path.is_file():
-            raise ValueError("storage-options is neither a JSON object nor the path of a file with one")
-        text = path.read_text()
+    text, what = _content(options)
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"storage-options is no valid JSON (character {error.pos})") from None
+        raise ValueError(f"{what} is no valid JSON (character {error.pos})") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"{what} is no valid JSON") from None
     if not isinstance(values, dict):
-        raise ValueError("storage-options is JSON, but no object of option names and values")
+        raise ValueError(f"{what} is JSON, but no object of option names and values")
     return values
+
+
+def _content(options: str) -> tuple[str | bytes, str]:
+    """The JSON, and what it is called in messages."""
+    if options.lstrip().startswith("{"):
+        return options, "storage-options"
+    path = local_path(options)
+    if not os.path.isfile(path):  # an OSError would show the value
+        raise ValueError(
+            "storage-options is neither a JSON object nor the path of a file with one: there is no such file"
+        )
+    try:
+        return Path(path).read_bytes(), f"storage-options: the file {shown(path)}"
+    except OSError as error:
+        raise ValueError(f"storage-options: the file {shown(path)} cannot be read: {error.strerror}") from None

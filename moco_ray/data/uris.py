@@ -88,6 +88,26 @@ def file_system_of(uri: str) -> tuple[str, ...]:
     return (protocol, *((parts.inner,) if parts.protocol in ARCHIVES else file_system_of(parts.inner)))
 
 
+def origin_of(uri: str) -> str:
+    """The protocol of what a URI begins from, http for https; of a chain, that of its end."""
+    parts = split_uri(uri)
+    while parts.inner is not None:
+        parts = split_uri(parts.inner)
+    return "http" if parts.protocol in HTTP else parts.protocol
+
+
+def check_place(uri: str) -> None:
+    """Refuse an address of S3 without a bucket, or of http without a host.
+
+    Raises:
+        ValueError: It is one.
+    """
+    protocol, path = protocol_of(uri), uri.partition("://")[2]
+    if protocol in (*S3, *HTTP) and re.match(r"[/?#:]|$", path):
+        what, example = ("bucket", "bucket") if protocol in S3 else ("host", "example.org")
+        raise ValueError(f"{shown(uri)} names no {what}; write {protocol}://{example}/folder")
+
+
 def is_local(uri: str) -> bool:
     """Whether a URI is a local path, however it is written."""
     return protocol_of(uri) == "file"

@@ -8,11 +8,14 @@ import uuid
 from dataclasses import replace
 
 from moco_ray.config import Config
+from moco_ray.config.fields import shorten
 from moco_ray.data.storage import Storage, resolve_storage_options
 from moco_ray.data.storage_checks import check_writable
 from moco_ray.data.uris import shown
 
 _CLAIM = "name-claim-"
+_MOST_BYTES = 255  # that a file system takes for a name
+_MOST_ADDED = 40  # to a preset's name
 
 
 def free_name(root: Storage, prefix: str) -> str:
@@ -39,6 +42,7 @@ def take_name(config: Config) -> Config:
     """
     if config.run.name is not None or not config.data.uri:
         return config
+    check_preset(config.preset)
     path = config.run.storage_path
     root = Storage.open(path, resolve_storage_options(path, config.run.storage_options))
     check_writable(root)
@@ -70,6 +74,22 @@ def forget_claims(run: Storage) -> None:
             run.delete(run.join(name))
 
 
+def check_preset(preset: str) -> None:
+    """Refuse a preset's name that cannot begin the name of a run.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    try:
+        check_name(preset)
+        check_name(f"{preset}{'x' * _MOST_ADDED}")
+    except ValueError:
+        raise ValueError(
+            f"the preset's name {shorten(repr(preset))} cannot begin the name of a folder, as the names of its runs would; "
+            'change "preset" in its JSON to a short name without slashes, or give a --run.name'
+        ) from None
+
+
 def check_name(name: str) -> None:
     """Refuse what is no name of a folder.
 
@@ -77,6 +97,8 @@ def check_name(name: str) -> None:
         ValueError: It is not.
     """
     if "/" in name or name in ("", ".", ".."):
-        raise ValueError(f"run.name {name!r} must be the name of a folder, without slashes")
+        raise ValueError(f"run.name {shorten(repr(name))} must be the name of a folder, without slashes")
+    if len(name.encode("utf-8", "surrogateescape")) > _MOST_BYTES:
+        raise ValueError(f"run.name {shorten(repr(name))} is too long; use {_MOST_BYTES} bytes or fewer")
     if shown(name) != name:
         raise ValueError(f"run.name {shown(name)!r} holds what cannot be printed; use other characters")

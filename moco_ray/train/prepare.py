@@ -16,7 +16,7 @@ from moco_ray.evaluate.monitor import EvalSet
 from moco_ray.evaluate.words import describe_eval_set
 from moco_ray.train.found import CONFIG
 from moco_ray.train.job import Job
-from moco_ray.train.naming import check_name
+from moco_ray.train.naming import check_name, check_preset
 from moco_ray.train.network import check_network, initial_weights
 from moco_ray.train.plan import (
     Images,
@@ -127,7 +127,10 @@ def with_name(config: Config) -> Config:
     """
     if not config.data.uri:
         raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
-    name = config.run.name or f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = config.run.name
+    if not name:
+        check_preset(config.preset)
+        name = f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
     check_name(name)
     return replace(config, run=replace(config.run, name=name))
 

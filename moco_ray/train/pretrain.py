@@ -28,6 +28,7 @@ from moco_ray.train.run_images import adopt
 from moco_ray.train.shared_paths import check_paths, check_visible
 from moco_ray.train.workers import choose_workers
 
+_STOPPED = "stopped; the command at the top resumes this run from its last checkpoint"
 _FIRST_RETRY_PAUSE_S, _LONGEST_RETRY_PAUSE_S = 10.0, 300.0
 
 Say = Callable[[str], None]
@@ -51,6 +52,13 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
     name = str(config.run.name)
     command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=shlex.quote(name))
     say(f"run {name}; to resume it: {command}")
+    try:
+        return _attempts(config, say)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_STOPPED) from None
+
+
+def _attempts(config: Config, say: Say) -> RunResult:
     pulse = Pulse()
     is_ours = not is_connected()  # a connection of the caller's stays
     for attempt in range(config.run.retries + 1):

@@ -9,7 +9,7 @@ from typing import Any
 from moco_ray.config import Config
 from moco_ray.config.paths import local_path
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.storage import resolve_storage_options
+from moco_ray.data.storage_options import check_options
 from moco_ray.data.uris import is_local
 
 _EXAMPLES = {"run.storage-path": "s3://bucket/runs", "data.uri": "s3://bucket/images", "eval.uri": "s3://bucket/test"}
@@ -27,10 +27,7 @@ def check_paths(config: Config) -> None:
     """
     options = {"run.storage-options": config.run.storage_options, "data.storage-options": config.data.storage_options}
     for name, text in options.items():
-        try:
-            resolve_storage_options("file:///", text)
-        except ValueError as error:
-            raise ValueError(f"--{name}: {error}") from error
+        check_options(f"--{name}", text)
         if _is_submitted() and text and text.lstrip().startswith("{"):
             raise ValueError(
                 f"{name} holds options in the command line, and Ray writes the command of a submitted job into its log; "

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
+from moco_ray.train.dry_run import dry_run
 from moco_ray.train.naming import check_name, forget_claims, free_name
 from moco_ray.train.pretrain import pretrain
 from tests.runs import tiny_config
@@ -72,3 +74,22 @@ def test_two_runs_of_one_second_have_two_folders(images: Path, tmp_path: Path) -
 def test_what_is_no_name_of_a_folder_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"run\.name"):
         check_name(name)
+
+
+@pytest.mark.parametrize("preset", ["../esc", "a/b", "x" * 300, "", "é" * 120, "..", "a\nb"])
+def test_a_presets_name_that_is_none_of_a_folder_leaves_nothing(preset: str, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    config = replace(tiny_config(tmp_path / "images", tmp_path / "runs"), preset=preset)
+    config = replace(config, run=replace(config.run, name=None))
+    for start in (pretrain, dry_run):
+        with pytest.raises(ValueError, match=r"the preset's name .* cannot begin the name of a folder"):
+            start(config, say=lambda line: None)
+    assert [path.name for path in tmp_path.rglob("*")] == ["images"]
+
+
+def test_a_name_that_is_too_long_is_refused() -> None:
+    check_name("x" * 255)
+    with pytest.raises(ValueError, match=r"run\.name 'x+\.\.\. is too long"):
+        check_name("x" * 256)
+    with pytest.raises(ValueError, match="is too long"):
+        check_name("é" * 128)
