@@ -66,7 +66,7 @@ def test_a_run_waits_for_nodes_grows_with_them_and_lets_them_go(
     try:
         driver.wait_for_text("there is room for 0 of at least 1 worker now: asked the autoscaler for more nodes")
         driver.wait_for_text(r"waiting for the first batch")
-        assert head.num_nodes() == 2  # the worker's, and one for data that no task had asked for yet
+        head.wait_for_nodes(2)  # the worker's, and one for data
         head.allow(2)
         assert driver.end() == 0, driver.text()
     finally:
