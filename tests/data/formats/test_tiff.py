@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -140,6 +142,20 @@ def test_alpha_in_a_plane_of_its_own_and_behind_another_band() -> None:
 def test_bands_beyond_rgb_are_left_out_where_the_file_names_them(num_extra: int, kind: type[np.generic]) -> None:
     bands = np.dstack([RGB, *[RAMP] * num_extra]).astype(kind)
     data = tiff(bands, photometric="rgb", planarconfig="contig", extrasamples=["unspecified"] * num_extra)
+    assert (decode(data) == RGB).all()
+
+
+@pytest.mark.parametrize("num_extra", [1, 2])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_rgb_is_the_first_three_bands_where_the_others_have_no_name(num_extra: int, kind: type[np.generic]) -> None:
+    bands = np.dstack([RGB, *[RAMP] * num_extra]).astype(kind)
+    data = tiff(bands, photometric="rgb", planarconfig="contig", extrasamples=["unspecified"] * num_extra)
+    unnamed = data.replace(struct.pack("<HH", 338, 3), struct.pack("<HH", 65000, 3))  # a private tag for ExtraSamples
+    assert unnamed != data and (decode(unnamed) == RGB).all()
+
+
+def test_what_opencv_writes_of_four_channels_is_read() -> None:
+    data = cv2.imencode(".tiff", np.dstack([RGB[..., ::-1], ALPHA]))[1].tobytes()
     assert (decode(data) == RGB).all()
 
 
