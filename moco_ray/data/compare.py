@@ -60,7 +60,8 @@ def compare(old: Manifest, old_uri: str, new: Manifest, new_uri: str) -> Compari
     """
     are_single = all(m.kind == "parquet" and len(m.table["uri"].unique()) == 1 for m in (old, new))
     olds, news = (
-        [_names(m, root, is_single=are_single) for root in _roots(m, uri)] for m, uri in ((old, old_uri), (new, new_uri))
+        [_names(m, root, is_single=are_single) for root in _roots(m, uri)]
+        for m, uri in ((old, old_uri), (new, new_uri))
     )
     pairs = [(a, b) for a in olds for b in news]
     old_names, new_names = max(pairs, key=lambda pair: len(set(pair[0]) & set(pair[1])))

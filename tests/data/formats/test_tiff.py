@@ -145,18 +145,14 @@ def test_bands_beyond_rgb_are_left_out_where_the_file_names_them(num_extra: int,
     assert (decode(data) == RGB).all()
 
 
-@pytest.mark.parametrize("num_extra", [1, 2])
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
-def test_rgb_is_the_first_three_bands_where_the_others_have_no_name(num_extra: int, kind: type[np.generic]) -> None:
-    bands = np.dstack([RGB, *[RAMP] * num_extra]).astype(kind)
-    data = tiff(bands, photometric="rgb", planarconfig="contig", extrasamples=["unspecified"] * num_extra)
-    unnamed = data.replace(struct.pack("<HH", 338, 3), struct.pack("<HH", 65000, 3))  # a private tag for ExtraSamples
-    assert unnamed != data and (decode(unnamed) == RGB).all()
-
-
-def test_what_opencv_writes_of_four_channels_is_read() -> None:
-    data = cv2.imencode(".tiff", np.dstack([RGB[..., ::-1], ALPHA]))[1].tobytes()
-    assert (decode(data) == RGB).all()
+def test_rgb_is_the_first_three_bands_where_the_others_have_no_name() -> None:
+    for bands in (np.dstack([RGB, ALPHA]), np.dstack([RGB, RAMP, ALPHA]).astype(np.uint16)):
+        data = tiff(
+            bands, photometric="rgb", extrasamples=["unspecified"] * (bands.shape[2] - 3), planarconfig="contig"
+        )
+        unnamed = data.replace(struct.pack("<H", 338), struct.pack("<H", 65000))  # a private tag for ExtraSamples
+        assert unnamed != data and (decode(unnamed) == RGB).all()
+    assert (decode(cv2.imencode(".tiff", np.dstack([RGB[..., ::-1], ALPHA]))[1].tobytes()) == RGB).all()
 
 
 @pytest.mark.parametrize(
