@@ -23,7 +23,8 @@ _FREE_FIELDS = frozenset(
     | {f"eval.{name}" for name in ("every_steps", "max_bank", "k", "temperature", "resize_px", "max_time_fraction")}
     | {f"run.{f.name}" for f in dataclasses.fields(RunConfig) if f.name not in ("seed", "dtype")}
 )
-# Where images lie is not what they are: whether they are the same, the run's manifest tells.
+# Where images lie is not what they are: whether they are the same, the run's manifest tells. Those to classify may have
+# been a part of data.uri.
 _PLACES = frozenset({"data.uri", "eval.uri"})
 
 
@@ -71,7 +72,7 @@ def experiment_differences(old: Config, new: Config) -> list[str]:
         for item in dataclasses.fields(getattr(old, group)):
             path = f"{group}.{item.name}"
             was, now = getattr(getattr(old, group), item.name), getattr(getattr(new, group), item.name, None)
-            is_moved = path in _PLACES and bool(was) == bool(now)
+            is_moved = path in _PLACES and bool(now) >= bool(was)
             if path not in _FREE_FIELDS and not is_moved and was != now:
                 differences.append(f"{path.replace('_', '-')} was {was!r}, now {now!r}")
     return differences

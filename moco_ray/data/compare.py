@@ -58,7 +58,11 @@ def compare(old: Manifest, old_uri: str, new: Manifest, new_uri: str) -> Compari
         new: The newer list.
         new_uri: The data URI that it was made of.
     """
-    olds, news = ([_names(m, root) for root in _roots(m, uri)] for m, uri in ((old, old_uri), (new, new_uri)))
+    are_single = all(m.kind == "parquet" and len(m.table["uri"].unique()) == 1 for m in (old, new))
+    olds, news = (
+        [_names(m, root, is_single=are_single) for root in _roots(m, uri)]
+        for m, uri in ((old, old_uri), (new, new_uri))
+    )
     pairs = [(a, b) for a in olds for b in news]
     old_names, new_names = max(pairs, key=lambda pair: len(set(pair[0]) & set(pair[1])))
     row_of = {name: row for row, name in enumerate(new_names)}
@@ -111,11 +115,12 @@ def _roots(manifest: Manifest, uri: str) -> list[str]:
     return list(dict.fromkeys([*roots, common]))
 
 
-def _names(manifest: Manifest, root: str) -> list[tuple[str, int, int, int]]:
-    """A name for each row: that of its file below the root, its place in there, and which one of equals it is."""
-    files = [str(uri).removeprefix(root) for uri in manifest.table["uri"].to_pylist()]
-    if manifest.kind == "parquet" and len(set(files)) == 1:
-        files = ["the file"] * len(files)
+def _names(manifest: Manifest, root: str, *, is_single: bool) -> list[tuple[str, int, int, int]]:
+    """A name for each row: that of its file below the root, its place in there, and which one of equals it is.
+
+    Where both lists are rows of a single Parquet file, that may have any name.
+    """
+    files = ["the file" if is_single else str(uri).removeprefix(root) for uri in manifest.table["uri"].to_pylist()]
     groups, rows = (manifest.table[name].to_pylist() for name in ("row_group", "row_in_group"))
     seen: Counter[tuple[str, int, int]] = Counter()
     names = []

@@ -52,21 +52,31 @@ class EvalSet:
         return relatives
 
 
-def holdout_mask(labels: NDArray[np.integer], config: EvalConfig, seed: int) -> NDArray[np.bool_]:
+def holdout_mask(
+    labels: NDArray[np.integer],
+    config: EvalConfig,
+    seed: int,
+    *,
+    kept: NDArray[np.bool_] | None = None,
+    among: NDArray[np.bool_] | None = None,
+) -> NDArray[np.bool_]:
     """Choose labelled images for evaluation only: a seeded share, none where they would be of no use.
 
     Args:
         labels: (n,) labels, -1 without one.
         config: Size of the hold-out.
         seed: Of the choice.
+        kept: (n,) images that are chosen already, and count; None: none.
+        among: (n,) images that may be chosen beside them; None: all.
     """
-    mask = np.zeros(len(labels), dtype=bool)
+    mask = np.zeros(len(labels), dtype=bool) if kept is None else kept.copy()
     labelled = np.flatnonzero(labels >= 0)
     sizes = np.unique(labels[labelled], return_counts=True)[1]
     if config.uri or len(sizes) < 2 or sizes.max() < 2:
         return mask
-    count = min(int(config.holdout_fraction * len(labelled)), config.max_queries)
-    mask[labelled[_draw(len(labelled), count, seed, _HOLDOUT)]] = True
+    count = max(0, min(int(config.holdout_fraction * len(labelled)), config.max_queries) - int(mask.sum()))
+    pool = labelled[~mask[labelled] & (True if among is None else among[labelled])]
+    mask[pool[_draw(len(pool), count, seed, _HOLDOUT)]] = True
     return mask
 
 
@@ -198,9 +208,9 @@ def evaluate(
 
     Yields:
         eval/knn_top1 in percent (with labels; on backbone features) and what `knn_context` says of it, eval/rankme
-        (backbone features), eval/alignment and eval/uniformity (embeddings of two views of up to 512 images), and
-        eval/distinct and eval/flat, shares of the images as they were encoded: that differ, and of nearly one colour; eval/bad_images, those that
-        were left out because they cannot be had or do not decode, if there are any.
+        (backbone features), eval/alignment and, of two or more images, eval/uniformity (embeddings of two views of up to
+        512 images), and eval/distinct and eval/flat, shares of the images as they were encoded: that differ, and of nearly
+        one colour; eval/bad_images, those that were left out because they cannot be had or do not decode, if any.
     """
     bank_set = eval_set.bank if eval_set.has_labels else None
     viewed = eval_set.queries.spread(_VIEW_IMAGES)
@@ -234,7 +244,8 @@ def evaluate(
     yield "eval/rankme", rankme(queries.features)
     first, second = _embed_two_views(encoder, viewed, views, seed, count)
     yield "eval/alignment", alignment(first, second)
-    yield "eval/uniformity", uniformity(first)
+    if len(first) > 1:  # it compares pairs
+        yield "eval/uniformity", uniformity(first)
     yield "eval/distinct", len(queries.ids.unique()) / len(queries.ids)
     yield "eval/flat", queries.num_flat / len(queries.ids)
     if num_bad:

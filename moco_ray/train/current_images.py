@@ -23,17 +23,25 @@ def current_images(stored: Images, old: Config, config: Config, say: Say) -> tup
         config: The one that is asked for now.
         say: Prints a line.
 
+    Those to train on are all of data.uri where they are listed anew: none is held out yet.
+
     Returns:
         The images, the stored object itself where nothing is new, and how those to train on differ from the stored
         ones; None where they do not.
 
     Raises:
-        ValueError: A new place holds other images.
+        ValueError: A new place holds other images, or eval.uri names some for a run that holds out its own.
     """
     relist = config.data.relist
-    data_uris, eval_uris = ("data.uri", old.data.uri, config.data.uri), ("eval.uri", old.eval.uri, config.eval.uri)
+    data_uris = ("data.uri", old.data.uri, config.data.uri)
+    eval_uris = ("eval.uri", old.eval.uri or old.data.uri, config.eval.uri)  # they may have been a part of data.uri
+    if config.eval.uri and not old.eval.uri and stored.test is None:
+        raise ValueError(
+            f"run {config.run.name} is another experiment: eval.uri was '', now {config.eval.uri!r}. Use the old value to "
+            "resume it, or another --run.name"
+        )
     is_train_here = is_same_place(stored.train, *data_uris[1:])
-    has_own_test = bool(old.eval.uri and config.eval.uri)
+    has_own_test = bool(config.eval.uri)
     is_test_here = stored.test is None or not has_own_test or is_same_place(stored.test, *eval_uris[1:])
     if is_train_here and is_test_here and not relist:
         return stored, None
@@ -42,7 +50,7 @@ def current_images(stored: Images, old: Config, config: Config, say: Say) -> tup
         test, _ = _current(stored.test, list_eval_images(config, say), eval_uris, config, say)
         return replace(stored, test=test), None
     options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    listed = list_images(config, options, say)
+    listed = list_images(config, options, say, holds_out=False)
     train, difference = _current(stored.train, listed.train, data_uris, config, say)
     uris = eval_uris if has_own_test else data_uris
     return _with_test(Images(train=train, test=stored.test), stored, listed, uris, config, say), difference
@@ -56,7 +64,8 @@ def _with_test(
         images = replace(images, test=_current(stored.test, listed.test, uris, config, say)[0])
     elif stored.test is not None and not config.data.relist:
         raise ValueError(
-            f"{uris[0]} was {uris[1]!r}, now {uris[2]!r}, where the images to classify are missing; copy them, too"
+            f"{uris[0]} was {uris[1]!r}, now {uris[2]!r}, where the images to classify are missing; copy them, too, or name "
+            "their place with --eval.uri"
         )
     elif stored.test is not None:
         say("warning: the images to classify are gone")

@@ -44,6 +44,10 @@ def finished_run(config: Config, run: Storage, folder: str, num_rows: int, say: 
     """
     if not all(run.exists(run.join(name)) for name in _FILES):
         return None
+    bad = run.join("bad_images.jsonl")
+    num_bad = len(run.read_bytes(bad).splitlines()) if run.exists(bad) else 0
+    if num_bad > config.data.max_bad_fraction * num_rows:
+        return None  # whoever goes on looks whether they are good now, and refuses
     end = last_step(config, num_rows)
     lines = read_lines(run.read_bytes(run.join("metrics.jsonl")))
     evaluations = [json.loads(line) for line in run.read_bytes(run.join("eval.jsonl")).splitlines()]

@@ -40,7 +40,7 @@ class Images:
     """Those to classify: of eval.uri, or of the val or test part of data.uri; None: held-out ones, if any."""
 
 
-def list_images(config: Config, options: StorageOptions, say: Say) -> Images:
+def list_images(config: Config, options: StorageOptions, say: Say, *, holds_out: bool = True) -> Images:
     """List the images to train on and those to classify, and say what there is.
 
     Without other images to classify, some of the labelled ones are held out from training. Results of runs and the images
@@ -50,6 +50,7 @@ def list_images(config: Config, options: StorageOptions, say: Say) -> Images:
         config: Names them.
         options: Access to data.uri.
         say: Prints a line for the user.
+        holds_out: Whether to choose images to hold out; a run that exists has chosen its own.
 
     Raises:
         ValueError: There are none, too many are known to be bad, those of eval.uri have no labels, or they are
@@ -65,7 +66,7 @@ def list_images(config: Config, options: StorageOptions, say: Say) -> Images:
     apart = (config.run.storage_path, evaluation.uri)
     listed = list_source(data, options, say, leave_out=apart, chooses_test=not evaluation.uri)
     train, test = listed.train, listed.test
-    if test is None and not evaluation.uri:
+    if holds_out and test is None and not evaluation.uri:
         train = train.with_holdout(holdout_mask(train.labels, evaluation, config.run.seed))
     num_held_out = len(train) - len(train.train_rows())
     held_out = f", {num_held_out:,} of them held out for kNN" if num_held_out else ""

@@ -15,6 +15,7 @@ from moco_ray.data.decode import BadImage
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.reading import decode, read_rows
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
+from moco_ray.evaluate.monitor import holdout_mask
 from moco_ray.train.checkpoint import CheckpointStore
 from moco_ray.train.current_images import current_images
 from moco_ray.train.found import EVAL_MANIFEST, LINEAGE, found_run, stored_images, write_config, write_images
@@ -66,6 +67,7 @@ def images_of_run(run: Storage, old: Config, config: Config, say: Say) -> RunIma
         say("no checkpoint has been written yet: the run begins with the images as they are now")
         options = resolve_storage_options(config.data.uri, config.data.storage_options)
         images = list_images(config, options, lambda line: None)  # with whatever is held out of them
+        say(f"{len(images.train) - len(images.train.train_rows()):,} of the {len(images.train):,} images are held out")
         return RunImages(
             images=images,
             stored=stored,
@@ -76,7 +78,7 @@ def images_of_run(run: Storage, old: Config, config: Config, say: Say) -> RunIma
         )
     listed_at_step = relists[-1]["until_step"] if relists else 0
     if difference is not None and step is not None:
-        train = _with_old_holdout(stored.train, images.train, difference, say).succeeding(stored.train)
+        train = _with_old_holdout(stored.train, images.train, difference, config, say).succeeding(stored.train)
         images, listed_at_step = replace(images, train=train), step
     return RunImages(
         images=images,
@@ -120,7 +122,8 @@ def adopt(run: Storage, kept: RunImages, old: Config, config: Config, say: Say) 
     if kept.changes:
         _keep_old_list(run, kept, config)
         before, now = (len(images.train.train_rows()) for images in (kept.stored, kept.images))
-        say(f"from step {kept.listed_at_step:,} on this run is trained on {now:,} images instead of {before:,}")
+        if now != before:
+            say(f"from step {kept.listed_at_step:,} on this run is trained on {now:,} images instead of {before:,}")
     if kept.images is kept.stored:
         return
     if kept.images.test is None:
@@ -185,18 +188,31 @@ def _stored(run: Storage, config: Config) -> Images:
         ) from error
 
 
-def _with_old_holdout(old: Manifest, new: Manifest, difference: Comparison, say: Say) -> Manifest:
-    """The new images with those held out that were, so that what was trained on is not evaluated on."""
+def _with_old_holdout(old: Manifest, new: Manifest, difference: Comparison, config: Config, say: Say) -> Manifest:
+    """The new images with those held out that were, so that what was trained on is not evaluated on.
+
+    Where fewer than half of them are left, others are drawn from the images that are new.
+    """
     was = old.table["is_holdout"].to_numpy()
-    mask = np.zeros(len(new), dtype=bool)
-    mask[difference.new_rows[was & (difference.new_rows >= 0)]] = True
-    if was.any() and not mask.any():
-        say("warning: all images that were held out are gone: others are now, which have been trained on")
+    if not was.any():
         return new
-    say(
-        f"{int(mask.sum()):,} images are held out, as before"
-        + (f" ({int(was.sum()):,} were)" if mask.sum() != was.sum() else "")
-    )
+    rows = difference.new_rows
+    mask = np.zeros(len(new), dtype=bool)
+    mask[rows[was & (rows >= 0)]] = True
+    num_old, num_kept = int(was.sum()), int(mask.sum())
+    gone = f": {num_old - num_kept:,} of {num_old:,} are gone, or have other names and are trained on from now on"
+    say(f"{num_kept:,} images are held out, as before" + (gone if num_kept < num_old else ""))
+    is_new = np.ones(len(new), dtype=bool)
+    is_new[rows[rows >= 0]] = False
+    if 2 * num_kept < num_old and is_new.any():
+        mask = holdout_mask(new.labels, config.eval, config.run.seed, kept=mask, among=is_new)
+        say(
+            f"{int(mask.sum()) - num_kept:,} of the {int(is_new.sum()):,} added images are held out instead; those that only "
+            "have other names now may have been trained on"
+        )
+    if not mask.any():
+        say("warning: all images that were held out are gone: others are now, which have been trained on")
+        mask = holdout_mask(new.labels, config.eval, config.run.seed)
     return new.with_holdout(mask)
 
 

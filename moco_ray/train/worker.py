@@ -144,6 +144,7 @@ class _Loop:
     _polled_s: float = field(default_factory=time.monotonic, init=False)
 
     def run(self) -> None:
+        self._stop_if_too_many_are_bad()
         if self.step < self.job.last_step:
             self._train()
         state = learner_state(self.job, self.learner, self.step, copy=self.recorder is not None)
@@ -152,7 +153,6 @@ class _Loop:
 
     def _train(self) -> None:
         job, place = self.job, self.place
-        self._stop_if_too_many_are_bad()
         if self.recorder:
             self.recorder.begin()
         stream = Stream(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from moco_ray.data.compare import compare
 from moco_ray.data.manifest import Manifest, make_manifest
@@ -50,17 +51,27 @@ def test_an_image_that_is_listed_twice_is_two_images() -> None:
     assert compare(old, "/a", new, "/a").removed == ["1"]
 
 
-def test_rows_of_parquet_files_are_told_by_file_and_place() -> None:
-    def rows(path: str, groups: list[int]) -> Manifest:
-        return make_manifest(
-            uris=[path] * len(groups),
-            labels=np.full(len(groups), -1),
-            classes=(),
-            row_groups=np.array(groups),
-            rows_in_group=np.zeros(len(groups), dtype=int),
-            image_column="image",
-        )
+def _rows(*paths: str, groups: int = 3) -> Manifest:
+    return make_manifest(
+        uris=[path for path in paths for _ in range(groups)],
+        labels=np.full(len(paths) * groups, -1),
+        classes=(),
+        row_groups=np.tile(np.arange(groups), len(paths)),
+        rows_in_group=np.zeros(len(paths) * groups, dtype=int),
+        image_column="image",
+    )
 
-    old = rows("/a/x.parquet", [0, 1, 2])
-    assert compare(old, "/a/x.parquet", rows("/b/y.parquet", [0, 1, 2]), "/b/y.parquet").has_same_images
-    assert len(compare(old, "/a/x.parquet", rows("/a/x.parquet", [0, 1]), "/a/x.parquet").removed) == 1
+
+def test_rows_of_parquet_files_are_told_by_file_and_place() -> None:
+    old = _rows("/a/x.parquet")
+    assert compare(old, "/a/x.parquet", _rows("/b/y.parquet"), "/b/y.parquet").has_same_images
+    assert len(compare(old, "/a/x.parquet", _rows("/a/x.parquet", groups=2), "/a/x.parquet").removed) == 1
+
+
+@pytest.mark.parametrize("uri", ["/a", "/a/x.parquet", "/a/*.parquet"])
+def test_a_file_beside_a_single_parquet_file_is_added_and_removes_nothing(uri: str) -> None:
+    one, two = _rows("/a/x.parquet"), _rows("/a/w.parquet", "/a/x.parquet")
+    found = compare(one, uri, two, "/a")
+    assert not found.removed and found.added == ["w.parquet"] * 3 and found.new_rows.tolist() == [3, 4, 5]
+    back = compare(two, "/a", one, uri)
+    assert back.removed == ["w.parquet"] * 3 and not back.added and back.new_rows.tolist() == [-1, -1, -1, 0, 1, 2]

@@ -247,3 +247,20 @@ def test_images_are_resized_to_8_7_of_the_crop_from_128_px_on(crop_px: int, resi
 def test_impossible_settings_are_named_as_on_the_command_line(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"eval.{name.replace('_', '-')} is {value}"):
         EvalConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_one_image_is_measured_but_for_what_compares_pairs(images: Path) -> None:
+    encoder = build_encoder(ModelConfig(arch="timm:test_resnet", dim=16))
+    chosen = eval_set_of(manifest_of(images), None, EvalConfig(holdout_fraction=0.006))
+    assert len(chosen.queries) == 1 and chosen.has_labels
+    values = dict(evaluate(encoder, chosen, STILL, EvalConfig()))
+    assert "eval/uniformity" not in values and {"eval/knn_top1", "eval/rankme", "eval/alignment"} <= values.keys()
+
+
+def test_further_images_are_drawn_among_some_beside_those_that_are_kept() -> None:
+    labels, among = np.arange(100) % 2, np.arange(100) >= 90
+    kept = np.arange(100) < 3
+    mask = holdout_mask(labels, EvalConfig(), 0, kept=kept, among=among)
+    assert mask.sum() == 10 and mask[:3].all() and not mask[3:90].any() and kept.sum() == 3
+    assert holdout_mask(labels, EvalConfig(), 0, kept=kept, among=np.arange(100) >= 98).sum() == 5
+    assert holdout_mask(labels, EvalConfig(), 0, kept=np.arange(100) < 30, among=among).sum() == 30

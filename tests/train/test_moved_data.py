@@ -163,6 +163,32 @@ def test_the_images_of_eval_uri_may_move_and_may_not_be_others(mine: Path, image
         pretrain(_config(mine, tmp_path, max_steps=3), say=_quiet)
 
 
+def test_the_val_part_of_data_uri_may_be_named_by_eval_uri(mine: Path, images: Path, tmp_path: Path) -> None:
+    both = tmp_path / "both"
+    both.mkdir()
+    mine.rename(both / "train")
+    for number in "01":
+        shutil.copytree(images / number, both / "val" / number)
+    run = Path(pretrain(_config(both, tmp_path, max_steps=1), say=_quiet).folder)
+    with pytest.raises(ValueError, match=r"images to classify are missing; copy them, too, or name .* --eval\.uri"):
+        pretrain(_config(both / "train", tmp_path), say=_quiet)
+    with pytest.raises(ValueError, match=r"eval\.uri was .*removed"):
+        pretrain(_config(both / "train", tmp_path, eval_uri=str(images / "..")), say=_quiet)
+    parts = _config(both / "train", tmp_path, eval_uri=str(both / "val"))
+    assert pretrain(parts, say=_quiet).step == 2
+    assert json.loads((run / "config.json").read_text())["eval"]["uri"] == str(both / "val")
+    parts = replace(parts, run=replace(parts.run, max_steps=3))
+    said: list[str] = []
+    assert pretrain(parts, say=said.append).step == 3 and not any("listing" in line for line in said)
+
+
+def test_a_run_that_holds_images_out_takes_no_others_to_classify(mine: Path, images: Path, tmp_path: Path) -> None:
+    pretrain(_config(mine, tmp_path, max_steps=1), say=_quiet)
+    with pytest.raises(ValueError, match=r"another experiment: eval\.uri was '', now '.*--run\.name"):
+        pretrain(_config(mine, tmp_path, eval_uri=str(images)), say=_quiet)
+    assert pretrain(_config(mine, tmp_path), say=_quiet).step == 2
+
+
 def test_a_run_of_an_older_version_goes_on_and_may_be_moved(mine: Path, tmp_path: Path) -> None:
     """Its config.json lacks the newer fields, and its digest covers the full URIs."""
     run = Path(pretrain(_config(mine, tmp_path), say=_quiet).folder)

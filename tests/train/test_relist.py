@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -191,3 +193,97 @@ def test_a_damaged_list_is_named_with_the_way_on(mine: Path, tmp_path: Path) -> 
             pretrain(_config(mine, tmp_path, 2), say=_quiet)
     (run / "manifest.parquet").write_bytes(whole)
     assert pretrain(_config(mine, tmp_path, 2), say=_quiet).step == 2
+
+
+def _held_out(run: Path) -> list[Path]:
+    manifest = _manifest(run)
+    return [Path(manifest.uri(row)) for row in range(len(manifest)) if row not in set(manifest.train_rows().tolist())]
+
+
+def test_where_few_held_out_images_are_left_others_are_drawn_from_those_that_are_new(
+    mine: Path, tmp_path: Path
+) -> None:
+    run = Path(pretrain(_config(mine, tmp_path, 2), say=_quiet).folder)
+    old = _held_out(run)
+    for path in [*old[:4], *_train_files(run)[:20]]:
+        path.rename(path.with_name(f"new {path.name}"))
+    said: list[str] = []
+    pretrain(_config(mine, tmp_path, 4, relist=True), say=said.append)
+    assert (
+        "3 images are held out, as before: 4 of 7 are gone, or have other names and are trained on from now on" in said
+    )
+    assert any(line.startswith("4 of the 24 added images are held out instead") for line in said)
+    now = _held_out(run)
+    assert (
+        len(now) == 7 and set(old[4:]) < set(now) and all(path.name.startswith("new ") for path in set(now) - set(old))
+    )
+    assert not any("held out for kNN" in line for line in said)  # the fresh list's own choice is none of this run
+
+
+@pytest.mark.parametrize("num_left", [0, 1, 6])
+def test_evaluations_go_on_with_the_held_out_images_that_are_left(num_left: int, mine: Path, tmp_path: Path) -> None:
+    run = Path(pretrain(_config(mine, tmp_path, 2), say=_quiet).folder)
+    old = _held_out(run)
+    for path in old[num_left:]:
+        path.unlink()
+    said: list[str] = []
+    pretrain(_config(mine, tmp_path, 4, relist=True), say=said.append)
+    assert not any("could not" in line or "evaluation of step" in line for line in said), said
+    evaluated = json.loads((run / "eval.jsonl").read_text().splitlines()[-1])
+    assert (
+        evaluated["step"] == 4 and "eval/knn_top1" in evaluated and ("eval/uniformity" in evaluated) == (num_left != 1)
+    )
+    assert _held_out(run) == old[:num_left] if num_left else len(_held_out(run)) > 2
+    assert any("gone: others are now, which have been trained on" in line for line in said) == (num_left == 0)
+
+
+def test_other_labels_alone_are_no_other_number_of_images(mine: Path, tmp_path: Path) -> None:
+    uris = sorted(map(str, mine.glob("*/*.png")))
+    table = tmp_path / "list.csv"
+    table.write_text("uri,label\n" + "".join(f"{uri},{i % 2}\n" for i, uri in enumerate(uris)))
+    pretrain(_config(table, tmp_path, 2), say=_quiet)
+    table.write_text("uri,label\n" + "".join(f"{uri},{i % 3}\n" for i, uri in enumerate(uris)))
+    said: list[str] = []
+    assert pretrain(_config(table, tmp_path, 3, relist=True), say=said.append).step == 3
+    assert any("labelled otherwise" in line for line in said) and not any("instead of" in line for line in said)
+
+
+def test_another_shard_beside_a_single_parquet_file_leaves_the_held_out_images(mine: Path, tmp_path: Path) -> None:
+    def write(name: str, paths: list[Path]) -> None:
+        labels = [path.parent.name for path in paths]
+        pq.write_table(
+            pa.table({"image": [path.read_bytes() for path in paths], "label": labels}), tmp_path / "p" / name
+        )
+
+    (tmp_path / "p").mkdir()
+    paths = sorted(mine.glob("*/*.png"))
+    write("x.parquet", paths[::2])
+    run = Path(pretrain(_config(tmp_path / "p", tmp_path, 1), say=_quiet).folder)
+    held_out = _held_out(run)
+    write("x2.parquet", paths[1::2])
+    said: list[str] = []
+    pretrain(_config(tmp_path / "p", tmp_path, 2, relist=True), say=said.append)
+    assert any(f"has changed: {len(paths[1::2])} added (x2.parquet" in line for line in said), said
+    assert held_out and _held_out(run) == held_out and f"{len(held_out)} images are held out, as before" in said
+
+
+@pytest.mark.parametrize("has_ended_well", [False, True])
+def test_the_limit_is_checked_though_the_last_step_is_done(has_ended_well: bool, mine: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "run"
+    pretrain(_config(mine, tmp_path, 1), say=_quiet)
+    bad = _train_files(run)[::4]
+    whole = [path.read_bytes() for path in bad]
+    shutil.rmtree(run)
+    _break(bad)
+    if has_ended_well:
+        pretrain(_config(mine, tmp_path, 1, limit=1), say=_quiet)
+    else:
+        with pytest.raises(ValueError, match="images are bad"):
+            pretrain(_config(mine, tmp_path, 1), say=_quiet)
+    for path in bad:
+        path.unlink()
+    with pytest.raises(ValueError, match=r"images are bad, more than(.|\n)*--data\.relist"):
+        pretrain(_config(mine, tmp_path, 1), say=_quiet)
+    for path, content in zip(bad, whole, strict=True):
+        path.write_bytes(content)
+    assert pretrain(_config(mine, tmp_path, 1), say=_quiet).step == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import simplejpeg
@@ -20,8 +21,10 @@ _SCAN = b"\xff\xda"
 # libjpeg-turbo's own advice is to refuse more than 500; encoders write about 10.
 _MAX_SCANS = 100
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
-# Warnings after which pixels were made up. Others, such as stray bytes before a marker, harm nothing.
+# Warnings after which pixels were made up. libjpeg-turbo tells the first one alone.
 _DAMAGE = ("premature end", "Premature end", "bad Huffman code", "bad arithmetic code", "instead of RST")
+_STRAY = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
+_MAX_STRAY_BYTES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,7 @@ def decode_jpeg(data: bytes, max_pixels: int) -> UInt8Array:
         pixels, problem = _turbo(data, header)
         if problem or (header.frame in _PROGRESSIVE and not _has_all_scans(data, header)):
             raise BadImage("JPEG is truncated")
-    if any(words in problem for words in _DAMAGE):
+    if any(words in problem for words in _DAMAGE) or _has_stray_codes(data, header, problem):
         raise BadImage(f"JPEG is damaged or truncated ({problem})")
     if pixels is not None:
         return turn(pixels, header.orientation)
@@ -66,6 +69,9 @@ def _turbo(data: bytes, header: _Header) -> tuple[UInt8Array | None, str]:
     """Decode a JPEG of any colours; what libjpeg-turbo minds is no picture but words, and Pillow may forgive it."""
     try:
         _, _, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except (ValueError, RuntimeError) as error:
+        return None, str(error)
+    try:
         if colours in ("YCbCr", "RGB", "Gray"):
             return simplejpeg.decode_jpeg(data, "RGB"), ""
         if header.num_components == 4:
@@ -73,6 +79,21 @@ def _turbo(data: bytes, header: _Header) -> tuple[UInt8Array | None, str]:
     except (ValueError, RuntimeError) as error:
         return None, str(error)
     return None, ""
+
+
+def _has_stray_codes(data: bytes, header: _Header, problem: str) -> bool:
+    """Whether a scan ended before its codes did, so that it was decoded from wrong ones.
+
+    A few bytes before the end marker harm nothing, nor does padding of any length with one value.
+    """
+    found = _STRAY.search(problem)
+    if found is None or header.end == 0:
+        return False
+    count, marker = int(found[1]), bytes([0xFF, int(found[2], 16)])
+    if marker != _END:
+        return True
+    end = data.find(_END, header.end)
+    return count > _MAX_STRAY_BYTES and len(set(data[max(0, end - count) : end])) > 1
 
 
 def _has_all_scans(data: bytes, header: _Header) -> bool:

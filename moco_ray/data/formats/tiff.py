@@ -84,7 +84,8 @@ def _meaning(layout: TiffLayout) -> tuple[int, int]:
         raise BadImage(f"{layout}, too few for {name}")
     num_extra = layout.bands - colours
     alphas = [i for i, kind in enumerate(layout.extra[:num_extra]) if kind in (_PREMULTIPLIED, _STRAIGHT, _CORELS)]
-    is_known = num_extra == 0 or (layout.extra and layout.photometric not in _GREYS) or (num_extra == 1 and alphas)
+    has_named = layout.photometric == RGB or (layout.extra and layout.photometric not in _GREYS)
+    is_known = num_extra == 0 or has_named or (num_extra == 1 and alphas)
     if not is_known:
         raise BadImage(f"{layout}; it calls {colours} of them {name} and does not name the others. Save three as RGB")
     if layout.bands * layout.bits > 8 * _MAX_PIXEL_BYTES and not layout.is_planar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,24 @@ def test_stray_bytes_before_the_end_marker_are_forgiven() -> None:
     data = encoded(IMAGE, "JPEG", quality=90)
     assert (decode(data[:-2] + b"stray" + data[-2:]) == decode(data)).all()
     assert (decode(data + b"behind the end" * 99) == decode(data)).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 2}], ids=str)
+@pytest.mark.parametrize("share", [0.02, 0.1])
+def test_codes_that_the_decoder_had_left_over_are_damage(options: dict[str, Any], share: float) -> None:
+    data = encoded(IMAGE, "JPEG", quality=90, **options)
+    start, count = int(len(data) * 0.3), int(len(data) * share)
+    noise = np.random.default_rng(0).integers(0, 255, count, dtype=np.uint8).tobytes()
+    assert "damaged or truncated" in reason(data[:start] + noise + data[start + count :])
+
+
+@pytest.mark.parametrize("padding", [b"\0", b"\0" * 3000, b"\x55" * 100, b"\xff" * 50, b"\r\n"])
+def test_padding_before_the_end_marker_is_forgiven(padding: bytes) -> None:
+    for options in ({}, {"progressive": True}):
+        data = encoded(IMAGE, "JPEG", quality=90, **options)
+        assert (decode(data[:-2] + padding + data[-2:]) == decode(data)).all()
+    with_preview = data[:-2] + padding + data[-2:] + data  # as cameras append
+    assert (decode(with_preview) == decode(data)).all()
 
 
 @pytest.mark.parametrize("start", [b"\r\n", b"\xef\xbb\xbf", b"HTTP/1.1 200 OK\r\n\r\n", b"\0" * 40])

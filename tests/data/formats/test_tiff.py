@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -141,6 +143,16 @@ def test_bands_beyond_rgb_are_left_out_where_the_file_names_them(num_extra: int,
     bands = np.dstack([RGB, *[RAMP] * num_extra]).astype(kind)
     data = tiff(bands, photometric="rgb", planarconfig="contig", extrasamples=["unspecified"] * num_extra)
     assert (decode(data) == RGB).all()
+
+
+def test_rgb_is_the_first_three_bands_where_the_others_have_no_name() -> None:
+    for bands in (np.dstack([RGB, ALPHA]), np.dstack([RGB, RAMP, ALPHA]).astype(np.uint16)):
+        data = tiff(
+            bands, photometric="rgb", extrasamples=["unspecified"] * (bands.shape[2] - 3), planarconfig="contig"
+        )
+        unnamed = data.replace(struct.pack("<H", 338), struct.pack("<H", 65000))  # a private tag for ExtraSamples
+        assert unnamed != data and (decode(unnamed) == RGB).all()
+    assert (decode(cv2.imencode(".tiff", np.dstack([RGB[..., ::-1], ALPHA]))[1].tobytes()) == RGB).all()
 
 
 @pytest.mark.parametrize(
