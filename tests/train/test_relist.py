@@ -95,6 +95,7 @@ def test_deleted_bad_images_and_relist_let_the_same_command_go_on(mine: Path, tm
     assert len((run / "lineage.jsonl").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_weights_queue_and_optimizer_go_on_and_automatic_values_stay(mine: Path, tmp_path: Path) -> None:
     config = _config(mine, tmp_path, 4)
     config = replace(config, method=replace(config.method, queue_size=None))
@@ -127,6 +128,7 @@ def test_mended_images_of_the_same_size_need_no_flag(mine: Path, tmp_path: Path)
     assert any("bad images are good now" in line for line in said)
 
 
+@pytest.mark.slow
 def test_before_any_checkpoint_relist_begins_with_the_images_as_they_are(mine: Path, tmp_path: Path) -> None:
     _break(sorted(mine.glob("*/*.png"))[::2])
     config = _config(mine, tmp_path, 2)
@@ -146,6 +148,7 @@ def test_before_any_checkpoint_relist_begins_with_the_images_as_they_are(mine: P
     assert pretrain(replace(config, run=replace(config.run, max_steps=3)), say=_quiet).step == 3
 
 
+@pytest.mark.slow
 def test_another_place_with_other_images_goes_on_with_the_flag(mine: Path, tmp_path: Path) -> None:
     run = Path(pretrain(_config(mine, tmp_path, 2), say=_quiet).folder)
     other = tmp_path / "other"
@@ -157,6 +160,7 @@ def test_another_place_with_other_images_goes_on_with_the_flag(mine: Path, tmp_p
     assert len(losses(run)) == 5
 
 
+@pytest.mark.slow
 def test_a_method_with_an_entry_for_each_image_refuses_others(mine: Path, tmp_path: Path) -> None:
     def config(max_steps: int, relist: bool = False) -> Config:
         made = _config(mine, tmp_path, max_steps, relist=relist)
@@ -200,6 +204,7 @@ def _held_out(run: Path) -> list[Path]:
     return [Path(manifest.uri(row)) for row in range(len(manifest)) if row not in set(manifest.train_rows().tolist())]
 
 
+@pytest.mark.slow
 def test_where_few_held_out_images_are_left_others_are_drawn_from_those_that_are_new(
     mine: Path, tmp_path: Path
 ) -> None:
@@ -220,6 +225,7 @@ def test_where_few_held_out_images_are_left_others_are_drawn_from_those_that_are
     assert not any("held out for kNN" in line for line in said)  # the fresh list's own choice is none of this run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_left", [0, 1, 6])
 def test_evaluations_go_on_with_the_held_out_images_that_are_left(num_left: int, mine: Path, tmp_path: Path) -> None:
     run = Path(pretrain(_config(mine, tmp_path, 2), say=_quiet).folder)
@@ -237,6 +243,7 @@ def test_evaluations_go_on_with_the_held_out_images_that_are_left(num_left: int,
     assert any("gone: others are now, which have been trained on" in line for line in said) == (num_left == 0)
 
 
+@pytest.mark.slow
 def test_other_labels_alone_are_no_other_number_of_images(mine: Path, tmp_path: Path) -> None:
     uris = sorted(map(str, mine.glob("*/*.png")))
     table = tmp_path / "list.csv"
@@ -248,6 +255,7 @@ def test_other_labels_alone_are_no_other_number_of_images(mine: Path, tmp_path: 
     assert any("labelled otherwise" in line for line in said) and not any("instead of" in line for line in said)
 
 
+@pytest.mark.slow
 def test_another_shard_beside_a_single_parquet_file_leaves_the_held_out_images(mine: Path, tmp_path: Path) -> None:
     def write(name: str, paths: list[Path]) -> None:
         labels = [path.parent.name for path in paths]
@@ -267,6 +275,7 @@ def test_another_shard_beside_a_single_parquet_file_leaves_the_held_out_images(m
     assert held_out and _held_out(run) == held_out and f"{len(held_out)} images are held out, as before" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_ended_well", [False, True])
 def test_the_limit_is_checked_though_the_last_step_is_done(has_ended_well: bool, mine: Path, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "run"
