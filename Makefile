@@ -1,7 +1,7 @@
 # Every target installs first if need be: `make demo` and `make test` work on a machine with only Python and make.
 PYTHON ?= python3
 BIN := .venv/bin
-IN_PARALLEL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
+IN_PARALLEL := --numprocesses=4 --dist=loadfile
 
 .PHONY: install demo test test-slow check format
 
