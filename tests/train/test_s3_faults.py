@@ -110,8 +110,12 @@ def _newest(folder: Storage) -> int | None:
 
 
 @pytest.mark.slow
-def test_no_kind_of_fault_changes_a_run(proxy: FaultyProxy, server: S3Server, undisturbed: Path) -> None:
+def test_no_kind_of_fault_changes_a_run(
+    proxy: FaultyProxy, server: S3Server, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every kind at every place: listing, reading images, looking for files, writing checkpoints."""
+    # The first thing asked for meets all the kinds in a row, which takes about as long as it would wait for a server.
+    monkeypatch.setattr(storage_module, "_FIRST_PATIENCE_S", 60.0)
     places = [("GET", "list-type=2"), ("GET", r"\.png"), ("HEAD", ""), ("PUT", "checkpoint_.*(state|COMMITTED)")]
     for kind in KINDS:
         proxy.faults += [Fault(kind=kind, method=method, path=path, count=1) for method, path in places]
