@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -43,24 +44,16 @@ def views_picture(images: Sequence[Pixels], query_views: Sequence[Pixels], key_v
             "give one of each for at least one image"
         )
     cell, label, title = 1.15, 0.75, 0.5  # inches
-    figure = Figure(figsize=(label + cell * len(images), title + 3 * cell + 0.22), dpi=_DPI, facecolor="white")
-    height = figure.get_figheight()
+    figure, sheet = _sheet(label + cell * len(images), title + 3 * cell + 0.22)
     for row, (name, pictures) in enumerate(
         (("image", images), ("query", query_views), ("key", key_views)),
     ):
         bottom = (2 - row) * cell + (0.16 if row == 0 else 0.06)
-        figure.text(
-            (label - 0.12) / figure.get_figwidth(),
-            (bottom + cell / 2) / height,
-            name,
-            ha="right",
-            va="center",
-            fontsize=10,
-            color=_INK if row else _MUTED,
-        )
+        colour = _INK if row else _MUTED
+        sheet.text(label - 0.12, bottom + cell / 2, name, ha="right", va="center", fontsize=10, color=colour)
         for column, picture in enumerate(pictures):
-            _draw_image(_square(figure, label + column * cell, bottom, cell - 0.08), picture)
-    _title(figure, "Two random views of each image", "the network learns to tell that they belong together")
+            _draw_image(sheet, label + column * cell, bottom, cell - 0.08, picture)
+    _title(sheet, "Two random views of each image", "the network learns to tell that they belong together")
     return _png(figure)
 
 
@@ -99,25 +92,26 @@ def neighbours_picture(
     cell, text, gap, margin, title = 1.1, 0.24, 0.3, 0.12, 0.55  # inches
     width = max(2 * margin + cell + gap + cell * max(len(row) for row in neighbour_images), 5.2)
     height = title + (cell + text) * len(query_images) + margin
-    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    size = cell - 0.08
+    figure, sheet = _sheet(width, height)
     for row, query in enumerate(query_images):
         bottom = margin + (len(query_images) - 1 - row) * (cell + text) + text
-        axes = _square(figure, margin, bottom, cell - 0.08)
-        _draw_image(axes, query)
+        _draw_image(sheet, margin, bottom, size, query)
         label = None if query_labels is None else query_labels[row]
         if label is not None:
-            _caption(axes, classes[label], _INK, weight="bold")
+            _caption(sheet, margin + size / 2, bottom, classes[label], _INK, weight="bold")
         for column, image in enumerate(neighbour_images[row]):
-            axes = _square(figure, margin + cell + gap + column * cell, bottom, cell - 0.08)
+            left = margin + cell + gap + column * cell
             if label is not None and neighbour_labels is not None:
                 other = neighbour_labels[row][column]
                 colour = _RIGHT if other == label else _WRONG
-                _draw_image(axes, image, frame=colour)
-                _caption(axes, f"{'✓' if other == label else '✗'} {classes[other]}", colour)
+                _draw_image(sheet, left, bottom, size, image, frame=colour)
+                _caption(sheet, left + size / 2, bottom, f"{'✓' if other == label else '✗'} {classes[other]}", colour)
             else:
-                _draw_image(axes, image)
-                _caption(axes, f"{similarities[row][column]:.2f}" if similarities else "", _MUTED)
-    _title(figure, "Nearest neighbours", _agreement(query_labels, neighbour_labels))
+                _draw_image(sheet, left, bottom, size, image)
+                shown = f"{similarities[row][column]:.2f}" if similarities else ""
+                _caption(sheet, left + size / 2, bottom, shown, _MUTED)
+    _title(sheet, "Nearest neighbours", _agreement(query_labels, neighbour_labels))
     return _png(figure)
 
 
@@ -242,32 +236,38 @@ def _panel(axes: Axes, title: str) -> None:
     axes.spines["bottom"].set_color("#c3c9d1")
 
 
-def _square(figure: Figure, left: float, bottom: float, size: float) -> Axes:
-    """Return axes of a square cell, placed in inches so that every image has the same size."""
-    width, height = figure.get_size_inches()
-    return figure.add_axes((left / width, bottom / height, size / width, size / height))
+def _sheet(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return a figure and the one axes that fill it, in inches: axes for every image would take most of the time."""
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height), autoscale_on=False)
+    axes.set_axis_off()
+    return figure, axes
 
 
-def _draw_image(axes: Axes, image: Pixels, *, frame: str = "#d5dae0") -> None:
+def _draw_image(sheet: Axes, left: float, bottom: float, size: float, image: Pixels, *, frame: str = "#d5dae0") -> None:
+    """Draw an image in the middle of a square, as large as fits, so that every image has the same longer side."""
+    longer = max(image.shape[:2])
+    height, width = (size * side / longer for side in image.shape[:2])
+    left, bottom = left + (size - width) / 2, bottom + (size - height) / 2
     # Small images keep their pixels: blurring a 28 px digit hides what the network saw.
-    is_small = max(image.shape[:2]) <= 64
-    axes.imshow(image, interpolation="nearest" if is_small else "antialiased")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_color(frame)
-        spine.set_linewidth(0.8 if frame == "#d5dae0" else 2.2)
+    interpolation = "nearest" if longer <= 64 else "antialiased"
+    sheet.imshow(
+        image, interpolation=interpolation, extent=(left, left + width, bottom, bottom + height), aspect="auto"
+    )
+    line = 0.8 if frame == "#d5dae0" else 2.2
+    sheet.add_patch(Rectangle((left, bottom), width, height, fill=False, edgecolor=frame, linewidth=line))
 
 
-def _caption(axes: Axes, text: str, colour: str, *, weight: str = "normal") -> None:
+def _caption(sheet: Axes, centre: float, bottom: float, text: str, colour: str, *, weight: str = "normal") -> None:
     shown = text if len(text) <= 16 else text[:15] + "…"
-    axes.set_xlabel(shown, fontsize=8 if len(shown) <= 12 else 6.5, color=colour, labelpad=3, fontweight=weight)
+    size = 8 if len(shown) <= 12 else 6.5
+    sheet.text(centre, bottom - 0.05, shown, ha="center", va="top", color=colour, fontsize=size, fontweight=weight)
 
 
-def _title(figure: Figure, title: str, subtitle: str) -> None:
-    width, height = figure.get_size_inches()
-    figure.text(0.12 / width, 1 - 0.22 / height, title, fontsize=11.5, fontweight="bold", color=_INK, va="center")
-    figure.text(0.12 / width, 1 - 0.42 / height, subtitle, fontsize=8.5, color=_MUTED, va="center")
+def _title(sheet: Axes, title: str, subtitle: str) -> None:
+    top = sheet.get_ylim()[1]
+    sheet.text(0.12, top - 0.22, title, fontsize=11.5, fontweight="bold", color=_INK, va="center")
+    sheet.text(0.12, top - 0.42, subtitle, fontsize=8.5, color=_MUTED, va="center")
 
 
 def _png(figure: Figure) -> bytes:
