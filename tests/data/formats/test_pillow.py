@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from moco_ray.data.formats import pillow
 from tests.data.formats.scene import RGB, chunk, decode, encoded, png, reason, tiff
+
+
+@pytest.fixture(autouse=True)
+def _alone() -> None:
+    """Wait for the decoders that a stream of an earlier test may have left at work."""
+    while pillow._inside:
+        time.sleep(0.01)
 
 
 def large_files() -> list[bytes]:
