@@ -13,6 +13,7 @@ _NO_SPREAD = 2e-3  # -uniformity: about the mean squared distance of two embeddi
 _HARDLY_MOVED = 1e-6
 _SMALL_TEMPERATURE, _SENSELESS_TEMPERATURE = 0.02, 0.005
 _NO_LOSS = 1e-3
+_SETTLED = 20  # updates after which the start makes up an eighth of a BatchNorm's running statistics (momentum 0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class Learning:
     """The learning rate for the batch, at its highest."""
     moved: float | None
     """How far the weights are from those of the start, relative to their length; None where that is not known."""
+    norm_updates: int | None = None
+    """How often the running statistics of BatchNorm have been updated; None for a network without any."""
 
 
 def diagnose(line: Mapping[str, Any], learning: Learning) -> dict[str, str]:
@@ -71,10 +74,14 @@ def diagnose(line: Mapping[str, Any], learning: Learning) -> dict[str, str]:
             if learning.temperature < _SMALL_TEMPERATURE
             else f"lower the learning rate (effective {learning.effective_lr:g}) or warm up (optim.warmup-epochs)"
         )
-        return {
-            "collapse": f"the encoder has collapsed: all images have nearly the same embedding (uniformity "
-            f"{line['eval/uniformity']:.0e}, RankMe {line['eval/rankme']:.1f}). Begin anew, and {cure}"
-        }
+        seen = f"all images have nearly the same embedding (uniformity {line['eval/uniformity']:.0e}, RankMe {line['eval/rankme']:.1f})"
+        if learning.norm_updates is not None and learning.norm_updates < _SETTLED:
+            return {
+                "unsettled": f"the encoder has collapsed, or it looks so because the running statistics of its BatchNorm are "
+                f"those of {learning.norm_updates} steps: {seen}. If an evaluation after {_SETTLED} steps or more says it "
+                f"again, begin anew, and {cure}"
+            }
+        return {"collapse": f"the encoder has collapsed: {seen}. Begin anew, and {cure}"}
     return {}
 
 
@@ -92,6 +99,16 @@ def weights_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, value in state.items()
         if name.startswith("query_encoder.") and value.is_floating_point() and ".running_" not in name
     }
+
+
+def norm_updates(state: Mapping[str, Tensor]) -> int | None:
+    """How often the statistics of the query encoder's BatchNorms have been updated, from a method's state."""
+    counts = [
+        int(value)
+        for name, value in state.items()
+        if name.startswith("query_encoder.") and name.endswith(".num_batches_tracked")
+    ]
+    return min(counts) if counts else None
 
 
 def _percent(share: float) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from moco_ray.evaluate.diagnosis import Learning, diagnose, relative_change, weights_of
+from moco_ray.evaluate.diagnosis import Learning, diagnose, norm_updates, relative_change, weights_of
 from moco_ray.train.checkpoint import State
 from moco_ray.train.job import Job
 
@@ -19,10 +19,12 @@ class LearningWatch:
         self._job, self._say = job, say
         self._start: Mapping[str, Tensor] | None = None  # weights; only until they can be compared with others
         self._moved: float | None = None
+        self._norm_updates: int | None = None
         self._said: set[str] = set()
 
     def see(self, step: int, state: State) -> None:
         """Look at the weights that are about to be measured."""
+        self._norm_updates = norm_updates(state["method"])
         if step == 0:
             self._start = weights_of(state["method"])
         elif self._start is not None:
@@ -36,6 +38,7 @@ class LearningWatch:
             temperature=config.method.temperature,
             effective_lr=config.optim.effective_lr,
             moved=self._moved if line["step"] > 0 else None,
+            norm_updates=self._norm_updates,
         )
         for cause, sentence in diagnose(line, learning).items():
             if cause not in self._said:
