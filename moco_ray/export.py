@@ -103,14 +103,14 @@ def export_run(
 def _write_metrics(run: Storage, say: Say) -> None:
     path = run.join("metrics.jsonl")
     try:
-        run.write_bytes(path, join_parts(run))
+        run.write_bytes(path, join_parts(run, say))
         say(f"metrics: {run.uri(path)}")
     except RuntimeError as error:  # a run that goes on replaces parts
         say(f"warning: metrics.jsonl could not be written ({error})")
 
 
 def _draw(run: Storage, encoder: str, storage_options: str | None, data_storage_options: str | None, say: Say) -> None:
-    config = from_json(run.read_bytes(run.join(CONFIG)).decode())
+    config = from_json(run.read_bytes(run.join(CONFIG)).decode(), run.uri(run.join(CONFIG)))
     config = replace(config, data=replace(config.data, storage_options=data_storage_options))
     try:
         eval_set = run_eval_set(config, stored_images(run))

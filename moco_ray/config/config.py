@@ -12,7 +12,7 @@ from moco_ray.config.methods import AnyMethod
 from moco_ray.config.methods.moco import MoCoConfig
 from moco_ray.config.model import ModelConfig
 from moco_ray.config.optim import OptimConfig
-from moco_ray.config.paths import PATHS, take_paths
+from moco_ray.config.paths import PATHS, is_same_path, take_paths
 from moco_ray.config.run import RunConfig
 from moco_ray.config.types import check_groups, take_values
 from moco_ray.config.views import ViewsConfig
@@ -63,8 +63,14 @@ class Config:
         check_workers(self)
 
 
-def experiment_differences(old: Config, new: Config) -> list[str]:
-    """Sentences that name the fields in which two configurations describe different experiments."""
+def experiment_differences(old: Config, new: Config, *, passes_automatic: bool = False) -> list[str]:
+    """Sentences that name the fields in which two configurations describe different experiments.
+
+    Args:
+        old: Of a run, with every automatic value decided.
+        new: Another one.
+        passes_automatic: Whether to pass over what is None in the new one, and will be decided.
+    """
     if old.method.name != new.method.name:
         return [f"the method was {old.method.name}, now {new.method.name}"]
     differences = []
@@ -72,7 +78,9 @@ def experiment_differences(old: Config, new: Config) -> list[str]:
         for item in dataclasses.fields(getattr(old, group)):
             path = f"{group}.{item.name}"
             was, now = getattr(getattr(old, group), item.name), getattr(getattr(new, group), item.name, None)
+            if path in _FREE_FIELDS or was == now or (passes_automatic and now is None):
+                continue
             is_moved = path in _PLACES and bool(now) >= bool(was)
-            if path not in _FREE_FIELDS and not is_moved and was != now:
+            if not is_moved and not (path == "model.init" and is_same_path(was, now)):
                 differences.append(f"{path.replace('_', '-')} was {was!r}, now {now!r}")
     return differences

@@ -46,6 +46,16 @@ def local_uri(path: str) -> str:
     return path
 
 
+def is_same_path(one: str | None, other: str | None) -> bool:
+    """Whether two paths or URIs lead to the same weights: other spellings of one, or a run's folder and its encoder."""
+    return one is not None and other is not None and _plain(one) == _plain(other)
+
+
+def _plain(uri: str) -> str:
+    protocol = uri.partition("://")[0] if _SCHEME.match(uri) else "file"
+    return re.sub(r"/+(encoder\.safetensors)?$", "", local_path(uri) if protocol.lower() in LOCAL else uri)
+
+
 def as_uri(field: str, value: Any) -> Any:
     """A path that was given to the Python interface, as text; None stays.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from moco_ray.config import Config
 from moco_ray.data.storage import Storage
 from moco_ray.train.checkpoint import CheckpointStore
-from moco_ray.train.metrics import read_lines
+from moco_ray.train.metrics import stored_lines
 from moco_ray.train.plan import last_step
 
 _FILES = ("encoder.safetensors", "metrics.jsonl", "eval.jsonl")
@@ -49,8 +48,10 @@ def finished_run(config: Config, run: Storage, folder: str, num_rows: int, say: 
     if num_bad > config.data.max_bad_fraction * num_rows:
         return None  # whoever goes on looks whether they are good now, and refuses
     end = last_step(config, num_rows)
-    lines = read_lines(run.read_bytes(run.join("metrics.jsonl")))
-    evaluations = [json.loads(line) for line in run.read_bytes(run.join("eval.jsonl")).splitlines()]
+    try:
+        lines, evaluations = stored_lines(run, "metrics.jsonl"), stored_lines(run, "eval.jsonl")
+    except ValueError:
+        return None  # the checkpoint holds both, and the end of the run writes them anew
     done = len(lines)  # more than are asked for now, if --run.max-steps was lowered
     is_whole = done >= end and any(line["step"] == done for line in evaluations)
     if not is_whole or CheckpointStore(storage=run).newest(say) != done:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from functools import partial
 
@@ -20,7 +19,7 @@ from moco_ray.data.views import center_view, make_view
 from moco_ray.evaluate.features import ImageSet, load_images
 from moco_ray.evaluate.monitor import EvalSet, features_of
 from moco_ray.report.pictures import curves_picture, neighbours_picture, views_picture
-from moco_ray.train.metrics import read_lines
+from moco_ray.train.metrics import stored_lines
 
 _COLUMNS, _ROWS = 8, 6
 _BANK = 1000  # to find neighbours among: their crops are held in memory
@@ -92,8 +91,7 @@ def _neighbours(config: Config, backbone: nn.Module, eval_set: EvalSet) -> bytes
 
 
 def _curves(config: Config, run: Storage) -> bytes:
-    evaluations = [json.loads(line) for line in run.read_bytes(run.join("eval.jsonl")).splitlines()]
-    lines = read_lines(run.read_bytes(run.join("metrics.jsonl")))
+    lines, evaluations = stored_lines(run, "metrics.jsonl"), stored_lines(run, "eval.jsonl")
     chance_loss = config.method.chance_loss(config.optim.global_batch_size)
     return curves_picture(lines, evaluations, chance_loss=chance_loss)
 

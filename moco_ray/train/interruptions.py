@@ -9,8 +9,9 @@ from typing import Any
 
 from moco_ray.data.storage import Storage
 from moco_ray.train.lease import StepDone
+from moco_ray.train.metrics import stored_lines
 
-_FILE = "interruptions.jsonl"
+INTERRUPTIONS = "interruptions.jsonl"
 
 Line = dict[str, Any]
 
@@ -20,9 +21,7 @@ class Interruptions:
 
     def __init__(self, storage: Storage, say: Callable[[str], None]) -> None:
         self._storage, self._say = storage, say
-        path = storage.join(_FILE)
-        content = storage.read_bytes(path) if storage.exists(path) else b""
-        self._lines: list[Line] = [json.loads(line) for line in content.splitlines()]
+        self._lines: list[Line] = stored_lines(storage, INTERRUPTIONS)
         self._open: Line | None = None
         self._last_done_s = 0.0
 
@@ -54,10 +53,10 @@ class Interruptions:
         )
         try:
             self._storage.write_bytes(
-                self._storage.join(_FILE), "".join(json.dumps(one) + "\n" for one in self._lines).encode()
+                self._storage.join(INTERRUPTIONS), "".join(json.dumps(one) + "\n" for one in self._lines).encode()
             )
         except (OSError, ValueError) as error:
-            self._say(f"warning: {_FILE} could not be written now ({error})")
+            self._say(f"warning: {INTERRUPTIONS} could not be written now ({error})")
 
     def sum_up(self) -> None:
         """Say what all of them cost."""
@@ -65,4 +64,6 @@ class Interruptions:
             return
         seconds, steps = (sum(line[name] for line in self._lines) for name in ("seconds", "steps_redone"))
         times = f"{len(self._lines)} time{'s' if len(self._lines) > 1 else ''}"
-        self._say(f"interrupted {times}: {seconds:,.0f} s without a step and {steps:,} steps redone in all ({_FILE})")
+        self._say(
+            f"interrupted {times}: {seconds:,.0f} s without a step and {steps:,} steps redone in all ({INTERRUPTIONS})"
+        )

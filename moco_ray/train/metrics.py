@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,16 +47,25 @@ def delete_provisional_parts(storage: Storage, step: int) -> None:
             storage.delete(path)
 
 
-def join_parts(storage: Storage) -> bytes:
+def join_parts(storage: Storage, say: Callable[[str], None]) -> bytes:
     """Join all parts into metrics.jsonl.
 
+    Args:
+        storage: The run's folder.
+        say: Is warned of steps whose part is gone.
+
     Raises:
-        RuntimeError: The parts leave a gap or overlap.
+        RuntimeError: The parts overlap.
     """
     content, expected = b"", 0
     for first, last, path in _parts(storage):
-        if first != expected:
-            raise RuntimeError(f"the metrics of steps {expected} to {first - 1} are missing before {path}")
+        if first < expected:
+            raise RuntimeError(f"{storage.uri(path)} holds steps that the part before it holds, too")
+        if first > expected:
+            say(
+                f"warning: the metrics of steps {expected:,} to {first - 1:,} are missing before {storage.uri(path)}; "
+                "metrics.jsonl goes on without them"
+            )
         content += storage.read_bytes(path)
         expected = last + 1
     return content
@@ -70,6 +80,25 @@ def parts_before(storage: Storage, step: int) -> dict[str, bytes]:
 def read_lines(content: bytes) -> list[Line]:
     """Parse JSON lines."""
     return [json.loads(line) for line in content.splitlines()]
+
+
+def stored_lines(storage: Storage, name: str) -> list[Line]:
+    """Parse a file of JSON lines in a run's folder; none if there is no such file.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    path = storage.join(name)
+    content = storage.read_bytes(path) if storage.exists(path) else b""
+    lines = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            lines.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{storage.uri(path)}: line {number} is damaged ({error}); put the file back from a copy, or delete that line"
+            ) from error
+    return lines
 
 
 def _parts(storage: Storage) -> list[tuple[int, int, str]]:

@@ -10,12 +10,15 @@ import numpy as np
 
 from moco_ray.config import Config, experiment_differences, from_json
 from moco_ray.data.blocks import Source, StreamSpec
+from moco_ray.data.checkpoint_files import checkpoint_steps
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.data.storage_checks import check_access
 from moco_ray.evaluate.monitor import EvalSet
 from moco_ray.evaluate.words import describe_eval_set
 from moco_ray.train.found import CONFIG
+from moco_ray.train.interruptions import INTERRUPTIONS
 from moco_ray.train.job import Job
+from moco_ray.train.metrics import stored_lines
 from moco_ray.train.naming import check_name, check_preset
 from moco_ray.train.network import check_network, initial_weights
 from moco_ray.train.plan import (
@@ -90,9 +93,14 @@ def prepare(config: Config, folder: str, run: Storage, say: Say) -> Prepared:
         ValueError: Something that the user must mend.
     """
     old = _stored_config(run)
-    if old is not None:
+    if old is None:
+        _check_empty(run, folder)
+    else:
         say("this run exists: going on with it")
-    weights = initial_weights(config, check_network(config), say)
+        stored_lines(run, INTERRUPTIONS)  # damaged, it would only stop the workers
+        if not config.data.relist:  # soon, as what follows would speak of the new values
+            _check_experiment(old, config, folder, passes_automatic=True)
+    weights = _weights(config, run, say)
     data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
     kept = images_of_run(run, old, config, say) if old is not None else None
     images = kept.images if kept else list_images(config, data_options, say)
@@ -102,12 +110,8 @@ def prepare(config: Config, folder: str, run: Storage, say: Say) -> Prepared:
             check_access(manifest.first_uri, row_options(manifest, config))
     source = make_source(config, images.train, access)
     config = decide(config, kept.decided_rows if kept else len(source.train_rows))
-    differences = experiment_differences(old, config) if old is not None else []
-    if differences and not (kept and kept.begins_anew):
-        raise ValueError(
-            f"run {config.run.name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to "
-            "resume it, or another --run.name"
-        )
+    if old is not None and not (kept and kept.begins_anew):
+        _check_experiment(old, config, folder)
     if kept is not None:
         check_method(kept, config)
     warn(config, len(source.train_rows), say)
@@ -151,6 +155,53 @@ def stream_spec(config: Config) -> StreamSpec:
         views=config.views,
         max_pixels=config.data.max_pixels,
     )
+
+
+def _check_empty(run: Storage, folder: str) -> None:
+    """Make sure that a run that begins overwrites none of which only the configuration was lost.
+
+    Raises:
+        ValueError: There are checkpoints.
+    """
+    if run.exists(run.root) and (steps := checkpoint_steps(run)):
+        raise ValueError(
+            f"{folder} holds checkpoints, up to step {steps[-1]:,}, and no {CONFIG}: put back what a copy has left out, or "
+            "begin another run with another --run.name"
+        )
+
+
+def _check_experiment(old: Config, new: Config, folder: str, *, passes_automatic: bool = False) -> None:
+    """Make sure that a run goes on as it began.
+
+    Raises:
+        ValueError: It would not.
+    """
+    differences = experiment_differences(old, new, passes_automatic=passes_automatic)
+    if not differences:
+        return
+    if old.preset != new.preset:
+        differences.insert(0, f"the preset was {old.preset}, now {new.preset}")
+    raise ValueError(
+        f"run {new.run.name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to resume it, or "
+        "another --run.name"
+    )
+
+
+def _weights(config: Config, run: Storage, say: Say) -> bytes | None:
+    """The weights to start from. A run that has learned something since does not need them any more.
+
+    Raises:
+        ValueError: There is no such network, or the weights cannot be read or do not fit.
+        OSError: Their storage does not answer.
+    """
+    encoder = check_network(config)
+    try:
+        return initial_weights(config, encoder, say)
+    except (ValueError, OSError) as error:
+        if not (run.exists(run.root) and checkpoint_steps(run)):
+            raise
+        say(f"model.init cannot be read any more ({error}); the run goes on from its checkpoint without it")
+        return None
 
 
 def _stored_config(run: Storage) -> Config | None:

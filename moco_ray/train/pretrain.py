@@ -133,7 +133,7 @@ def _leave(run: Storage, folder: str, say: Say) -> None:
     """Of a run that is stopped: join its metrics where that is quick, and say how to use what there is."""
     with contextlib.suppress(Exception):  # whoever stops a run wants it to end
         if run.protocol == "file":
-            run.write_bytes(run.join("metrics.jsonl"), join_parts(run))
+            run.write_bytes(run.join("metrics.jsonl"), join_parts(run, say))
         if checkpoint_steps(run):
             say(f"to use what it has learned so far: python jobs/export.py {shlex.quote(folder)}")
 

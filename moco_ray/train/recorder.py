@@ -211,7 +211,7 @@ class Recorder:
         self._curves.close()
         for name, content in self._curves.files().items():
             storage.write_bytes(storage.join(*name.split("/")), content)
-        storage.write_bytes(storage.join("metrics.jsonl"), join_parts(storage))
+        storage.write_bytes(storage.join("metrics.jsonl"), join_parts(storage, self._say))
         self._interruptions.sum_up()
 
     def summary(self) -> dict[str, float]:

@@ -19,6 +19,7 @@ from moco_ray.evaluate.monitor import holdout_mask
 from moco_ray.train.checkpoint import CheckpointStore
 from moco_ray.train.current_images import current_images
 from moco_ray.train.found import EVAL_MANIFEST, LINEAGE, found_run, stored_images, write_config, write_images
+from moco_ray.train.metrics import stored_lines
 from moco_ray.train.plan import Images, list_images
 
 BAD_IMAGES = "bad_images.jsonl"
@@ -159,9 +160,8 @@ def mended_rows(run: Storage, manifest: Manifest, config: Config, options: Stora
         ValueError: None of the images can be read.
         ReadError: The storage does not answer.
     """
-    path = run.join(BAD_IMAGES)
-    lines = run.read_bytes(path).splitlines() if run.exists(path) else []
-    rows = np.array([json.loads(line)["row"] for line in lines], dtype=np.int64)
+    lines = stored_lines(run, BAD_IMAGES)
+    rows = np.array([line["row"] for line in lines], dtype=np.int64)
     if len(rows) <= config.data.max_bad_fraction * len(manifest.train_rows()):
         return frozenset()
     good: set[int] = set()
@@ -217,6 +217,4 @@ def _with_old_holdout(old: Manifest, new: Manifest, difference: Comparison, conf
 
 
 def _relists(run: Storage) -> list[dict[str, Any]]:
-    path = run.join(LINEAGE)
-    lines = run.read_bytes(path).splitlines() if run.exists(path) else []
-    return [line for line in map(json.loads, lines) if "num_images" in line]
+    return [line for line in stored_lines(run, LINEAGE) if "num_images" in line]

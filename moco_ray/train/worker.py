@@ -117,9 +117,11 @@ def _choose_start(
 
 
 def _mismatch(job: Job, restored: State | None) -> str | None:
-    """Why a checkpoint does not belong to this run."""
+    """Why a checkpoint does not belong to this run, or why it cannot start without one."""
+    init = job.config.model.init
     if restored is None:
-        return None
+        is_lost = init is not None and job.initial_weights is None
+        return f"no checkpoint is whole, and model.init {init} cannot be read to start anew" if is_lost else None
     step = restored["step"]
     if restored["manifest_digest"] not in (job.manifest_digest, *job.former_digests):
         return (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moco_ray.data.storage import Storage, StorageOptions
-from moco_ray.train.metrics import StepLines, delete_provisional_parts, join_parts, read_lines
+from moco_ray.train.metrics import StepLines, delete_provisional_parts, join_parts, read_lines, stored_lines
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_parts_join_to_one_line_a_step_in_full_precision(storage: Storage) -> No
     _write(storage, 0, 9)
     _write(storage, 10, 10)
     _write(storage, 11, 30)
-    lines = read_lines(join_parts(storage))
+    lines = read_lines(join_parts(storage, print))
     assert [line["step"] for line in lines] == list(range(31))
     assert all(line["train/loss"] == 1 / (line["step"] + 3) for line in lines)
 
@@ -38,13 +38,28 @@ def test_parts_after_the_checkpoint_are_deleted(storage: Storage) -> None:
     _write(storage, 10, 19)
     _write(storage, 20, 29)
     delete_provisional_parts(storage, 10)
-    assert [line["step"] for line in read_lines(join_parts(storage))] == list(range(10))
+    assert [line["step"] for line in read_lines(join_parts(storage, print))] == list(range(10))
     delete_provisional_parts(storage, 0)
-    assert join_parts(storage) == b""
+    assert join_parts(storage, print) == b""
 
 
-def test_a_gap_is_an_error_and_names_the_steps(storage: Storage) -> None:
+def test_a_gap_is_said_with_its_steps_and_an_overlap_is_an_error(storage: Storage) -> None:
     _write(storage, 0, 9)
     _write(storage, 12, 19)
-    with pytest.raises(RuntimeError, match="steps 10 to 11 are missing"):
-        join_parts(storage)
+    said: list[str] = []
+    lines = read_lines(join_parts(storage, said.append))
+    assert [line["step"] for line in lines] == [*range(10), *range(12, 20)]
+    assert len(said) == 1 and "steps 10 to 11 are missing" in said[0]
+    _write(storage, 15, 30)
+    with pytest.raises(RuntimeError, match="000000015-000000030"):
+        join_parts(storage, said.append)
+
+
+@pytest.mark.parametrize(
+    ("content", "line"), [("{broken", 1), ('{"row": 1}\n3\n', 2), ('{"row": 1}\n\n{"row": 2}\n', 2)]
+)
+def test_a_damaged_file_is_named_with_its_line(content: str, line: int, storage: Storage) -> None:
+    assert stored_lines(storage, "bad_images.jsonl") == []
+    storage.write_bytes(storage.join("bad_images.jsonl"), content.encode())
+    with pytest.raises(ValueError, match=rf"bad_images.jsonl: line {line} is damaged .*put the file back"):
+        stored_lines(storage, "bad_images.jsonl")
