@@ -7,6 +7,7 @@ all of them, the decompression: it is shown each plane as a grey picture of 8 bi
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -70,6 +71,19 @@ def read_subsampled(data: bytes, layout: TiffLayout) -> UInt8Array:
     luma = blocks[..., :-2].reshape(height, width, down, across).swapaxes(1, 2).reshape(height * down, width * across)
     colours = blocks[..., -2:].repeat(down, axis=0).repeat(across, axis=1)
     return np.dstack([luma, colours])[: layout.height, : layout.width]
+
+
+def parts(data: bytes, layout: TiffLayout, num_parts: int) -> Iterator[bytes]:
+    """Yield the bytes of the strips or tiles as they are stored.
+
+    Raises:
+        BadImage: If the file says of fewer than `num_parts` where they are.
+    """
+    if not num_parts or len(layout.offsets) < num_parts:
+        raise BadImage("TIFF is damaged: it does not say where all of its pixels are")
+    counts = layout.counts + (0,) * num_parts  # 0 or none: to the end, as what is compressed ends by itself
+    for offset, count in zip(layout.offsets[:num_parts], counts, strict=False):
+        yield data[offset : offset + count] if count else data[offset:]
 
 
 def _plane(data: bytes, layout: TiffLayout) -> Samples:
