@@ -123,7 +123,7 @@ def _jpegs(data: bytes, layout: TiffLayout) -> Iterator[tuple[bytes, int, int]]:
     across, down = -(-layout.width // wide), -(-layout.height // layout.rows) if layout.rows else 0
     for i, part in enumerate(parts(data, layout, across * down * (layout.bands if layout.is_planar else 1))):
         top, left = i // across % down * layout.rows, i % across * wide
-        whole = layout.jpeg_tables[:-2] + part[2:] if layout.jpeg_tables else part
+        whole = layout.jpeg_tables[:-2] + part[2:] if layout.jpeg_tables else bytes(part)
         yield whole, min(wide, layout.width - left), min(layout.rows, layout.height - top)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from typing import Any
 
 import cv2
@@ -281,6 +282,41 @@ def test_the_first_page_counts() -> None:
 def test_a_thumbnail_is_not_taken_for_the_photo(extra: list[tuple[Any, ...]], words: str) -> None:
     options: dict[str, Any] = {"subfiletype": 1} if extra[0][0] == 254 else {"extratags": extra}
     assert words in reason(tiff(RGB, photometric="rgb", **options))
+
+
+def deflated(body: bytes, compression: int = 8, tile: int = 0) -> bytes:
+    """A TIFF of RGB in one strip or tile of this stream."""
+    tags = {256: (52,), 257: (40,), 258: (8, 8, 8), 259: (compression,), 262: (2,), 277: (3,)}
+    if not tile:
+        return raw_tiff(np.frombuffer(body, np.uint8), {**tags, 278: (40,)})
+    data = raw_tiff(np.frombuffer(body, np.uint8), {**tags, 278: (40,), 322: (tile,), 323: (tile,)})
+    return data.replace(struct.pack("<HH", 273, 4), struct.pack("<HH", 324, 4))
+
+
+@pytest.mark.parametrize("compression", [8, 32946])
+def test_one_wrong_bit_of_deflate_is_bad(compression: int, capfd: pytest.CaptureFixture[str]) -> None:
+    body = zlib.compress(RGB.tobytes())
+    assert (decode(deflated(body, compression)) == RGB).all()
+    for at in range(2, len(body), len(body) // 60):
+        wrong = bytearray(body)
+        wrong[at] ^= 1 << at % 8
+        assert "TIFF" in reason(deflated(bytes(wrong), compression))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_deflate_that_ends_before_its_checksum_is_bad_and_one_that_is_longer_is_good() -> None:
+    body = zlib.compress(RGB.tobytes())
+    for missing in (1, 3, 4):
+        assert "before their checksum" in reason(deflated(body[:-missing]))
+    assert "truncated" in reason(deflated(zlib.compress(RGB[:39].tobytes())))
+    assert (decode(deflated(body + b"behind the end")) == RGB).all()
+    for beyond in (1, 10**6, 10**8):  # the last two would take long to inflate with what they hold
+        longer = zlib.compress(RGB.tobytes() + bytes(beyond))
+        assert (decode(deflated(longer)) == RGB).all()
+    assert "do not inflate" in reason(deflated(zlib.compress(RGB.tobytes() + bytes(999))[:-1] + b"x"))
+    tile = np.pad(RGB, ((0, 24), (0, 12), (0, 0)))
+    assert (decode(deflated(zlib.compress(tile.tobytes()), tile=64)) == RGB).all()
+    assert "before their checksum" in reason(deflated(zlib.compress(tile.tobytes())[:-2], tile=64))
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "jpeg", "group4"])
