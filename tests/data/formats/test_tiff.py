@@ -258,6 +258,43 @@ def test_values_that_stand_for_no_data_do_not_flatten_the_picture() -> None:
     assert distance(tiff(depth, extratags=nodata), np.where(X_LEFT[..., None], 0, GREY)) < 1.5
 
 
+LARGEST = float(np.finfo(np.float32).max)
+
+
+@pytest.mark.parametrize(
+    ("stored", "text"),
+    [
+        (-LARGEST, "-3.4028234663852886e+38"),
+        (-LARGEST, "-3.40282346638529e+38"),
+        (-LARGEST, "-3.4028235e+38"),
+        (-LARGEST, "-3.40282e+38"),
+        (LARGEST, "3.402823e+38"),
+        (-3.4e38, "-3.39999999999999996e+38"),
+        (-9999.99, "-9999.99"),
+        (-0.1, "-0.1"),
+        (1e20, "1e20"),
+        (np.nan, "nan"),
+        (np.inf, "1e999"),
+    ],
+)
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_no_data_is_compared_as_the_samples_can_hold_it(stored: float, text: str, kind: type[np.floating]) -> None:
+    heights = np.where(X_LEFT, stored, RAMP.astype(float)).astype(kind)
+    shown = np.clip((GREY.astype(float) - 25) * 255 / 230, 0, 255)
+    is_above = stored == np.inf  # infinity is the lightest
+    wanted = np.where(X_LEFT[..., None], 255 if is_above else 0, shown)
+    assert distance(tiff(heights, extratags=[(42113, "s", 0, text, True)]), wanted) < 1.5
+
+
+def test_only_the_value_of_no_data_is_none() -> None:
+    heights = RAMP.astype(np.float32) + 1000
+    for text in ("0", "-9999", "1e300", "1000.5", "none"):
+        assert distance(tiff(heights, extratags=[(42113, "s", 0, text, True)]), GREY) < 1
+    depth = RAMP.astype(np.uint16) * 257
+    for text in ("-9999", "70000", "nan", "-3.4e38"):
+        assert distance(tiff(depth, extratags=[(42113, "s", 0, text, True)]), GREY) < 1
+
+
 X_LEFT = np.mgrid[:40, :52][1] < 5
 
 
