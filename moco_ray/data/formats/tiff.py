@@ -41,6 +41,8 @@ _OLD_JPEG, _JPEG = 6, 7
 _PREMULTIPLIED, _STRAIGHT, _CORELS = 1, 2, 999
 # Of one pixel, all bands together: what a picture may take while it is read.
 _MAX_PIXEL_BYTES = 64
+# Filters overshoot 1 a little; above it is another scale.
+_MOST_OPAQUE = 1.5
 
 
 def decode_tiff(data: bytes, max_pixels: int) -> UInt8Array:
@@ -69,7 +71,7 @@ def decode_tiff(data: bytes, max_pixels: int) -> UInt8Array:
         samples = read_samples(data, layout, alpha + 1 if alpha else colours)
     pixels = _to_rgb(samples[..., :colours], layout)
     if alpha:
-        opacity = _own_depth(samples[..., alpha], layout)
+        opacity = _opacity(samples[..., alpha], layout)
         is_premultiplied = layout.extra[alpha - colours] == _PREMULTIPLIED
         pixels = over_background(pixels, opacity, is_premultiplied=is_premultiplied)
     return turn(pixels, layout.orientation)
@@ -151,6 +153,16 @@ def _own_depth(samples: Samples, layout: TiffLayout) -> UInt8Array:
     if layout.sample_format == 2 or layout.bits >= 8:
         return to_8_bits(samples, missing=layout.missing if layout.bits > 8 else None)
     return to_8_bits(samples, depth=layout.bits)
+
+
+def _opacity(alpha: Samples, layout: TiffLayout) -> UInt8Array:
+    """Scale alpha to 8 bits; floating point is 0 to 1, and NaN clear."""
+    if layout.sample_format != 3:
+        return to_8_bits(alpha, depth=layout.bits if layout.bits < 8 else None)
+    known = np.nan_to_num(alpha.astype(np.float64))
+    if known.max() > _MOST_OPAQUE:
+        raise BadImage(f"{layout} and an alpha of up to {known.max():g}; in floating point it is 0 to 1")
+    return np.round(known.clip(0, 1) * 255).astype(np.uint8)
 
 
 def _look_up(indices: Samples, layout: TiffLayout) -> UInt8Array:

@@ -20,6 +20,7 @@ from tests.data.formats.scene import (
     PREMULTIPLIED,
     RAMP,
     RGB,
+    X,
     decode,
     distance,
     encoded,
@@ -128,6 +129,34 @@ def test_alpha_is_put_on_white_straight_and_premultiplied(scale: int, stored: di
     assert distance(file(RGB, "unassalpha", "rgb"), ON_WHITE) < 1.5
     assert distance(file(PREMULTIPLIED, "assocalpha", "rgb"), ON_WHITE) < 1.5
     assert distance(file(RAMP, "unassalpha", "minisblack"), GREY_ON_WHITE) < 1.5
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    "alpha",
+    [
+        ALPHA / 255,
+        0.5 + X / 103,
+        np.full(RAMP.shape, 0.5),
+        np.ones(RAMP.shape),
+        ALPHA / 200,
+        X / 51 - 0.2,
+        np.where(X < 9, np.nan, 0.5),
+    ],
+    ids=["ramp", "upper half", "half", "opaque", "above 1", "below 0", "NaN"],
+)
+def test_floating_point_alpha_is_0_to_1(alpha: np.ndarray, kind: type[np.floating]) -> None:
+    opacity = np.nan_to_num(alpha).clip(0, 1)[..., None]
+    for colours, photometric in ((RGB, "rgb"), (RAMP[..., None], "minisblack")):
+        bands = np.dstack([colours / 255, alpha]).astype(kind)
+        data = tiff(bands, photometric=photometric, planarconfig="contig", extrasamples=["unassalpha"])
+        assert distance(data, np.broadcast_to(colours * opacity + 255 * (1 - opacity), RGB.shape)) < 1.5
+
+
+def test_floating_point_alpha_of_another_scale_is_bad() -> None:
+    bands = np.dstack([RGB, ALPHA]).astype(np.float32)
+    data = tiff(bands, photometric="rgb", planarconfig="contig", extrasamples=["unassalpha"])
+    assert "alpha of up to 255; in floating point it is 0 to 1" in reason(data)
 
 
 def test_alpha_in_a_plane_of_its_own_and_behind_another_band() -> None:
