@@ -99,9 +99,12 @@ def _checked(content: dict[bytes, list[bytes]], orientation: int) -> _Png:
         raise BadImage("PNG without its palette")
     if b"IDAT" not in content:
         raise BadImage("PNG is truncated: it ends before the pixels")
-    transparent = content.get(b"tRNS", [b""])[0]
-    needed = 2 * _CHANNELS[colour]
-    key = struct.unpack(f">{needed // 2}H", transparent[:needed]) if colour in (_GREY, _RGB) and transparent else ()
+    transparent, key = content.get(b"tRNS", [b""])[0], ()
+    # One of a wrong length says nothing, and libpng passes over it.
+    if colour == _PALETTE and len(transparent) > len(content[b"PLTE"][0]) // 3:
+        del content[b"tRNS"]
+    elif colour in (_GREY, _RGB) and len(transparent) == 2 * _CHANNELS[colour]:
+        key = struct.unpack(f">{_CHANNELS[colour]}H", transparent)
     return _Png(
         width=width,
         height=height,

@@ -85,6 +85,19 @@ def test_a_transparent_colour_is_white_and_compared_at_full_depth(scale: int) ->
         assert distance(png16(deep, near), RGB) < 0.1
 
 
+@pytest.mark.parametrize("length", [0, 1, 3, 5, 7, 12, 300])
+def test_a_transparency_of_a_wrong_length_is_passed_over(length: int, capfd: pytest.CaptureFixture[str]) -> None:
+    extra = chunk(b"tRNS", bytes(length))
+    assert (decode(rgb_png(extra)) == RGB).all()
+    assert (decode(png16(RGB.astype(np.uint16) * 257, extra)) == RGB).all()
+    assert (decode(png(RAMP, 8, 0, extra)) == GREY).all()
+    colours = np.array([[9, 8, 7], [200, 100, 50]], np.uint8)
+    palette = chunk(b"PLTE", colours.tobytes())
+    if length > 2:
+        assert (decode(png(RAMP % 2, 8, 3, palette + extra)) == colours[RAMP % 2]).all()
+    assert capfd.readouterr() == ("", "")
+
+
 def test_interlaced_deep_colour_is_read() -> None:
     deep = RGB.astype(np.uint16) * 257
     passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
