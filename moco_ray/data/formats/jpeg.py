@@ -20,6 +20,7 @@ _END = b"\xff\xd9"
 _SCAN = b"\xff\xda"
 # libjpeg-turbo's own advice is to refuse more than 500; encoders write about 10.
 _MAX_SCANS = 100
+_WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD8))  # TEM and RST0 to RST7
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 # Warnings after which pixels were made up. libjpeg-turbo tells the first one alone.
 _DAMAGE = ("premature end", "Premature end", "bad Huffman code", "bad arithmetic code", "instead of RST")
@@ -136,6 +137,9 @@ def _read_header(data: bytes) -> _Header:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == 0xFF:  # padding
             at += 1
+            continue
+        if marker in _WITHOUT_LENGTH:
+            at += 2
             continue
         if marker == 0xE1:
             body = data[at + 4 : at + 2 + length]
