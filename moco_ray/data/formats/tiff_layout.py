@@ -132,6 +132,8 @@ def _layout(tags: dict[int, tuple[int, ...]], order: str) -> TiffLayout:
             raise BadImage(f"TIFF whose bands differ in their {name} ({', '.join(map(str, values[:8]))})")
     if 262 not in tags:
         raise BadImage("TIFF that does not say what its samples mean (no photometric interpretation)")
+    if 258 not in tags and (bands > 1 or tags[262][0] not in (WHITE_IS_ZERO, BLACK_IS_ZERO, PALETTE)):
+        raise BadImage("TIFF that does not say how many bits its colours have (BitsPerSample)")
     is_tiled = 322 in tags
     offsets = tags.get(324) or tags.get(273) if is_tiled else tags[273]
     if one(332, 1) != 1 and tags[262][0] == CMYK:

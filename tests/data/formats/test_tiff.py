@@ -109,6 +109,16 @@ def test_samples_of_no_whole_bytes_fill_the_range(bits: int, photometric: int, o
     assert distance(raw_tiff(packed(stored, bits), tags, order), wanted) < 1.0
 
 
+@pytest.mark.parametrize("photometric", [2, 3, 5, 6])
+def test_colours_without_a_number_of_bits_are_bad(photometric: int) -> None:
+    rows = RGB.reshape(40, -1)
+    tags = {256: (52,), 257: (40,), 262: (photometric,), 277: (3,)}
+    assert "how many bits" in reason(raw_tiff(rows, tags))
+    black_and_white = packed(RAMP // 128, 1)  # the standard's 1 bit
+    wanted = np.repeat((RAMP // 128 * 255)[..., None], 3, axis=2)
+    assert distance(raw_tiff(black_and_white, {256: (52,), 257: (40,), 262: (1,)}), wanted) == 0
+
+
 def test_reversed_bits_are_turned() -> None:
     reversed_bits = np.packbits(np.unpackbits(RAMP.reshape(-1)).reshape(-1, 8)[:, ::-1]).reshape(RAMP.shape)
     tags = {256: (52,), 257: (40,), 258: (8,), 262: (1,), 266: (2,)}
