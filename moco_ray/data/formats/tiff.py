@@ -121,11 +121,12 @@ def _jpegs(data: bytes, layout: TiffLayout) -> Iterator[tuple[bytes, int, int]]:
         if layout.offsets and all(start <= offset < end for offset in layout.offsets):
             yield data[start:end], layout.width, layout.height
         return
+    tables = layout.jpeg_tables.rpartition(b"\xff\xd9")[0] or layout.jpeg_tables  # up to their end marker
     wide = layout.tile_width or layout.width
     across, down = -(-layout.width // wide), -(-layout.height // layout.rows) if layout.rows else 0
     for i, part in enumerate(parts(data, layout, across * down * (layout.bands if layout.is_planar else 1))):
         top, left = i // across % down * layout.rows, i % across * wide
-        whole = layout.jpeg_tables[:-2] + part[2:] if layout.jpeg_tables else bytes(part)
+        whole = tables + part[2:] if tables else bytes(part)
         yield whole, min(wide, layout.width - left), min(layout.rows, layout.height - top)
 
 

@@ -99,3 +99,12 @@ def test_jpegs_that_share_their_tables_are_checked(mode: str, rows: int) -> None
     assert distance(data, np.asarray(image.convert("RGB"))) < 12
     start = data.index(b"\xff\xda") + 40
     assert "TIFF: JPEG" in reason(data[:start] + bytes(100) + data[start + 100 :])
+
+
+@pytest.mark.parametrize("change", [-2, 1])
+def test_shared_tables_without_their_end_or_with_a_byte_behind_it_are_read(change: int) -> None:
+    data = encoded(Image.fromarray(PHOTO), "TIFF", compression="jpeg", quality=90)
+    at = data.index(struct.pack("<HH", 347, 7)) + 4
+    (length,) = struct.unpack_from("<I", data, at)
+    changed = data[:at] + struct.pack("<I", length + change) + data[at + 4 :] + bytes(2)
+    assert distance(changed, PHOTO) < 12
