@@ -20,6 +20,7 @@ _END = b"\xff\xd9"
 _SCAN = b"\xff\xda"
 # libjpeg-turbo's own advice is to refuse more than 500; encoders write about 10.
 _MAX_SCANS = 100
+_WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD8))  # TEM and RST0 to RST7
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 # Warnings after which pixels were made up. libjpeg-turbo tells the first one alone.
 _DAMAGE = ("premature end", "Premature end", "bad Huffman code", "bad arithmetic code", "instead of RST")
@@ -46,26 +47,46 @@ def decode_jpeg(data: bytes, max_pixels: int) -> UInt8Array:
         BadImage: If the file is truncated, too large, damaged or of a kind that is not read.
     """
     header = _read_header(data)
+    data, pixels = _decode_checked(data, header, max_pixels)
+    if pixels is not None:
+        return turn(pixels, header.orientation)
+    return decode_with(JpegImageFile, data, max_pixels, to_rgb=image_to_rgb)
+
+
+def check_jpeg(data: bytes, width: int, height: int, max_pixels: int) -> None:
+    """Check a JPEG that another decoder will read as `decode_jpeg` does, at an eighth of the size, which costs less.
+
+    Raises:
+        BadImage: If it is truncated, too large, damaged or smaller than `width` x `height`.
+    """
+    header = _read_header(data)
+    _decode_checked(data, header, max_pixels, shrink=8)
+    if header.width < width or header.height < height:
+        raise BadImage(f"JPEG of {header.width} x {header.height} pixels, where {width} x {height} are needed")
+
+
+def _decode_checked(
+    data: bytes, header: _Header, max_pixels: int, *, shrink: int = 1
+) -> tuple[bytes, UInt8Array | None]:
+    """Return the file with its end marker, and its pixels if libjpeg-turbo decodes it without a word."""
     if header.frame:
         if header.bits != 8:
             raise BadImage(f"JPEG of {header.bits} bits; convert it to PNG or TIFF")
         check_size(header.width, header.height, max_pixels)
         if header.frame in _PROGRESSIVE and data.count(_SCAN) > _MAX_SCANS:
             raise BadImage(f"JPEG of {data.count(_SCAN)} scans; more than {_MAX_SCANS} are refused")
-    pixels, problem = _turbo(data, header)
+    pixels, problem = _turbo(data, header, shrink)
     if pixels is None and "Premature end of JPEG file" in problem and _END not in data[-2:]:
         data += _END
-        pixels, problem = _turbo(data, header)
+        pixels, problem = _turbo(data, header, shrink)
         if problem or (header.frame in _PROGRESSIVE and not _has_all_scans(data, header)):
             raise BadImage("JPEG is truncated")
     if any(words in problem for words in _DAMAGE) or _has_stray_codes(data, header, problem):
         raise BadImage(f"JPEG is damaged or truncated ({problem})")
-    if pixels is not None:
-        return turn(pixels, header.orientation)
-    return decode_with(JpegImageFile, data, max_pixels, to_rgb=image_to_rgb)
+    return data, pixels
 
 
-def _turbo(data: bytes, header: _Header) -> tuple[UInt8Array | None, str]:
+def _turbo(data: bytes, header: _Header, shrink: int) -> tuple[UInt8Array | None, str]:
     """Decode a JPEG of any colours; what libjpeg-turbo minds is no picture but words, and Pillow may forgive it."""
     try:
         _, _, colours, _ = simplejpeg.decode_jpeg_header(data)
@@ -73,9 +94,9 @@ def _turbo(data: bytes, header: _Header) -> tuple[UInt8Array | None, str]:
         return None, str(error)
     try:
         if colours in ("YCbCr", "RGB", "Gray"):
-            return simplejpeg.decode_jpeg(data, "RGB"), ""
+            return simplejpeg.decode_jpeg(data, "RGB", min_factor=shrink), ""
         if header.num_components == 4:
-            simplejpeg.decode_jpeg(data, "CMYK")
+            simplejpeg.decode_jpeg(data, "CMYK", min_factor=shrink)
     except (ValueError, RuntimeError) as error:
         return None, str(error)
     return None, ""
@@ -116,6 +137,9 @@ def _read_header(data: bytes) -> _Header:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == 0xFF:  # padding
             at += 1
+            continue
+        if marker in _WITHOUT_LENGTH:
+            at += 2
             continue
         if marker == 0xE1:
             body = data[at + 4 : at + 2 + length]

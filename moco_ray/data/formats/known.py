@@ -18,7 +18,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from moco_ray.data.formats import jpeg, jpeg2000, png, pnm, tiff, tiff_layout
 from moco_ray.data.formats.bad_image import BadImage
 from moco_ray.data.formats.pillow import decode_with, image_to_rgb
-from moco_ray.data.formats.samples import UInt8Array, check_size
+from moco_ray.data.formats.samples import UInt8Array, check_size, over_background
 
 Decode = Callable[[bytes, int], UInt8Array]
 
@@ -97,12 +97,28 @@ def _decode_tga(data: bytes, max_pixels: int) -> UInt8Array:
     return decode_with(TgaImageFile, data, max_pixels, to_rgb=to_rgb)
 
 
+def _decode_gif(data: bytes, max_pixels: int) -> UInt8Array:
+    def to_rgb(image: Image.Image) -> UInt8Array:
+        """Leave clear what the first frame does not cover, as browsers do."""
+        assert isinstance(image, GifImageFile)
+        frame = image.dispose_extent
+        if frame is None or frame == (0, 0, *image.size):
+            return image_to_rgb(image)
+        left, top, right, bottom = frame
+        rgba = np.array(image.convert("RGBA"))
+        is_drawn = np.zeros(rgba.shape[:2], np.bool_)
+        is_drawn[top:bottom, left:right] = True
+        return over_background(rgba[..., :3], np.where(is_drawn, rgba[..., 3], np.uint8(0)))
+
+    return decode_with(GifImageFile, data, max_pixels, to_rgb=to_rgb)
+
+
 FORMATS = (
     Format(name="JPEG", accepts=_starts(jpeg.MAGIC), decode=jpeg.decode_jpeg),
     Format(name="PNG", accepts=_starts(png.MAGIC), decode=png.decode_png),
     Format(name="WebP", accepts=_is_webp, decode=_decode_webp),
     Format(name="TIFF", accepts=_starts(*tiff_layout.MAGICS), decode=tiff.decode_tiff),
-    Format(name="GIF", accepts=_starts(b"GIF87a", b"GIF89a"), decode=_plugin(GifImageFile)),
+    Format(name="GIF", accepts=_starts(b"GIF87a", b"GIF89a"), decode=_decode_gif),
     Format(name="BMP", accepts=_starts(b"BM"), decode=_plugin(BmpImageFile)),
     Format(
         name="JPEG 2000",

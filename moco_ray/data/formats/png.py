@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
 from moco_ray.data.formats.bad_image import BadImage
@@ -29,6 +30,12 @@ _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
 _CHANNELS = {_GREY: 1, _RGB: 3, _PALETTE: 1, _GREY_ALPHA: 2, _RGBA: 4}
 _DEPTHS = {_GREY: (1, 2, 4, 8, 16), _RGB: (8, 16), _PALETTE: (1, 2, 4, 8), _GREY_ALPHA: (8, 16), _RGBA: (8, 16)}
 _OF_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_LAST_FILTER = 4
+_PIECE = 2**20
+# Adam7: first row, first column, steps down and across.
+_PASSES = (
+    (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1),
+)  # fmt: skip
 _LARGEST_METADATA = 2**20
 
 
@@ -89,9 +96,9 @@ def _read_chunks(data: bytes, max_pixels: int) -> _Png:
 
 
 def _checked(content: dict[bytes, list[bytes]], orientation: int) -> _Png:
-    header = content.get(b"IHDR", [b""])[0]
+    header = b"".join(content.get(b"IHDR", ()))
     if len(header) != 13:
-        raise BadImage("PNG without a header")
+        raise BadImage("PNG without a header or with several")
     width, height, depth, colour, compression, filters, interlace = struct.unpack(">IIBBBBB", header)
     if depth not in _DEPTHS.get(colour, ()) or compression or filters or interlace > 1:
         raise BadImage(f"PNG of an unknown kind (colour type {colour} of {depth} bits)")
@@ -99,9 +106,12 @@ def _checked(content: dict[bytes, list[bytes]], orientation: int) -> _Png:
         raise BadImage("PNG without its palette")
     if b"IDAT" not in content:
         raise BadImage("PNG is truncated: it ends before the pixels")
-    transparent = content.get(b"tRNS", [b""])[0]
-    needed = 2 * _CHANNELS[colour]
-    key = struct.unpack(f">{needed // 2}H", transparent[:needed]) if colour in (_GREY, _RGB) and transparent else ()
+    transparent, key = content.get(b"tRNS", [b""])[0], ()
+    # One of a wrong length says nothing, and libpng passes over it.
+    if colour == _PALETTE and len(transparent) > len(content[b"PLTE"][0]) // 3:
+        del content[b"tRNS"]
+    elif colour in (_GREY, _RGB) and len(transparent) == 2 * _CHANNELS[colour]:
+        key = struct.unpack(f">{_CHANNELS[colour]}H", transparent)
     return _Png(
         width=width,
         height=height,
@@ -115,10 +125,10 @@ def _checked(content: dict[bytes, list[bytes]], orientation: int) -> _Png:
 
 
 def _written(png: _Png) -> bytes:
-    """Write a PNG of the chunks that make pixels; the key is applied to the samples."""
+    """Write a PNG of the chunks that make pixels; the key is applied to the samples, and no palette is needed there."""
     parts = [MAGIC]
     for name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT"):
-        if name == b"tRNS" and png.colour != _PALETTE:
+        if name in (b"PLTE", b"tRNS") and png.colour != _PALETTE:
             continue
         for body in png.content.get(name, ()):
             parts += [struct.pack(">I", len(body)), name, body, struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))]
@@ -127,7 +137,8 @@ def _written(png: _Png) -> bytes:
 
 def _deep_colour(png: _Png) -> UInt8Array:
     """Decode 16-bit colours, of which Pillow would keep the upper half; alpha has a depth of its own."""
-    _check_stream(png)
+    if not _check_stream(png):
+        raise BadImage("PNG is truncated: its pixels end before their checksum")
     decoded = cv2.imdecode(np.frombuffer(_written(png), np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint16 or decoded.shape[:2] != (png.height, png.width):
         raise BadImage("PNG whose pixels do not decode")
@@ -138,20 +149,45 @@ def _deep_colour(png: _Png) -> UInt8Array:
     return over_background(colours, to_8_bits(samples[..., 3])) if samples.shape[2] == 4 else colours
 
 
-def _check_stream(png: _Png) -> None:
-    """Inflate the pixels, in pieces, and count them: decoders fill up what is missing, and OpenCV prints it."""
-    inflate, num_bytes = zlib.decompressobj(), 0
-    bits = png.depth * _CHANNELS[png.colour]
-    needed = png.height * (1 + (png.width * bits + 7) // 8)
+def _check_stream(png: _Png) -> bool:
+    """Inflate the pixels, in pieces, and check rows and filters: decoders fill up what is missing, OpenCV prints it.
+
+    Returns:
+        Whether the pixels do not end before their checksum.
+
+    Raises:
+        BadImage: If rows are missing or their filters do not exist.
+    """
+    inflate, num_bytes, wrong = zlib.decompressobj(), 0, []
+    starts, needed = _row_starts(png)
     try:
         for body in png.content[b"IDAT"]:
-            while body and num_bytes <= 2 * needed:
-                num_bytes += len(inflate.decompress(body, 2**20))
+            while num_bytes <= 2 * needed and not inflate.eof:
+                piece = np.frombuffer(inflate.decompress(body, _PIECE), np.uint8)
+                first, last = np.searchsorted(starts, [num_bytes, num_bytes + len(piece)])
+                wrong += (first + np.flatnonzero(piece[starts[first:last] - num_bytes] > _LAST_FILTER)[:1]).tolist()
+                num_bytes += len(piece)
                 body = inflate.unconsumed_tail
+                if not body and len(piece) < _PIECE:
+                    break
     except zlib.error as error:
         raise BadImage(f"PNG whose pixels do not inflate ({error})") from error
-    if num_bytes < (png.height * png.width * bits // 8 if png.is_interlaced else needed):
+    if num_bytes < needed:
         raise BadImage("PNG is truncated: rows of pixels are missing")
+    if wrong:
+        raise BadImage(f"PNG whose row {wrong[0]} has a filter that does not exist")
+    return inflate.eof or num_bytes > 2 * needed
+
+
+def _row_starts(png: _Png) -> tuple[NDArray[np.int64], int]:
+    """Return where the rows of the inflated stream begin, each with its filter, and the stream's length."""
+    heights, sizes = [], []
+    for top, left, down, across in _PASSES if png.is_interlaced else ((0, 0, 1, 1),):
+        height, width = max(0, -(-(png.height - top) // down)), max(0, -(-(png.width - left) // across))
+        heights.append(height if width else 0)
+        sizes.append(1 + (width * png.depth * _CHANNELS[png.colour] + 7) // 8)
+    ends = np.cumsum(np.repeat(np.array(sizes, np.int64), heights))
+    return np.concatenate([[0], ends[:-1]]), int(ends[-1])
 
 
 def _keyed(samples: Samples, png: _Png) -> UInt8Array:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,10 @@ from moco_ray.data.formats.bad_image import BadImage
 
 UInt8Array = NDArray[np.uint8]
 Samples = NDArray[np.generic]
+
+_Gap = tuple[float, float]
+_LARGEST = (float(np.finfo(np.float32).max), float(np.finfo(np.float64).max))
+_NEAR = 1e-5
 
 _DEPTHS = (8, 10, 12, 14, 16)
 _BLOCK = 2**20
@@ -38,7 +44,8 @@ def to_8_bits(values: Samples, *, missing: float | None = None, depth: int | Non
 
     Args:
         values: Any shape.
-        missing: A value that stands for "no data": it counts for no maximum and becomes the darkest level.
+        missing: A value that stands for "no data": it counts for no maximum and becomes the darkest level. Files say
+            it as text with more or fewer digits than the samples have.
         depth: Bits of the unsigned values, where the file is to be believed.
 
     Returns:
@@ -51,7 +58,8 @@ def to_8_bits(values: Samples, *, missing: float | None = None, depth: int | Non
         return np.where(values, np.uint8(255), np.uint8(0))
     if values.dtype == np.uint8 and missing is None and depth in (None, 8):
         return np.ascontiguousarray(values, dtype=np.uint8)
-    low, high = _range(values, missing)
+    gap = _gap(values.dtype, missing)
+    low, high = _range(values, gap)
     is_float = np.issubdtype(values.dtype, np.floating)
     if not is_float and low >= 0:
         needed = int(high).bit_length()
@@ -64,7 +72,7 @@ def to_8_bits(values: Samples, *, missing: float | None = None, depth: int | Non
     flat, out = values.reshape(-1), scaled.reshape(-1)
     for start in range(0, flat.size, _BLOCK):
         block = flat[start : start + _BLOCK].astype(np.float64)
-        usable = _usable(block, missing)
+        usable = _usable(block, gap)
         block = np.where(usable, block, np.where(block == np.inf, high, low))
         # Differences of floats near the largest overflow; halves do not.
         share = (block / 2 - low / 2) / (high / 2 - low / 2) * 255 if high > low else np.zeros_like(block)
@@ -74,13 +82,13 @@ def to_8_bits(values: Samples, *, missing: float | None = None, depth: int | Non
     return scaled
 
 
-def _range(values: Samples, missing: float | None) -> tuple[float, float]:
+def _range(values: Samples, gap: _Gap | None) -> tuple[float, float]:
     """Return minimum and maximum of the samples that say something."""
-    if not np.issubdtype(values.dtype, np.floating) and missing is None:
+    if not np.issubdtype(values.dtype, np.floating) and gap is None:
         return int(values.min()), int(values.max())
     lows, highs = [], []
     for block in _blocks(values):
-        usable = block[_usable(block, missing)]
+        usable = block[_usable(block, gap)]
         if usable.size:
             lows.append(usable.min())
             highs.append(usable.max())
@@ -95,9 +103,21 @@ def _blocks(values: Samples) -> Iterator[NDArray[np.float64]]:
         yield flat[start : start + _BLOCK].astype(np.float64)
 
 
-def _usable(block: NDArray[np.float64], missing: float | None) -> NDArray[np.bool_]:
+def _gap(kind: np.dtype[Any], missing: float | None) -> _Gap | None:
+    """Return the values that are no data: the one, as the samples' type can hold it, or all that are near the largest."""
+    if missing is not None and np.issubdtype(kind, np.floating):
+        with np.errstate(over="ignore"):
+            missing = float(kind.type(missing))
+    if missing is None or not math.isfinite(missing):
+        return None  # NaN and infinity never count
+    is_largest = any(math.isclose(abs(missing), largest, rel_tol=_NEAR) for largest in _LARGEST)
+    margin = _NEAR * abs(missing) if is_largest else 0.0
+    return missing - margin, missing + margin
+
+
+def _usable(block: NDArray[np.float64], gap: _Gap | None) -> NDArray[np.bool_]:
     usable = np.isfinite(block)
-    return usable if missing is None else usable & (block != missing)
+    return usable if gap is None else usable & ((block < gap[0]) | (block > gap[1]))
 
 
 def over_background(colours: UInt8Array, alpha: UInt8Array, *, is_premultiplied: bool = False) -> UInt8Array:

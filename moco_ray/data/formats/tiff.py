@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from moco_ray.data.formats.bad_image import BadImage
+from moco_ray.data.formats.jpeg import check_jpeg
 from moco_ray.data.formats.pillow import decode_with, image_to_rgb, lab_to_rgb
 from moco_ray.data.formats.samples import (
     Samples,
@@ -31,12 +34,15 @@ from moco_ray.data.formats.tiff_layout import (
     TiffLayout,
     read_layout,
 )
-from moco_ray.data.formats.tiff_samples import LOSSLESS, read_samples, read_subsampled
+from moco_ray.data.formats.tiff_samples import LOSSLESS, parts, read_samples, read_subsampled
 
 _GREYS = (WHITE_IS_ZERO, BLACK_IS_ZERO)
+_OLD_JPEG, _JPEG = 6, 7
 _PREMULTIPLIED, _STRAIGHT, _CORELS = 1, 2, 999
 # Of one pixel, all bands together: what a picture may take while it is read.
 _MAX_PIXEL_BYTES = 64
+# Filters overshoot 1 a little; above it is another scale.
+_MOST_OPAQUE = 1.5
 
 
 def decode_tiff(data: bytes, max_pixels: int) -> UInt8Array:
@@ -56,6 +62,8 @@ def decode_tiff(data: bytes, max_pixels: int) -> UInt8Array:
             or layout.photometric not in (*_GREYS, RGB, YCBCR, CMYK)
         ):
             raise BadImage(f"{layout} and compression {layout.compression}, which is not read")
+        if layout.compression in (_OLD_JPEG, _JPEG):
+            _check_jpegs(data, layout, max_pixels)
         return decode_with(TiffImageFile, data, max_pixels, to_rgb=image_to_rgb)
     if layout.photometric == YCBCR and layout.subsampling != (1, 1):
         samples: Samples = read_subsampled(data, layout)
@@ -63,7 +71,7 @@ def decode_tiff(data: bytes, max_pixels: int) -> UInt8Array:
         samples = read_samples(data, layout, alpha + 1 if alpha else colours)
     pixels = _to_rgb(samples[..., :colours], layout)
     if alpha:
-        opacity = _own_depth(samples[..., alpha], layout)
+        opacity = _opacity(samples[..., alpha], layout)
         is_premultiplied = layout.extra[alpha - colours] == _PREMULTIPLIED
         pixels = over_background(pixels, opacity, is_premultiplied=is_premultiplied)
     return turn(pixels, layout.orientation)
@@ -93,6 +101,35 @@ def _meaning(layout: TiffLayout) -> tuple[int, int]:
     return colours, colours + alphas[0] if alphas else 0
 
 
+def _check_jpegs(data: bytes, layout: TiffLayout, max_pixels: int) -> None:
+    """Check each JPEG within a TIFF: libtiff only warns of their damage, and Pillow would pass over it."""
+    for jpeg, width, height in _jpegs(data, layout):
+        wide = layout.tile_width or layout.width
+        try:
+            check_jpeg(jpeg, width, height, max(max_pixels, wide * layout.rows))
+        except BadImage as error:
+            raise BadImage(f"TIFF: {error}") from error
+
+
+def _jpegs(data: bytes, layout: TiffLayout) -> Iterator[tuple[bytes, int, int]]:
+    """Yield JPEGs with the width and height that the picture takes of them.
+
+    Of compression 6 only one that holds all strips: a header and codes in pieces are put together by libtiff alone.
+    """
+    if layout.compression == _OLD_JPEG:
+        start, end = layout.jpeg_place
+        if layout.offsets and all(start <= offset < end for offset in layout.offsets):
+            yield data[start:end], layout.width, layout.height
+        return
+    tables = layout.jpeg_tables.rpartition(b"\xff\xd9")[0] or layout.jpeg_tables  # up to their end marker
+    wide = layout.tile_width or layout.width
+    across, down = -(-layout.width // wide), -(-layout.height // layout.rows) if layout.rows else 0
+    for i, part in enumerate(parts(data, layout, across * down * (layout.bands if layout.is_planar else 1))):
+        top, left = i // across % down * layout.rows, i % across * wide
+        whole = tables + part[2:] if tables else bytes(part)
+        yield whole, min(wide, layout.width - left), min(layout.rows, layout.height - top)
+
+
 def _to_rgb(samples: Samples, layout: TiffLayout) -> UInt8Array:
     if layout.photometric in _GREYS:
         grey = _own_depth(samples[..., 0], layout)
@@ -117,6 +154,16 @@ def _own_depth(samples: Samples, layout: TiffLayout) -> UInt8Array:
     if layout.sample_format == 2 or layout.bits >= 8:
         return to_8_bits(samples, missing=layout.missing if layout.bits > 8 else None)
     return to_8_bits(samples, depth=layout.bits)
+
+
+def _opacity(alpha: Samples, layout: TiffLayout) -> UInt8Array:
+    """Scale alpha to 8 bits; floating point is 0 to 1, and NaN clear."""
+    if layout.sample_format != 3:
+        return to_8_bits(alpha, depth=layout.bits if layout.bits < 8 else None)
+    known = np.nan_to_num(alpha.astype(np.float64))
+    if known.max() > _MOST_OPAQUE:
+        raise BadImage(f"{layout} and an alpha of up to {known.max():g}; in floating point it is 0 to 1")
+    return np.round(known.clip(0, 1) * 255).astype(np.uint8)
 
 
 def _look_up(indices: Samples, layout: TiffLayout) -> UInt8Array:

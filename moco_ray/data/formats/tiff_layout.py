@@ -26,9 +26,10 @@ PHOTOMETRICS = {
 }
 COLOUR_BANDS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3, CIELAB: 3, ICCLAB: 3}
 
-_TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+_TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 # A thumbnail, a camera's raw data: the first directory of such files is no picture of its own.
 _DNG_VERSION, _SUBFILE_TYPE = 50706, 254
+_UNDEFINED, _JPEG_TABLES = 7, 347
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,10 @@ class TiffLayout:
     offsets: tuple[int, ...]
     counts: tuple[int, ...]
     colour_map: tuple[int, ...]
+    jpeg_tables: bytes
+    """The tables of all strips or tiles, as a JPEG without pixels; b"": each has its own."""
+    jpeg_place: tuple[int, int]
+    """Where the one JPEG of a file of compression 6 is, from and to; (0, 0) without."""
     orientation: int
     subsampling: tuple[int, int]
     missing: float | None
@@ -101,8 +106,8 @@ def read_tags(data: bytes, order: str, *, is_big: bool) -> dict[int, tuple[int, 
     tags: dict[int, tuple[int, ...]] = {}
     for i in range(min(count, 4096)):
         tag, kind, length = struct.unpack_from(order + "HH" + word, data, at + i * entry)
-        if kind not in _TYPES:
-            continue  # rational and floating point: none of ours
+        if kind not in _TYPES or (kind == _UNDEFINED and tag != _JPEG_TABLES):
+            continue  # rational and floating point, or bytes of any meaning: none of ours
         place = at + i * entry + entry - inline
         num_bytes = length * struct.calcsize(order + _TYPES[kind])
         if num_bytes > inline:
@@ -127,6 +132,8 @@ def _layout(tags: dict[int, tuple[int, ...]], order: str) -> TiffLayout:
             raise BadImage(f"TIFF whose bands differ in their {name} ({', '.join(map(str, values[:8]))})")
     if 262 not in tags:
         raise BadImage("TIFF that does not say what its samples mean (no photometric interpretation)")
+    if 258 not in tags and (bands > 1 or tags[262][0] not in (WHITE_IS_ZERO, BLACK_IS_ZERO, PALETTE)):
+        raise BadImage("TIFF that does not say how many bits its colours have (BitsPerSample)")
     is_tiled = 322 in tags
     offsets = tags.get(324) or tags.get(273) if is_tiled else tags[273]
     if one(332, 1) != 1 and tags[262][0] == CMYK:
@@ -149,6 +156,8 @@ def _layout(tags: dict[int, tuple[int, ...]], order: str) -> TiffLayout:
         offsets=offsets or (),
         counts=tags.get(325) or tags.get(279) or (),
         colour_map=tags.get(320, ()),
+        jpeg_tables=bytes(tags.get(_JPEG_TABLES, ())),
+        jpeg_place=(one(513, 0), one(513, 0) + one(514, 0)),
         orientation=one(274, 1) if 1 <= one(274, 1) <= 8 else 1,
         subsampling=(one(530, 2), (tags.get(530, ()) + (2, 2))[1]) if tags[262][0] == YCBCR else (1, 1),
         missing=_number(bytes(tags.get(42113, ()))),

@@ -7,6 +7,9 @@ all of them, the decompression: it is shown each plane as a grey picture of 8 bi
 from __future__ import annotations
 
 import struct
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +23,9 @@ from moco_ray.data.formats.tiff_layout import TiffLayout
 
 # None, LZW, deflate (two numbers), PackBits, LZMA, Zstandard.
 LOSSLESS = (1, 5, 8, 32946, 32773, 34925, 50000)
+_DEFLATE = (8, 32946)
+# A tile beyond the edge of the picture has as much more; above it is no longer worth the time.
+_MAX_REST = 2**24
 _KINDS = {1: "u", 2: "i", 3: "f", 4: "u"}
 
 
@@ -70,6 +76,22 @@ def read_subsampled(data: bytes, layout: TiffLayout) -> UInt8Array:
     luma = blocks[..., :-2].reshape(height, width, down, across).swapaxes(1, 2).reshape(height * down, width * across)
     colours = blocks[..., -2:].repeat(down, axis=0).repeat(across, axis=1)
     return np.dstack([luma, colours])[: layout.height, : layout.width]
+
+
+def parts(data: bytes, layout: TiffLayout, num_parts: int) -> Iterator[memoryview]:
+    """Yield the bytes of the strips or tiles as they are stored.
+
+    Raises:
+        BadImage: If the file says of fewer than `num_parts` where they are.
+    """
+    if not num_parts or len(layout.offsets) < num_parts:
+        raise BadImage("TIFF is damaged: it does not say where all of its pixels are")
+    ends = sorted({*layout.offsets, len(data)})
+    for i, offset in enumerate(layout.offsets[:num_parts]):
+        count = layout.counts[i] if i < len(layout.counts) else 0
+        # Some programs write no counts, or 0; what is compressed ends by itself.
+        end = offset + count if count else ends[min(bisect_right(ends, offset), len(ends) - 1)]
+        yield memoryview(data)[offset:end]
 
 
 def _plane(data: bytes, layout: TiffLayout) -> Samples:
@@ -132,31 +154,47 @@ def _rows(data: bytes, layout: TiffLayout, row_bytes: int) -> UInt8Array:
         needed *= -(-row_bytes // layout.tile_width)
     if not needed or len(layout.offsets) < needed:
         raise BadImage("TIFF is damaged: it does not say where all of its pixels are")
+    if layout.compression in (1, *_DEFLATE):
+        return _placed(data, layout, row_bytes, needed)
     offsets = layout.offsets[:needed]
     counts = layout.counts[:needed] or (len(data),) * needed
-    if layout.compression == 1:
-        return _uncompressed(data, layout, row_bytes, offsets)
     shown = _shown_as_grey(data, layout, row_bytes, offsets, counts)
     with policies(), open_image(TiffImageFile, shown) as image:
         image.load()
         return np.array(image)
 
 
-def _uncompressed(data: bytes, layout: TiffLayout, row_bytes: int, offsets: tuple[int, ...]) -> UInt8Array:
-    content = np.frombuffer(data, np.uint8)
+def _placed(data: bytes, layout: TiffLayout, row_bytes: int, needed: int) -> UInt8Array:
+    """Put strips or tiles together without libtiff, which looks at no checksum of deflate."""
     if layout.fill_order == 2:
-        content = np.packbits(np.unpackbits(content).reshape(-1, 8)[:, ::-1])
+        bits = np.unpackbits(np.frombuffer(data, np.uint8)).reshape(-1, 8)
+        data = np.packbits(bits[:, ::-1]).tobytes()
     rows = np.empty((layout.height, row_bytes), np.uint8)
     wide = layout.tile_width or row_bytes
     across = -(-row_bytes // wide)
-    for i, offset in enumerate(offsets):
+    for i, part in enumerate(parts(data, layout, needed)):
         top, left = i // across * layout.rows, i % across * wide
         here = rows[top : top + layout.rows, left : left + wide]
-        part = content[offset : offset + len(here) * wide]
-        if len(part) < len(here) * wide:
+        size = len(here) * wide
+        offset = layout.offsets[i]
+        content = data[offset : offset + size] if layout.compression == 1 else _inflated(part, size)
+        if len(content) < size:
             raise BadImage("TIFF is truncated: bytes of its pixels are missing")
-        here[:] = part.reshape(len(here), wide)
+        here[:] = np.frombuffer(content, np.uint8).reshape(len(here), wide)
     return rows
+
+
+def _inflated(part: memoryview, size: int) -> bytes:
+    """Inflate the first `size` bytes; what follows, such as the rest of a tile, is run through for its checksum."""
+    inflate = zlib.decompressobj()
+    try:
+        content = inflate.decompress(part, size)
+        rest = inflate.decompress(inflate.unconsumed_tail, _MAX_REST)
+    except zlib.error as error:
+        raise BadImage(f"TIFF whose pixels do not inflate ({error})") from error
+    if not inflate.eof and len(rest) < _MAX_REST:
+        raise BadImage("TIFF is truncated: its pixels end before their checksum")
+    return content
 
 
 def _shown_as_grey(

@@ -95,6 +95,23 @@ def test_alpha_of_bmp_and_gif_is_put_on_white() -> None:
     assert (decode(encoded(palette, "GIF", transparency=3)) == wanted).all()
 
 
+@pytest.mark.parametrize("corner", [(0, 0), (8, 0), (0, 10), (8, 10)])
+@pytest.mark.parametrize("has_transparency", [False, True])
+def test_what_a_gifs_first_frame_does_not_cover_is_clear(corner: tuple[int, int], has_transparency: bool) -> None:
+    palette = Image.fromarray(RGB).quantize(8)
+    colours = np.asarray(palette.convert("RGB")).copy()
+    data = bytearray(encoded(palette, "GIF", **({"transparency": 3} if has_transparency else {})))
+    left, top = corner
+    at = data.index(b",\0\0\0\0" + struct.pack("<HH", 52, 40))
+    data[at + 1 : at + 5] = struct.pack("<HH", left, top)
+    data[6:10] = struct.pack("<HH", 60, 50)
+    if has_transparency:
+        colours[np.asarray(palette) == 3] = 255
+    wanted = np.full((50, 60, 3), 255, np.uint8)
+    wanted[top : top + 40, left : left + 52] = colours
+    assert (decode(bytes(data)) == wanted).all()
+
+
 def test_tga_without_bits_of_alpha_keeps_its_colours() -> None:
     data = bytearray(encoded(RGBA, "TGA"))
     data[17] &= 0xF0

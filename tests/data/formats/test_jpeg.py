@@ -92,6 +92,18 @@ def test_other_depths_are_named() -> None:
     assert "JPEG of 12 bits" in reason(bytes(data))
 
 
+@pytest.mark.parametrize("marker", [b"\xff\x01", b"\xff\xd0", b"\xff\xd7", b"\xff\xff\xff\x01\xff\xd3"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_markers_without_a_length_before_the_frame_are_passed_over(mode: str, marker: bytes) -> None:
+    data = with_exif(encoded(IMAGE.convert(mode), "JPEG", quality=90), 6)
+    wanted = decode(data)
+    assert wanted.shape == (160, 120, 3)
+    tables = data.index(b"\xff\xdb")
+    for at in (2, tables):
+        assert (decode(data[:at] + marker + data[at:]) == wanted).all()
+        assert "truncated" in reason(data[:at] + marker + data[at : len(data) // 2])
+
+
 def test_thousands_of_scans_are_refused_by_count() -> None:
     data = encoded(IMAGE, "JPEG", progressive=True)
     last = data.rindex(bytes([0xFF, 0xDA]))

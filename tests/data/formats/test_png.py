@@ -85,15 +85,69 @@ def test_a_transparent_colour_is_white_and_compared_at_full_depth(scale: int) ->
         assert distance(png16(deep, near), RGB) < 0.1
 
 
-def test_interlaced_deep_colour_is_read() -> None:
-    deep = RGB.astype(np.uint16) * 257
+@pytest.mark.parametrize("length", [0, 1, 3, 5, 7, 12, 300])
+def test_a_transparency_of_a_wrong_length_is_passed_over(length: int, capfd: pytest.CaptureFixture[str]) -> None:
+    extra = chunk(b"tRNS", bytes(length))
+    assert (decode(rgb_png(extra)) == RGB).all()
+    assert (decode(png16(RGB.astype(np.uint16) * 257, extra)) == RGB).all()
+    assert (decode(png(RAMP, 8, 0, extra)) == GREY).all()
+    colours = np.array([[9, 8, 7], [200, 100, 50]], np.uint8)
+    palette = chunk(b"PLTE", colours.tobytes())
+    if length > 2:
+        assert (decode(png(RAMP % 2, 8, 3, palette + extra)) == colours[RAMP % 2]).all()
+    assert capfd.readouterr() == ("", "")
+
+
+def rows_of(samples: np.ndarray, is_interlaced: bool) -> list[bytes]:
     passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
-    raw = b""
-    for top, left, down, across in passes:
-        raw += b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep[top::down, left::across])
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 52, 40, 16, 2, 0, 0, 1))
-    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
-    assert (decode(data) == RGB).all()
+    rows = []
+    for top, left, down, across in passes if is_interlaced else [(0, 0, 1, 1)]:
+        part = samples[top::down, left::across]
+        rows += [b"\0" + row.tobytes() for row in part if row.size]
+    return rows
+
+
+def of_stream(stream: bytes, size: tuple[int, int], depth: int, is_interlaced: bool, extra: bytes = b"") -> bytes:
+    """A PNG of RGB whose pixels are this deflated stream."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", size[1], size[0], depth, 2, 0, 0, int(is_interlaced)))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", stream) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(40, 52), (1, 1), (1, 9), (5, 1), (3, 3), (33, 7)])
+def test_interlaced_deep_colour_is_read(size: tuple[int, int]) -> None:
+    deep = (RGB[: size[0], : size[1]].astype(np.uint16) * 257).astype(">u2")
+    deep[0, 0, 0] = 65535  # so that small parts have 16 bits too
+    stream = zlib.compress(b"".join(rows_of(deep, True)))
+    assert (decode(of_stream(stream, size, 16, True)) == deep // 257).all()
+
+
+@pytest.mark.parametrize("is_interlaced", [False, True])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_filter_that_does_not_exist_is_bad(
+    depth: int, is_interlaced: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    samples = RGB if depth == 8 else (RGB.astype(np.uint16) * 257).astype(">u2")
+    rows = rows_of(samples, is_interlaced)
+    for at in (0, 1, len(rows) // 2, len(rows) - 1):
+        for code in (5, 255):
+            wrong = [*rows[:at], bytes([code]) + rows[at][1:], *rows[at + 1 :]]
+            said = reason(of_stream(zlib.compress(b"".join(wrong)), (40, 52), depth, is_interlaced))
+            assert said == f"PNG whose row {at} has a filter that does not exist" if depth == 16 else "PNG" in said
+    assert capfd.readouterr() == ("", "")
+
+
+def test_deep_colour_with_an_odd_palette_or_without_its_checksum_says_nothing_on_stderr(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    deep = (RGB.astype(np.uint16) * 257).astype(">u2")
+    stream = zlib.compress(b"".join(rows_of(deep, False)))
+    for body in (b"", bytes(4), bytes(768), bytes(771)):
+        palette = chunk(b"PLTE", body)
+        assert (decode(of_stream(stream, (40, 52), 16, False, palette + palette)) == RGB).all()
+    assert "before their checksum" in reason(of_stream(stream[:-4], (40, 52), 16, False))
+    whole = of_stream(stream, (40, 52), 16, False)
+    assert "with several" in reason(whole[:33] + whole[8:])
+    assert capfd.readouterr() == ("", "")
 
 
 def test_metadata_does_not_lose_whole_pixels() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from typing import Any
 
 import cv2
@@ -19,6 +20,7 @@ from tests.data.formats.scene import (
     PREMULTIPLIED,
     RAMP,
     RGB,
+    X,
     decode,
     distance,
     encoded,
@@ -107,6 +109,16 @@ def test_samples_of_no_whole_bytes_fill_the_range(bits: int, photometric: int, o
     assert distance(raw_tiff(packed(stored, bits), tags, order), wanted) < 1.0
 
 
+@pytest.mark.parametrize("photometric", [2, 3, 5, 6])
+def test_colours_without_a_number_of_bits_are_bad(photometric: int) -> None:
+    rows = RGB.reshape(40, -1)
+    tags = {256: (52,), 257: (40,), 262: (photometric,), 277: (3,)}
+    assert "how many bits" in reason(raw_tiff(rows, tags))
+    black_and_white = packed(RAMP // 128, 1)  # the standard's 1 bit
+    wanted = np.repeat((RAMP // 128 * 255)[..., None], 3, axis=2)
+    assert distance(raw_tiff(black_and_white, {256: (52,), 257: (40,), 262: (1,)}), wanted) == 0
+
+
 def test_reversed_bits_are_turned() -> None:
     reversed_bits = np.packbits(np.unpackbits(RAMP.reshape(-1)).reshape(-1, 8)[:, ::-1]).reshape(RAMP.shape)
     tags = {256: (52,), 257: (40,), 258: (8,), 262: (1,), 266: (2,)}
@@ -127,6 +139,34 @@ def test_alpha_is_put_on_white_straight_and_premultiplied(scale: int, stored: di
     assert distance(file(RGB, "unassalpha", "rgb"), ON_WHITE) < 1.5
     assert distance(file(PREMULTIPLIED, "assocalpha", "rgb"), ON_WHITE) < 1.5
     assert distance(file(RAMP, "unassalpha", "minisblack"), GREY_ON_WHITE) < 1.5
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    "alpha",
+    [
+        ALPHA / 255,
+        0.5 + X / 103,
+        np.full(RAMP.shape, 0.5),
+        np.ones(RAMP.shape),
+        ALPHA / 200,
+        X / 51 - 0.2,
+        np.where(X < 9, np.nan, 0.5),
+    ],
+    ids=["ramp", "upper half", "half", "opaque", "above 1", "below 0", "NaN"],
+)
+def test_floating_point_alpha_is_0_to_1(alpha: np.ndarray, kind: type[np.floating]) -> None:
+    opacity = np.nan_to_num(alpha).clip(0, 1)[..., None]
+    for colours, photometric in ((RGB, "rgb"), (RAMP[..., None], "minisblack")):
+        bands = np.dstack([colours / 255, alpha]).astype(kind)
+        data = tiff(bands, photometric=photometric, planarconfig="contig", extrasamples=["unassalpha"])
+        assert distance(data, np.broadcast_to(colours * opacity + 255 * (1 - opacity), RGB.shape)) < 1.5
+
+
+def test_floating_point_alpha_of_another_scale_is_bad() -> None:
+    bands = np.dstack([RGB, ALPHA]).astype(np.float32)
+    data = tiff(bands, photometric="rgb", planarconfig="contig", extrasamples=["unassalpha"])
+    assert "alpha of up to 255; in floating point it is 0 to 1" in reason(data)
 
 
 def test_alpha_in_a_plane_of_its_own_and_behind_another_band() -> None:
@@ -257,6 +297,43 @@ def test_values_that_stand_for_no_data_do_not_flatten_the_picture() -> None:
     assert distance(tiff(depth, extratags=nodata), np.where(X_LEFT[..., None], 0, GREY)) < 1.5
 
 
+LARGEST = float(np.finfo(np.float32).max)
+
+
+@pytest.mark.parametrize(
+    ("stored", "text"),
+    [
+        (-LARGEST, "-3.4028234663852886e+38"),
+        (-LARGEST, "-3.40282346638529e+38"),
+        (-LARGEST, "-3.4028235e+38"),
+        (-LARGEST, "-3.40282e+38"),
+        (LARGEST, "3.402823e+38"),
+        (-3.4e38, "-3.39999999999999996e+38"),
+        (-9999.99, "-9999.99"),
+        (-0.1, "-0.1"),
+        (1e20, "1e20"),
+        (np.nan, "nan"),
+        (np.inf, "1e999"),
+    ],
+)
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_no_data_is_compared_as_the_samples_can_hold_it(stored: float, text: str, kind: type[np.floating]) -> None:
+    heights = np.where(X_LEFT, stored, RAMP.astype(float)).astype(kind)
+    shown = np.clip((GREY.astype(float) - 25) * 255 / 230, 0, 255)
+    is_above = stored == np.inf  # infinity is the lightest
+    wanted = np.where(X_LEFT[..., None], 255 if is_above else 0, shown)
+    assert distance(tiff(heights, extratags=[(42113, "s", 0, text, True)]), wanted) < 1.5
+
+
+def test_only_the_value_of_no_data_is_none() -> None:
+    heights = RAMP.astype(np.float32) + 1000
+    for text in ("0", "-9999", "1e300", "1000.5", "none"):
+        assert distance(tiff(heights, extratags=[(42113, "s", 0, text, True)]), GREY) < 1
+    depth = RAMP.astype(np.uint16) * 257
+    for text in ("-9999", "70000", "nan", "-3.4e38"):
+        assert distance(tiff(depth, extratags=[(42113, "s", 0, text, True)]), GREY) < 1
+
+
 X_LEFT = np.mgrid[:40, :52][1] < 5
 
 
@@ -281,6 +358,41 @@ def test_the_first_page_counts() -> None:
 def test_a_thumbnail_is_not_taken_for_the_photo(extra: list[tuple[Any, ...]], words: str) -> None:
     options: dict[str, Any] = {"subfiletype": 1} if extra[0][0] == 254 else {"extratags": extra}
     assert words in reason(tiff(RGB, photometric="rgb", **options))
+
+
+def deflated(body: bytes, compression: int = 8, tile: int = 0) -> bytes:
+    """A TIFF of RGB in one strip or tile of this stream."""
+    tags = {256: (52,), 257: (40,), 258: (8, 8, 8), 259: (compression,), 262: (2,), 277: (3,)}
+    if not tile:
+        return raw_tiff(np.frombuffer(body, np.uint8), {**tags, 278: (40,)})
+    data = raw_tiff(np.frombuffer(body, np.uint8), {**tags, 278: (40,), 322: (tile,), 323: (tile,)})
+    return data.replace(struct.pack("<HH", 273, 4), struct.pack("<HH", 324, 4))
+
+
+@pytest.mark.parametrize("compression", [8, 32946])
+def test_one_wrong_bit_of_deflate_is_bad(compression: int, capfd: pytest.CaptureFixture[str]) -> None:
+    body = zlib.compress(RGB.tobytes())
+    assert (decode(deflated(body, compression)) == RGB).all()
+    for at in range(2, len(body), len(body) // 60):
+        wrong = bytearray(body)
+        wrong[at] ^= 1 << at % 8
+        assert "TIFF" in reason(deflated(bytes(wrong), compression))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_deflate_that_ends_before_its_checksum_is_bad_and_one_that_is_longer_is_good() -> None:
+    body = zlib.compress(RGB.tobytes())
+    for missing in (1, 3, 4):
+        assert "before their checksum" in reason(deflated(body[:-missing]))
+    assert "truncated" in reason(deflated(zlib.compress(RGB[:39].tobytes())))
+    assert (decode(deflated(body + b"behind the end")) == RGB).all()
+    for beyond in (1, 10**6, 10**8):  # the last two would take long to inflate with what they hold
+        longer = zlib.compress(RGB.tobytes() + bytes(beyond))
+        assert (decode(deflated(longer)) == RGB).all()
+    assert "do not inflate" in reason(deflated(zlib.compress(RGB.tobytes() + bytes(999))[:-1] + b"x"))
+    tile = np.pad(RGB, ((0, 24), (0, 12), (0, 0)))
+    assert (decode(deflated(zlib.compress(tile.tobytes()), tile=64)) == RGB).all()
+    assert "before their checksum" in reason(deflated(zlib.compress(tile.tobytes())[:-2], tile=64))
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "jpeg", "group4"])
