@@ -242,7 +242,7 @@ def _without_masks(pictures: Mapping[str, Pictures]) -> tuple[dict[str, Pictures
     masks: dict[str, int] = defaultdict(int)
     for folder, names in pictures.items():
         parts = folder.split("/") if folder else []
-        at = [i for i, part in enumerate(parts) if _is_mask(part) and "/".join(parts[:i]) in with_images]
+        at = [i for i, part in enumerate(parts) if is_mask(part) and "/".join(parts[:i]) in with_images]
         if at:
             masks[f"{parts[at[0]]}/"] += len(names)
         else:
@@ -253,7 +253,8 @@ def _without_masks(pictures: Mapping[str, Pictures]) -> tuple[dict[str, Pictures
     return kept, [told] if masks else []
 
 
-def _is_mask(name: str) -> bool:
+def is_mask(name: str) -> bool:
+    """Whether a folder or column of this name holds masks or the like: "masks", "SegmentationClass", "gt_train"."""
     words = _words(name)
     return bool(set(words) & _MASKS) and all(
         word in _MASKS | _BESIDE | {"class", "object"} or word in _ROLES for word in words

@@ -185,6 +185,7 @@ def _one_role(
 
 def roles_of(values: Sequence[Any]) -> list[Role | None]:
     """What a column of splits says; nothing where it does not tell train from others."""
+    values = [value.decode(errors="replace") if isinstance(value, bytes) else value for value in values]
     roles = [role_of(str(value)) if value is not None else None for value in values]
     if not has_train_and_other(roles):
         return [None] * len(roles)
@@ -203,6 +204,8 @@ def _entry(value: Any) -> str:
     """
     if isinstance(value, dict):
         value = next((value[name] for name in _CELL_FIELDS if value.get(name)), None)
+    if isinstance(value, bytes):
+        value = _decoded(value)
     if isinstance(value, list | tuple | dict):
         raise ValueError(f"{_shortened(str(value))} is a list or object, not the place of one image; write one a row")
     text = str(value).strip() if value is not None else ""
@@ -212,6 +215,13 @@ def _entry(value: Any) -> str:
             "image files, or Parquet files of image bytes"
         )
     return text
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"holds bytes that are no text ({value[:8].hex(' ')}), not the place of an image") from None
 
 
 def _shortened(text: str) -> str:

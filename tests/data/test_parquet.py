@@ -182,3 +182,48 @@ def test_rows_without_bytes_are_counted(tmp_path: Path) -> None:
         [{"bytes": png(0), "path": "a"}, {"bytes": None, "path": "b"}, {"bytes": png(1), "path": None}], STRUCT
     )
     assert any("1 of 3 rows have no image bytes" in note for note in listed(write(tmp_path, {"image": cells})).notes)
+
+
+@pytest.mark.parametrize("place", ["path", "url", "image", "File_Name"])
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"sha256": [b"\xff" * 32, b"\xfe" * 32]},
+        {"label": [b"x", b"y"]},
+        {"mask": [png(2), png(3)]},
+        {"key": [b"0", b"1"], "md5": [b"2", b"3"]},
+    ],
+)
+def test_bytes_that_are_no_images_beside_a_column_of_places_are_not_read_as_images(
+    tmp_path: Path, place: str, others: dict[str, list[bytes]]
+) -> None:
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    for texts in (["0.png", "1.png"], [b"0.png", b"1.png"]):  # Spark, Hive and Impala may write text as bytes
+        write(tmp_path, {place: texts, **others})
+        assert contents(listed(tmp_path / "a.parquet").train) == images(2)
+
+
+@pytest.mark.parametrize("name", ["data", "Image", "file", "photo"])
+@pytest.mark.parametrize("is_beside_places", [False, True])
+def test_bytes_of_images_are_images_under_any_name(tmp_path: Path, name: str, is_beside_places: bool) -> None:
+    places = (
+        {"filename": ["gone/0.png", "gone/1.png"], "sha256": [b"\xff" * 32, b"\xfe" * 32]} if is_beside_places else {}
+    )
+    found = listed(write(tmp_path, {name: images(2), **places})).train
+    assert found.image_column == name and contents(found) == images(2)
+
+
+def test_bytes_in_bytes_are_no_image(tmp_path: Path) -> None:
+    cells = pa.array([{"path": "0.png", "bytes": {"bytes": png(0)}}])
+    (tmp_path / "0.png").write_bytes(png(1))
+    assert contents(listed(write(tmp_path, {"image": cells}) / "a.parquet").train) == [png(1)]
+
+
+def test_a_column_of_places_can_be_named(tmp_path: Path) -> None:
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    cells = pa.array([{"path": f"{i}.png"} for i in range(2)])
+    write(tmp_path, {"image": [b"x", b"y"], "path": ["x", "y"], "where": ["0.png", "1.png"], "at": cells})
+    for name in ("where", "at"):
+        assert contents(listed(tmp_path / "a.parquet", image_column=name).train) == images(2)

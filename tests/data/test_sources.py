@@ -249,13 +249,30 @@ def test_a_csv_that_does_not_parse_is_a_user_error_that_names_it(tmp_path: Path,
     ("columns", "config", "message"),
     [
         ({"x": [1], "text": ["t"]}, {}, r"no column of image bytes; its columns are x, text\. Name it"),
-        ({"one": [b"1"], "two": [b"2"]}, {}, "no column of image bytes; its columns are one, two"),
+        (
+            {"one": [b"1"], "two": [b"2"]},
+            {},
+            r"several columns of bytes \(one, two\); name the one .*--data\.image-column",
+        ),
         ({"image": [b"1"]}, {"image_column": "img"}, r"data\.image-column 'img' is not in .*; its columns are image"),
         ({"image": [b"1"]}, {"label_column": "kind"}, r"data\.label-column 'kind' is not in .*; its columns are image"),
-        ({"image": ["a.png"]}, {"image_column": "image"}, r"data\.image-column 'image' .*string"),
+        ({"image": [1]}, {"image_column": "image"}, r"data\.image-column 'image' .*int64, not bytes, nor text"),
+        ({"images": [[b"1"]]}, {}, r"images holds several images a row \(list<.*; write one image a row"),
+        ({"images": [[{"bytes": b"1", "path": ""}]]}, {"image_column": "images"}, "holds several images a row"),
+        ({"label": [b"1"]}, {}, r"no column of image bytes; its columns are label\. Name it"),
         ({"image": pa.array([], pa.binary())}, {}, "is empty: its Parquet files have no rows"),
     ],
-    ids=["no bytes", "ambiguous", "no such column", "no such label", "no image column by type", "no rows"],
+    ids=[
+        "no bytes",
+        "ambiguous",
+        "no such column",
+        "no such label",
+        "no image column by type",
+        "lists of bytes",
+        "lists of structs",
+        "only labels",
+        "no rows",
+    ],
 )
 def test_parquet_that_cannot_be_used_says_why(
     tmp_path: Path, columns: dict[str, Any], config: dict[str, str], message: str
