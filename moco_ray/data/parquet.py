@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from moco_ray.data.listed import Rows
 from moco_ray.data.parquet_columns import Columns, choose_columns, count_nulls
-from moco_ray.data.splits import Role, role_of, role_of_file
+from moco_ray.data.splits import Role, role_of, role_of_file, roles_by_word
 from moco_ray.data.storage import Storage
 from moco_ray.data.tables import only, places_of, reason_without, roles_of, rows_of_uris
 from moco_ray.data.uris import protocol_of
@@ -209,22 +209,25 @@ def _roles(
     said = roles_of([value for part in parts for value in part.splits or [None] * sum(part.sizes)])
     if any(said):
         return said, {}
+    found = [_role_of_path(path[len(storage.root.rstrip("/")) + 1 :]) for path in paths]
+    by_name = roles_by_word({name: role for name, role in found})
     roles: list[Role | None] = []
     names: dict[Role, list[str]] = {}
-    for path, part in zip(paths, parts, strict=True):
-        below = path[len(storage.root.rstrip("/")) + 1 :].split("/") if path != storage.root else []
-        role, name = _role_of_path(below)
+    for (name, _), part in zip(found, parts, strict=True):
+        role = by_name[name]
         roles += [role] * sum(part.sizes)
         if role is not None and name not in names.setdefault(role, []):
             names[role].append(name)
     return roles, names
 
 
-def _role_of_path(below: Sequence[str]) -> tuple[Role | None, str]:
-    for folder in below[:-1]:
+def _role_of_path(below: str) -> tuple[str, Role | None]:
+    """The folder or file below the root that says what a file is for; the file where none does."""
+    *folders, file = below.split("/")
+    for folder in folders:
         if (role := role_of(folder.rpartition("=")[2])) is not None:
-            return role, f"{folder}/"
-    return (role_of_file(below[-1]), below[-1]) if below else (None, "")
+            return f"{folder}/", role
+    return file, role_of_file(file)
 
 
 def _partitions(storage: Storage, path: str) -> dict[str, str | None]:

@@ -15,7 +15,7 @@ from moco_ray.data.labels import amount, counted, quoted
 from moco_ray.data.listed import Listed, Rows, make_listed, merge_rows
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.parquet import parquet_rows
-from moco_ray.data.splits import Pictures, Role, divide, role_of_file
+from moco_ray.data.splits import Pictures, Role, divide, role_of_file, without_doubles
 from moco_ray.data.storage import Storage, StorageOptions
 from moco_ray.data.storage_checks import check_access
 from moco_ray.data.tables import find_column, label_column, places_of, rows_of_table
@@ -121,7 +121,9 @@ def _lists(storage: Storage, files: Sequence[File]) -> list[tuple[File, Role | N
     """The lists that lie directly in the folder, and what their names say they are for."""
     here = [file for file in files if file.path.rsplit("/", 1)[0] == storage.root.rstrip("/")]
     tables = [file for file in here if extension_of(file.path) in LIST_EXTENSIONS]
-    return [(file, role_of_file(file.path.rsplit("/", 1)[-1])) for file in tables]
+    names = [file.path.rsplit("/", 1)[-1] for file in tables]
+    roles = without_doubles({name: role_of_file(name) for name in names})
+    return [(file, roles[name]) for file, name in zip(tables, names, strict=True)]
 
 
 def _may_have_splits(storage: Storage, files: Sequence[File]) -> bool:

@@ -14,14 +14,16 @@ Role = Literal["train", "val", "test", "unlabelled", "other"]
 
 _KEPT_NAMES = 4
 _ROLES: dict[str, Role] = {
-    **dict.fromkeys(("train", "training", "trn", "trainset"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "eval", "evaluation", "valset", "devset"), "val"),
-    **dict.fromkeys(("test", "testing", "tst", "testset"), "test"),
+    **dict.fromkeys(("train", "training", "trn", "trainset", "trainval"), "train"),
+    **dict.fromkeys("val valid validation validate validierung dev eval evaluation valset devset".split(), "val"),
+    **dict.fromkeys(("test", "testing", "tst", "testset", "holdout"), "test"),
     **dict.fromkeys(("unlabeled", "unlabelled", "unsupervised"), "unlabelled"),
 }
 _IMAGES = frozenset(
     "images image imgs img pictures pics photos jpegimages jpegs jpg png rgb data input inputs frames".split()
 )
+_HOLD_OUT = re.compile("h[eo]ld[ _-]?out")
+_SEARCHED = frozenset("query queries gallery probe".split())  # of data for search: only beside a train part
 _BESIDE = frozenset("set sets dataset split part full a b".split()) | _IMAGES
 _LISTS = frozenset("list lists label labels csv annotation annotations metadata meta of shard file files".split())
 _MASKS = frozenset(
@@ -35,6 +37,13 @@ def role_of(name: str) -> Role | None:
     return _role(_words(name), _BESIDE)
 
 
+def role_by_word(name: str) -> Role | None:
+    """What a name means that surely is a split's: also "PublicTest", "dev_seen", "train-small", "gallery"."""
+    words = _words(name)
+    is_searched = bool(set(words) & _SEARCHED) and set(words) <= _SEARCHED | _BESIDE
+    return _one_role(words) or ("test" if is_searched else None)
+
+
 def roles_among(names: Iterable[str]) -> dict[str, Role | None]:
     """What each of some folders that lie side by side holds: also "cars_train" beside "cars_test"."""
     found = {name: role_of(name) for name in names}
@@ -42,15 +51,28 @@ def roles_among(names: Iterable[str]) -> dict[str, Role | None]:
     roles: dict[str, Role] = {}
     for name in found:
         words = _words(name)
-        meant = {_ROLES[word] for word in words if word in _ROLES}
-        if len(meant) == 1:
-            roles[name] = meant.pop()
+        if (meant := _one_role(words)) is not None:
+            roles[name] = meant
             rests[name] = " ".join(word for word in words if word not in _ROLES)
     for rest in set(rests.values()):
         alike = [name for name in rests if rests[name] == rest]
         if has_train_and_other(roles[name] for name in alike):
             found.update({name: roles[name] for name in alike})
-    return found
+    return without_doubles(found)
+
+
+def without_doubles(roles: Mapping[str, Role | None]) -> dict[str, Role | None]:
+    """Roles by name without those of names such as "trainval" where train and val are there by themselves."""
+    both = [name for name, role in roles.items() if role == "train" and _is_train_and_val(name)]
+    alone = {role for name, role in roles.items() if name not in both}
+    return {**roles, **dict.fromkeys(both, "other")} if {"train", "val"} <= alone else dict(roles)
+
+
+def roles_by_word(found: Mapping[str, Role | None]) -> dict[str, Role | None]:
+    """Roles of files by name where their names say them, beside one of exactly train, val or test, with one word."""
+    by_word = {name: role or role_by_word(name.rsplit(".", 1)[0]) for name, role in found.items()}
+    is_clear = has_train_and_other(found.values()) or not any(found.values())
+    return without_doubles(found if is_clear or not has_train_and_other(by_word.values()) else by_word)
 
 
 def role_of_file(name: str) -> Role | None:
@@ -62,14 +84,25 @@ def role_of_file(name: str) -> Role | None:
 
 
 def _role(words: list[str], beside: frozenset[str]) -> Role | None:
+    return _one_role(words) if all(word in _ROLES or word in beside for word in words) else None
+
+
+def _one_role(words: Iterable[str]) -> Role | None:
+    """What the words mean together; None if nothing, or several things."""
     roles = {_ROLES[word] for word in words if word in _ROLES}
-    if any(word not in _ROLES and word not in beside for word in words):
-        return None
-    return roles.pop() if len(roles) == 1 else "unlabelled" if roles == {"train", "unlabelled"} else None
+    if len(roles) == 1:
+        return roles.pop()
+    return "unlabelled" if roles == {"train", "unlabelled"} else "train" if roles == {"train", "val"} else None
+
+
+def _is_train_and_val(name: str) -> bool:
+    words = _words(name)
+    return "trainval" in words or {_ROLES.get(word) for word in words} >= {"train", "val"}
 
 
 def _words(name: str) -> list[str]:
-    return re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    plain = _HOLD_OUT.sub("holdout", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    return re.findall(r"[a-z]+", plain)
 
 
 def has_train_and_other(roles: Iterable[Role | None]) -> bool:
@@ -135,7 +168,7 @@ def divide(pictures: Mapping[str, Pictures]) -> Division:
     kept, notes = _without_masks(pictures)
     base = _descend(kept, "")
     tops = _children(kept, base)
-    found = roles_among(tops)
+    found = _roles_of_tops(kept, base, tops)
     if has_train_and_other(found.values()) or (len(tops) > 1 and all(found.values())):
         return _by_split(kept, base, found, notes)
     seconds = {folder: _parts(folder, base)[1:2] for folder in kept if folder != base}
@@ -147,8 +180,43 @@ def divide(pictures: Mapping[str, Pictures]) -> Division:
         roles=dict.fromkeys(kept, "train"),
         labels=labels,
         reasons={"train": reason} if reason else {},
-        notes=notes + strays,
+        notes=notes + strays + _doubtful_classes({name for name in labels.values() if name is not None}),
     )
+
+
+def _roles_of_tops(kept: Mapping[str, Pictures], base: str, tops: Sequence[str]) -> dict[str, Role | None]:
+    """What folders side by side hold, by their names and by what is in them.
+
+    Where one is exactly train (or val or test), others may say with one word among others what they are: public_test,
+    train_10percent. So they may where all do and train and another hold the same classes.
+    """
+    found = roles_among(tops)
+    meant = {top: role_by_word(top) for top in tops}
+    if has_train_and_other(found.values()) or not has_train_and_other(meant.values()):
+        return found
+    inside = {top: set(_children(kept, f"{base}/{top}".lstrip("/"))) for top in tops}
+    exact = [top for top in tops if found[top] is not None]
+    train, others = ([top for top in tops if (meant[top] == "train") == is_train] for is_train in (True, False))
+    if all(meant.values()):
+        is_split = bool(exact) or any(len(inside[a] & inside[b]) > 1 for a in train for b in others)
+    else:
+        is_split = any(inside[top] for top in exact)
+    if not is_split:
+        return found
+    if "train" in found.values():  # train_small beside train is likely a part of it
+        meant.update(dict.fromkeys((top for top in train if found[top] is None), "other"))
+    return without_doubles(meant)
+
+
+def _doubtful_classes(classes: Iterable[str]) -> list[str]:
+    """A warning where folders that are taken for classes have names as parts of a data set have."""
+    meant = {name: role for name in sorted(classes) if (role := _one_role(_words(name))) is not None}
+    if not has_train_and_other(meant.values()) and not any(role_of(name) in ("val", "test") for name in meant):
+        return []
+    return [
+        f"warning: {quoted(meant)} {'is' if len(meant) == 1 else 'are'} taken for classes and trained on; if these are "
+        "splits, name them train and val or test"
+    ]
 
 
 def _by_split(kept: Mapping[str, Pictures], base: str, found: Mapping[str, Role | None], notes: list[str]) -> Division:

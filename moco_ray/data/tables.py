@@ -10,7 +10,7 @@ from moco_ray.data.labels import amount, join_labels
 from moco_ray.data.listed import Rows
 from moco_ray.data.overlap import check_left
 from moco_ray.data.places import place_of
-from moco_ray.data.splits import Role, has_train_and_other, role_of
+from moco_ray.data.splits import Role, has_train_and_other, role_by_word
 from moco_ray.data.storage import Storage
 from moco_ray.data.text_tables import URI_COLUMNS, Table
 from moco_ray.data.uris import file_system_of, shown
@@ -186,7 +186,7 @@ def _one_role(
 def roles_of(values: Sequence[Any]) -> list[Role | None]:
     """What a column of splits says; nothing where it does not tell train from others."""
     values = [value.decode(errors="replace") if isinstance(value, bytes) else value for value in values]
-    roles = [role_of(str(value)) if value is not None else None for value in values]
+    roles = [role_by_word(str(value)) if value is not None else None for value in values]
     if not has_train_and_other(roles):
         return [None] * len(roles)
     return [role or "other" for role in roles]

@@ -157,6 +157,8 @@ def test_folders_such_as_label_3_give_a_column(tmp_path: Path, column: str) -> N
         ("train.parquet", "validation.parquet"),
         ("train/0000.parquet", "val/0000.parquet"),
         ("split=train/a.parquet", "split=test/a.parquet"),
+        ("train-00000-of-00001.parquet", "test_clean-00000-of-00001.parquet"),
+        ("trainval.parquet", "holdout.parquet"),
     ],
 )
 def test_parquet_files_are_named_by_split(tmp_path: Path, train: str, test: str) -> None:
@@ -166,6 +168,13 @@ def test_parquet_files_are_named_by_split(tmp_path: Path, train: str, test: str)
     assert len(found.train) == 3 and found.test is not None and len(found.test) == 2
     assert any(note.startswith("trains on ") and "evaluates on" in note for note in found.notes)
     assert len(listed(tmp_path / train).train) == 3
+
+
+def test_train_and_val_in_one_file_is_not_used_beside_both(tmp_path: Path) -> None:
+    for number, name in enumerate(("train", "trainval", "val")):
+        write(tmp_path, {"image": images(number + 1), "label": list(range(number + 1))}, f"{name}.parquet")
+    found = listed(tmp_path)
+    assert len(found.train) == 1 and found.test is not None and len(found.test) == 3
 
 
 def test_arrays_of_numbers_are_no_images_and_named_so(tmp_path: Path) -> None:
