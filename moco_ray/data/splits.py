@@ -28,7 +28,8 @@ _BESIDE = frozenset("set sets dataset split part full a b".split()) | _IMAGES
 _LISTS = frozenset("list lists label labels csv annotation annotations metadata meta of shard file files".split())
 _MASKS = frozenset(
     "mask masks annotation annotations label labels groundtruth truth gt ground segmentation segmentations segmentationclass "
-    "segmentationobject seg index imagesets bbox bboxes trimap trimaps semantic instance depth thumbnails".split()
+    "segmentationobject seg index imagesets bbox bboxes trimap trimaps semantic instance depth thumbnails normals "
+    "lbl lbls annot annots trainannot valannot testannot".split()
 )
 
 
@@ -325,7 +326,7 @@ def is_mask(name: str) -> bool:
     """Whether a folder or column of this name holds masks or the like: "masks", "SegmentationClass", "gt_train"."""
     words = _words(name)
     return bool(set(words) & _MASKS) and all(
-        word in _MASKS | _BESIDE | {"class", "object"} or word in _ROLES for word in words
+        word in _MASKS | _BESIDE | {"class", "object", "fine", "coarse"} or word in _ROLES for word in words
     )
 
 

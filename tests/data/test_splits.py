@@ -161,6 +161,11 @@ def test_unlabelled_images_have_no_class_and_other_folders_beside_a_split_no_use
         ("train/images/0.png", "train/masks/0.png"),
         ("7/images/7.png", "7/masks/1.png"),
         ("rgb/0.png", "depth/0.png"),
+        ("rgb/0.png", "normals/0.png"),
+        ("leftImg8bit/train/aachen/0.png", "gtFine/train/aachen/0.png"),
+        ("leftImg8bit/train/aachen/0.png", "gtCoarse/train/aachen/0.png"),
+        ("img/a/0.png", "lbl/a/0.png"),
+        ("CamVid/train/0.png", "CamVid/trainannot/0.png"),
     ],
 )
 def test_masks_beside_images_are_no_images(image: str, mask: str) -> None:
@@ -171,6 +176,7 @@ def test_masks_beside_images_are_no_images(image: str, mask: str) -> None:
 
 def test_a_class_of_the_name_mask_stays_a_class() -> None:
     assert placed("mask/0.png", "no_mask/1.png") == [("train", "mask"), ("train", "no_mask")]
+    assert placed("images/fine/0.png", "images/coarse/1.png") == [("train", "fine"), ("train", "coarse")]
     assert placed("labels/0.png", "bottles/1.png") == [("train", "labels"), ("train", "bottles")]
 
 
