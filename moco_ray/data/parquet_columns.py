@@ -14,7 +14,7 @@ from moco_ray.data.formats.bad_image import BadImage
 from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
 from moco_ray.data.formats.known import find_format
 from moco_ray.data.splits import is_mask
-from moco_ray.data.tables import LABEL_COLUMNS, SPLIT_COLUMNS, find_column, label_column, only
+from moco_ray.data.tables import LABEL_COLUMNS, SPLIT_COLUMNS, find_column, label_column, only, split_columns
 from moco_ray.data.text_tables import URI_COLUMNS
 
 _IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "img", "content")
@@ -35,8 +35,8 @@ class Columns:
     """Places of images, perhaps a field of a struct ("image.path")."""
     label: str | None
     """Labels."""
-    split: str | None
-    """What each row is for."""
+    splits: list[str]
+    """What each row is for, by the first of them that tells train from others."""
 
 
 def choose_columns(
@@ -72,7 +72,7 @@ def choose_columns(
     if place is not None and (field := _place_field(schema.field(only(uri, schema.names, place)).type)):
         place = f"{place}.{field}"
     label = label_column(uri, names, wanted_label)
-    return Columns(image=image, place=place, label=label, split=find_column(uri, names, SPLIT_COLUMNS))
+    return Columns(image=image, place=place, label=label, splits=split_columns(uri, names, label))
 
 
 def _wanted(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,15 +14,14 @@ from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
 from moco_ray.data.labels import amount, counted, quoted
 from moco_ray.data.listed import Listed, Rows, make_listed, merge_rows
 from moco_ray.data.manifest import Manifest
+from moco_ray.data.metadata import read_metadata
 from moco_ray.data.parquet import parquet_rows
-from moco_ray.data.splits import Pictures, Role, divide, role_of_file, without_doubles
+from moco_ray.data.splits import Pictures, Role, divide, has_train_and_other, role_of_file, without_doubles
 from moco_ray.data.storage import Storage, StorageOptions
 from moco_ray.data.storage_checks import check_access
-from moco_ray.data.tables import find_column, label_column, places_of, rows_of_table
+from moco_ray.data.tables import find_column, places_of, rows_of_table
 from moco_ray.data.text_tables import LIST_EXTENSIONS, URI_COLUMNS, read_list
 from moco_ray.data.uris import shown
-
-_METADATA = "metadata"  # Hugging Face's name of the list that lies among the images it describes
 
 Progress = Callable[[str], None]
 
@@ -185,72 +184,36 @@ def _from_images(
     kept = [(file, folder) for file, folder in zip(images, folders, strict=True) if folder in division.roles]
     uris = [storage.uri(file.path) for file, _ in kept]
     labels: list[Any] = [division.labels[folder] for _, folder in kept]
-    known, used, column = _metadata_labels(config, storage, others, division.roles)
-    if not any(uri in known for uri in uris):
-        used, column = [], ""
-    if used:
-        labels = [known.get(uri) for uri in uris]
+    roles: list[Role | None] = [division.roles[folder] for _, folder in kept]
+    names, notes = division.names, list(division.notes)
+    metadata = read_metadata(config, storage, others, division.roles, set(uris))
+    if metadata.column:
+        labels = [metadata.labels.get(uri) for uri in uris]
+        notes.append(f"labels come from {quoted(metadata.used)}")
     elif config.label_column is not None:
         raise ValueError(
-            f"data.label-column {config.label_column!r}: {config.uri} is a folder of images without a {_METADATA}.csv; its "
-            "folders are the classes. Name a list or Parquet files instead, or drop the flag"
+            f"data.label-column {config.label_column!r}: {config.uri} is a folder of images without a "
+            "metadata.csv that gives labels; its folders are the classes. Name a list or Parquet files instead, or drop the flag"
+            + "".join(f"; {why}" for why in metadata.unused)
         )
+    if has_train_and_other(metadata.roles.values()):
+        without: list[Role | None] = roles if has_train_and_other(roles) else ["other"] * len(roles)
+        roles = [metadata.roles.get(uri, role) for uri, role in zip(uris, without, strict=True)]
+        names = {}
+        notes.append(f"splits come from {quoted(metadata.used)}")
+    elif not has_train_and_other(roles):
+        notes += metadata.unclear
     rows = Rows(
         uris=uris,
         labels=labels,
-        label_name=column,
-        roles=[division.roles[folder] for _, folder in kept],
-        names=division.names,
-        reasons={} if used else division.reasons,
+        label_name=metadata.column,
+        roles=roles,
+        names=names,
+        reasons={} if metadata.column else division.reasons,
         num_bytes=[file.num_bytes for file, _ in kept],
-        notes=[*division.notes, *([f"labels come from {quoted([file.path[root:] for file in used])}"] if used else [])],
+        notes=notes + metadata.unused,
     )
-    return rows, used
-
-
-def _metadata_labels(
-    config: DataConfig, storage: Storage, others: Sequence[File], folders: Iterable[str]
-) -> tuple[dict[str, Any], list[File], str]:
-    """Labels by URI from lists named metadata that lie among the images, which lists these are, and their column.
-
-    Args:
-        config: Names a column, perhaps.
-        storage: Where they are.
-        others: Files that are no images.
-        folders: Those of the images, as they are shown; a list in another one describes something else.
-
-    Raises:
-        ValueError: One cannot be read.
-    """
-    root = len(storage.root.rstrip("/")) + 1
-    described = {""}.union(*(_with_parents(folder) for folder in folders))
-    labels: dict[str, Any] = {}
-    used, column = [], ""
-    for file in others:
-        folder, _, name = file.path.rpartition("/")
-        if name.rpartition(".")[0].lower() != _METADATA or extension_of(name) not in LIST_EXTENSIONS:
-            continue
-        if shown(folder[root:]) not in described:
-            continue
-        try:
-            table, uri = read_list(storage, file.path), storage.uri(file.path)
-            names = list(table.columns)
-            if find_column(uri, names, URI_COLUMNS) and (found := label_column(uri, names, config.label_column)):
-                rows = rows_of_table(uri, table, storage, folder, config.label_column)
-                labels |= dict(zip(rows.uris, rows.labels, strict=True))
-                used.append(file)
-                column = found
-        except ValueError as error:
-            raise ValueError(
-                f"{error}. It is read because a list of the name {_METADATA} among images gives their labels; mend it, or "
-                "rename or move it to do without: folders are the classes then"
-            ) from error
-    return labels, used, column
-
-
-def _with_parents(folder: str) -> set[str]:
-    parts = folder.split("/")
-    return {"/".join(parts[:i]) for i in range(1, len(parts) + 1)}
+    return rows, metadata.files
 
 
 def _from_parquet(config: DataConfig, storage: Storage, paths: Sequence[str], progress: Progress) -> Rows:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moco_ray.data.labels import amount, join_labels
+from moco_ray.data.labels import amount, join_labels, quoted
 from moco_ray.data.listed import Rows
 from moco_ray.data.overlap import check_left
 from moco_ray.data.places import place_of
@@ -86,11 +86,30 @@ def rows_of_table(
             f"uri (accepted: {', '.join(URI_COLUMNS)})"
         )
     label = label_column(uri, names, wanted_label)
-    split = find_column(uri, names, SPLIT_COLUMNS) if role is None else None
+    splits = split_columns(uri, names, label) if role is None else []
     uris = places_of(uri, column, table.columns[column], storage, folder, table.lines)
     labels = table.columns[label] if label else [None] * len(uris)
-    roles = roles_of(table.columns[split]) if split else [role] * len(uris)
-    return rows_of_uris(uri, uris, labels, roles, label_name=label or "", reason=reason_without(uri, label))
+    roles, unclear = roles_of({name: table.columns[name] for name in splits}, len(uris))
+    rows = rows_of_uris(
+        uri,
+        uris,
+        labels,
+        roles if splits else [role] * len(uris),
+        label_name=label or "",
+        reason=reason_without(uri, label),
+    )
+    rows.notes.extend(unclear)
+    return rows
+
+
+def split_columns(uri: str, names: Sequence[str], label: str | None) -> list[str]:
+    """Columns that may say what each row is for; not the one of labels.
+
+    Raises:
+        ValueError: One of them is there twice.
+    """
+    found = [find_column(uri, names, (name,)) for name in SPLIT_COLUMNS]
+    return [name for name in found if name is not None and name != label]
 
 
 def places_of(
@@ -183,13 +202,24 @@ def _one_role(
     ]
 
 
-def roles_of(values: Sequence[Any]) -> list[Role | None]:
-    """What a column of splits says; nothing where it does not tell train from others."""
-    values = [value.decode(errors="replace") if isinstance(value, bytes) else value for value in values]
-    roles = [role_by_word(str(value)) if value is not None else None for value in values]
-    if not has_train_and_other(roles):
-        return [None] * len(roles)
-    return [role or "other" for role in roles]
+def roles_of(columns: Mapping[str, Sequence[Any]], num_rows: int) -> tuple[list[Role | None], list[str]]:
+    """What the first column of splits that tells train from others says, and else what to say of each that does not."""
+    notes = []
+    for name, values in columns.items():
+        texts = [_split_text(value) for value in values]
+        roles = [role_by_word(text) for text in texts]
+        if has_train_and_other(roles):
+            return [role or "other" for role in roles], []
+        if {role for role, text in zip(roles, texts, strict=True) if text} - {"train"}:
+            notes.append(
+                f"warning: column {name!r} ({quoted(sorted(set(filter(None, texts))))}) does not tell train from test: all "
+                "rows are trained on; write train, val or test there"
+            )
+    return [None] * num_rows, notes
+
+
+def _split_text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else "" if value is None else str(value).strip()
 
 
 def _where(i: int, lines: Sequence[int] | None) -> str:

@@ -236,3 +236,13 @@ def test_a_column_of_places_can_be_named(tmp_path: Path) -> None:
     write(tmp_path, {"image": [b"x", b"y"], "path": ["x", "y"], "where": ["0.png", "1.png"], "at": cells})
     for name in ("where", "at"):
         assert contents(listed(tmp_path / "a.parquet", image_column=name).train) == images(2)
+
+
+def test_columns_of_splits_are_chosen_by_what_they_hold_and_others_are_said(tmp_path: Path) -> None:
+    columns = {"image": images(3), "label": [0, 1, 1], "split": [0, 1, 2]}
+    for fold in (["train", "train", "test"], [b"train", b"train", b"dev_seen"]):
+        assert len(listed(write(tmp_path, {**columns, "fold": fold})).train) == 2
+    found = listed(write(tmp_path, columns))
+    assert len(found.train) == 3 and "column 'split' (0, 1, 2) does not tell train from test" in found.notes[0]
+    write(tmp_path / "parts", columns, "train.parquet")
+    assert not any("does not tell" in note for note in listed(write(tmp_path / "parts", columns, "test.parquet")).notes)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from moco_ray.config.data import DataConfig
+from moco_ray.data.listed import Listed
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.sources import list_source
 from moco_ray.data.storage import StorageOptions
@@ -146,6 +147,90 @@ def test_a_column_of_splits_says_what_is_trained_on(tmp_path: Path) -> None:
     assert len(list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({}), print).train) == 2
     (tmp_path / "list.csv").write_text("\n".join(rows).replace("train", "1").replace("val", "2"))
     assert len(list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({}), print).train) == 5
+
+
+def split_list(path: Path, header: str, *cells: str) -> Listed:
+    path.write_text("\n".join([f"uri,{header}", *(f"{i}.png,{cell}" for i, cell in enumerate(cells))]))
+    return list_source(DataConfig(uri=str(path)), StorageOptions({}), print)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "dev_seen", "test_seen"),
+        ("train", "holdout"),
+        ("Training", "PublicTest", "PrivateTest"),
+        ("train", "query", "gallery"),
+        ("trainval", "test"),
+        ("train", "hold-out"),
+    ],
+)
+def test_a_column_of_splits_may_use_more_words(tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert len(split_list(tmp_path / "a.csv", "split", *words).train) == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [
+        ("split", ["0", "2", "1"]),
+        ("split", ["true", "false", "true"]),
+        ("partition", ["A", "B", "B"]),
+        ("split", ["val", "test", "val"]),
+        ("split,fold", ["0,1", "2,1", "1,2"]),
+    ],
+)
+def test_a_column_of_splits_that_is_not_understood_is_said(tmp_path: Path, header: str, cells: list[str]) -> None:
+    found = split_list(tmp_path / "a.csv", header, *cells)
+    values = ", ".join(sorted({cell.split(",")[0] for cell in cells}))
+    assert len(found.train) == 3 and found.test is None
+    assert found.notes[0] == (
+        f"warning: column '{header.split(',')[0]}' ({values}) does not tell train from test: all rows are trained on; write "
+        "train, val or test there"
+    )
+
+
+def test_of_several_columns_of_splits_the_one_that_tells_train_from_test_is_used(tmp_path: Path) -> None:
+    found = split_list(tmp_path / "a.csv", "split,fold", "0,train", "1,train", "2,test")
+    assert len(found.train) == 2 and found.notes[0].startswith("trains on train (2 images)")
+    assert split_list(tmp_path / "a.csv", "split", "train", "", "train").notes == []
+
+
+def test_splits_of_a_folder_come_from_its_metadata(tmp_path: Path) -> None:
+    for i in range(6):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    rows = ["0.png,x,train", "1.png,y,train", "2.png,x,test", "3.png,y,test", "4.png,x,dev_seen"]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label,split", *rows]))
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    assert classes(found.train) == ["x", "y"] and found.notes == [
+        "labels come from metadata.csv",
+        "splits come from metadata.csv",
+        "trains on train (2 images); evaluates on test (2 images); left out: val (1 image), other (1 image)",
+        "val cannot be classified: 1 class: x (1)",
+    ]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,split", *(row[:5] + row[7:] for row in rows)]))
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    assert len(found.train) == 2 and any("gives no labels" in note for note in found.notes)
+    (tmp_path / "metadata.csv").write_text("file_name,label,split\n0.png,x,0\n1.png,y,1\n")
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    assert len(found.train) == 6 and any("'split' (0, 1) does not tell train from test" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("file_name,label\nx.png,a\n", "metadata.csv is not used: it names none of the pictures there"),
+        ("id,label\n0,a\n", "metadata.csv is not used: it has no uri column (id, label)"),
+        (
+            "file_name,species\n0.png,a\n",
+            "metadata.csv gives no labels: it has no column of labels (label, class, target, cls); its columns are file_name, "
+            "species; name one with --data.label-column",
+        ),
+    ],
+)
+def test_metadata_that_is_not_used_is_said(tmp_path: Path, content: str, why: str) -> None:
+    (tmp_path / "0.png").write_bytes(png(0))
+    (tmp_path / "metadata.csv").write_text(content)
+    assert list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print).notes == [why]
 
 
 def test_lists_named_by_split_in_one_folder_are_used(tmp_path: Path) -> None:
