@@ -55,6 +55,16 @@ def encode_labels(values: Sequence[Any]) -> tuple[NDArray[np.int64], tuple[str, 
     return _number(plain, sorted({*texts, *numbers}))
 
 
+def encode_part(
+    ids: NDArray[np.int64], classes: Sequence[str], chosen: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Number the classes that some rows have, in the order and by the names that they have among all rows."""
+    present = np.unique(ids[chosen][ids[chosen] >= 0])
+    number = np.full(len(classes) + 1, -1, dtype=np.int64)  # the last one is that of no label
+    number[present] = np.arange(len(present))
+    return number[ids[chosen]], tuple(classes[i] for i in present)
+
+
 def encode_names(names: Sequence[str | None]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Number the classes of folders, sorted as text: whoever made a folder of the name none meant a class."""
     classes = tuple(sorted({name for name in names if name is not None}))

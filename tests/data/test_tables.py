@@ -315,3 +315,24 @@ def test_why_there_are_no_classes_is_said(tmp_path: Path) -> None:
     assert "no classes" in words and "label, class, target, cls" in words and "--data.label-column" in words
     with pytest.raises(ValueError, match="its columns are uri, species"):
         list_source(DataConfig(uri=str(tmp_path / "list.csv"), label_column="kind"), StorageOptions({}), print)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "train_classes", "test_classes"),
+    [
+        (["0.0", "1.0"], ["0.0", "1.0", "unknown"], ("0.0", "1.0"), ("0.0", "1.0", "unknown")),
+        (["0", "10", "9"], ["-1", "9", "10"], ("0", "9", "10"), ("9", "10")),
+        (["-1", "1", "1"], ["2", "-1", "1"], ("1",), ("1", "2")),
+        (["-2", "-1"], ["-1", "1"], ("-2", "-1"), ("-1", "1")),
+    ],
+)
+def test_classes_of_the_parts_of_a_table_have_the_same_names(
+    tmp_path: Path, train: list[str], test: list[str], train_classes: tuple[str, ...], test_classes: tuple[str, ...]
+) -> None:
+    cells = [f"{label},{split}" for split, labels in (("train", train), ("test", test)) for label in labels]
+    rows = "\n".join(f"{i}.png,{cell}" for i, cell in enumerate(cells))
+    (tmp_path / "a.csv").write_text(f"uri,label,split\n{rows}\n")
+    found = list_source(DataConfig(uri=str(tmp_path / "a.csv")), StorageOptions({}), print)
+    assert found.test is not None and (found.train.classes, found.test.classes) == (train_classes, test_classes)
+    wanted = [label if label in train_classes else None for label in train]
+    assert classes(found.train) == wanted
