@@ -10,8 +10,8 @@ from moco_ray.config.data import DataConfig
 from moco_ray.data.folders import File, extension_of
 from moco_ray.data.splits import Role, has_train_and_other
 from moco_ray.data.storage import Storage
-from moco_ray.data.tables import LABEL_COLUMNS, find_column, label_column, rows_of_table, split_columns
-from moco_ray.data.text_tables import LIST_EXTENSIONS, URI_COLUMNS, read_list
+from moco_ray.data.tables import LABEL_COLUMNS, label_column, place_column, rows_of_table, split_columns
+from moco_ray.data.text_tables import LIST_EXTENSIONS, read_list
 from moco_ray.data.uris import shown
 
 _METADATA = "metadata"
@@ -80,7 +80,7 @@ def _add_list(result: Metadata, config: DataConfig, storage: Storage, file: File
     """Add what a list says; or tell why it is not used."""
     table, uri = read_list(storage, file.path), storage.uri(file.path)
     names = list(table.columns)
-    if not find_column(uri, names, URI_COLUMNS):
+    if not place_column(uri, table.names(), config.image_column, table.first_cells):
         return f"is not used: it has no uri column ({', '.join(names)})"
     label = label_column(uri, names, config.label_column)
     splits = split_columns(uri, names, label)
@@ -90,7 +90,8 @@ def _add_list(result: Metadata, config: DataConfig, storage: Storage, file: File
     )
     if label is None and not splits:
         return without
-    rows = rows_of_table(uri, table, storage, file.path.rpartition("/")[0], config.label_column)
+    folder = file.path.rpartition("/")[0]
+    rows = rows_of_table(uri, table, storage, folder, config.label_column, wanted_place=config.image_column)
     if not any(place in there for place in rows.uris):
         return "is not used: it names none of the pictures there"
     roles = dict(zip(rows.uris, rows.roles or [], strict=True))

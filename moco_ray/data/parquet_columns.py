@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,15 @@ from moco_ray.data.formats.bad_image import BadImage
 from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
 from moco_ray.data.formats.known import find_format
 from moco_ray.data.splits import is_mask
-from moco_ray.data.tables import LABEL_COLUMNS, SPLIT_COLUMNS, find_column, label_column, only, split_columns
+from moco_ray.data.tables import (
+    LABEL_COLUMNS,
+    SPLIT_COLUMNS,
+    find_column,
+    label_column,
+    only,
+    place_column,
+    split_columns,
+)
 from moco_ray.data.text_tables import URI_COLUMNS
 
 _IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "img", "content")
@@ -62,7 +71,7 @@ def choose_columns(
     texts += [field.name for field in schema if _is_text(field.type) or _place_field(field.type)]
     if image_column is None:
         image = _image_column(uri, file, binary, texts)
-        place = find_column(uri, texts, URI_COLUMNS) if image is None else None
+        place = place_column(uri, texts, None, lambda name: _first_texts(file, name)) if image is None else None
         if image is None and place is None:
             raise ValueError(_no_images(uri, schema, binary))
     else:
@@ -126,7 +135,7 @@ def _are_images(file: pq.ParquetFile, name: str) -> bool:
         return False
 
 
-def _first_values(file: pq.ParquetFile, name: str, longest: float = math.inf) -> list[bytes]:
+def _first_values(file: pq.ParquetFile, name: str, longest: float = math.inf) -> list[Any]:
     """A few values of the first row group; none where they are longer in the mean, and would take long to read."""
     if file.metadata.num_row_groups == 0:
         return []
@@ -139,8 +148,17 @@ def _first_values(file: pq.ParquetFile, name: str, longest: float = math.inf) ->
     return [] if batch is None else [value for value in batch.column(0).to_pylist() if value is not None]
 
 
-def _text(value: bytes) -> str | None:
+def _first_texts(file: pq.ParquetFile, name: str) -> list[str | None]:
+    schema = file.schema_arrow
+    if schema.names.count(name) > 1 or pa.types.is_struct(schema.field(name).type):
+        return [None]
+    return [_text(value) for value in _first_values(file, name, _LONGEST_TEXT)]
+
+
+def _text(value: bytes | str) -> str | None:
     try:
+        if isinstance(value, str):
+            return value
         return value.decode() if b"\0" not in value else None
     except UnicodeDecodeError:
         return None

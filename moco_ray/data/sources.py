@@ -19,8 +19,8 @@ from moco_ray.data.parquet import parquet_rows
 from moco_ray.data.splits import Pictures, Role, divide, has_train_and_other, role_of_file, without_doubles
 from moco_ray.data.storage import Storage, StorageOptions
 from moco_ray.data.storage_checks import check_access
-from moco_ray.data.tables import find_column, places_of, rows_of_table
-from moco_ray.data.text_tables import LIST_EXTENSIONS, URI_COLUMNS, read_list
+from moco_ray.data.tables import place_column, places_of, rows_of_table
+from moco_ray.data.text_tables import LIST_EXTENSIONS, read_list
 from moco_ray.data.uris import shown
 
 Progress = Callable[[str], None]
@@ -72,7 +72,14 @@ def _from_file(config: DataConfig, storage: Storage, progress: Progress) -> Rows
     extension = extension_of(storage.root)
     if extension in LIST_EXTENSIONS:
         folder = storage.root.rsplit("/", 1)[0]
-        return rows_of_table(config.uri, read_list(storage, storage.root), storage, folder, config.label_column)
+        return rows_of_table(
+            config.uri,
+            read_list(storage, storage.root),
+            storage,
+            folder,
+            config.label_column,
+            wanted_place=config.image_column,
+        )
     if extension == ".parquet":
         return _from_parquet(config, storage, [storage.root], progress)
     advice = said_of_kinds({extension})
@@ -86,7 +93,7 @@ def _from_folder(config: DataConfig, storage: Storage, listing: Listing, progres
     images = [file for file in listing.files if extension_of(file.path) in IMAGE_EXTENSIONS]
     others = [file for file in listing.files if extension_of(file.path) not in IMAGE_EXTENSIONS]
     there = {storage.uri(file.path) for file in images} if _may_have_splits(storage, others) else set()
-    lists, unused = _lists_of_splits(storage, others, there)
+    lists, unused = _lists_of_splits(config, storage, others, there)
     parquet = [file.path for file in others if extension_of(file.path) == ".parquet"]
     if lists or (not images and not parquet and len(lists := _lists(storage, others)) == 1):
         rows = _from_lists(config, storage, lists)
@@ -130,7 +137,7 @@ def _may_have_splits(storage: Storage, files: Sequence[File]) -> bool:
 
 
 def _lists_of_splits(
-    storage: Storage, files: Sequence[File], there: Collection[str]
+    config: DataConfig, storage: Storage, files: Sequence[File], there: Collection[str]
 ) -> tuple[list[tuple[File, Role | None]], list[str]]:
     """Lists such as train.csv and val.csv, if they name images: of those that are there, where there are any.
 
@@ -144,7 +151,7 @@ def _lists_of_splits(
             continue
         try:
             table, uri = read_list(storage, file.path), storage.uri(file.path)
-            column = find_column(uri, list(table.columns), URI_COLUMNS)
+            column = place_column(uri, table.names(), config.image_column, table.first_cells)
             places = places_of(uri, column, table.columns[column], storage, storage.root, table.lines) if column else []
         except ValueError as error:
             if not there:
@@ -164,7 +171,10 @@ def _from_lists(config: DataConfig, storage: Storage, lists: Sequence[tuple[File
     parts, names = [], defaultdict(list)
     for file, role in lists:
         table, uri = read_list(storage, file.path), storage.uri(file.path)
-        parts.append(rows_of_table(uri, table, storage, storage.root, config.label_column, role))
+        rows = rows_of_table(
+            uri, table, storage, storage.root, config.label_column, role, wanted_place=config.image_column
+        )
+        parts.append(rows)
         if role is not None:
             names[role].append(uri.rsplit("/", 1)[-1])
     return replace(merge_rows(parts), names=dict(names))

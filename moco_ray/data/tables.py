@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from moco_ray.data.folders import extension_of
+from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
 from moco_ray.data.labels import amount, join_labels, quoted
 from moco_ray.data.listed import Rows
 from moco_ray.data.overlap import check_left
@@ -62,8 +64,52 @@ def label_column(uri: str, names: Sequence[str], wanted: str | None) -> str | No
     return only(uri, names, wanted)
 
 
+def place_column(
+    uri: str, names: Sequence[str], wanted: str | None, first_cells: Callable[[str], Sequence[Any]]
+) -> str | None:
+    """The column of images' places: the one that was named, else the first of an accepted name that does not look like ids.
+
+    Args:
+        uri: Of the table, for messages.
+        names: Its columns.
+        wanted: The one that the user named.
+        first_cells: Gives a few cells of a column, of those that are there once.
+
+    Raises:
+        ValueError: The named one is not there, or there are two.
+    """
+    if wanted is not None:
+        if wanted not in names:
+            raise ValueError(f"data.image-column {wanted!r} is not in {uri}; its columns are {', '.join(names)}")
+        return only(uri, names, wanted)
+    first = find_column(uri, names, URI_COLUMNS)
+    if first is None or any(_is_place_like(cell) for cell in first_cells(first)):
+        return first
+    others = [name for name in URI_COLUMNS if name != first.strip().casefold()]
+    while (other := find_column(uri, names, others)) is not None:
+        if (cells := first_cells(other)) and all(_has_image_extension(cell) for cell in cells):
+            return other
+        others = others[others.index(other.strip().casefold()) + 1 :]
+    return first
+
+
+def _is_place_like(cell: Any) -> bool:
+    return not isinstance(cell, str | int) or any(mark in str(cell) for mark in ("/", "\\", ".")) or not str(cell)
+
+
+def _has_image_extension(cell: Any) -> bool:
+    return isinstance(cell, str) and extension_of(cell) in IMAGE_EXTENSIONS
+
+
 def rows_of_table(
-    uri: str, table: Table, storage: Storage, folder: str, wanted_label: str | None, role: Role | None = None
+    uri: str,
+    table: Table,
+    storage: Storage,
+    folder: str,
+    wanted_label: str | None,
+    role: Role | None = None,
+    *,
+    wanted_place: str | None = None,
 ) -> Rows:
     """The images that a table names, sorted by URI.
 
@@ -74,16 +120,17 @@ def rows_of_table(
         folder: Of the table, which relative entries begin at.
         wanted_label: Column of labels that the user named.
         role: What all of its images are for; None: a column of splits may say.
+        wanted_place: Column of the images' places that the user named.
 
     Raises:
         ValueError: It names no images, or in a way that cannot be used.
     """
-    names = [name for name in table.columns for _ in range(2 if name in table.twice else 1)]
-    column = find_column(uri, names, URI_COLUMNS)
+    names = table.names()
+    column = place_column(uri, names, wanted_place, table.first_cells)
     if column is None:
         raise ValueError(
             f"{uri} has no uri column; its columns are {', '.join(names)}. Rename the one that holds the images' places to "
-            f"uri (accepted: {', '.join(URI_COLUMNS)})"
+            f"uri (accepted: {', '.join(URI_COLUMNS)}), or name it with --data.image-column"
         )
     label = label_column(uri, names, wanted_label)
     splits = split_columns(uri, names, label) if role is None else []

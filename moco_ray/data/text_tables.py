@@ -19,6 +19,7 @@ URI_COLUMNS = (
 ).split()
 LIST_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson")
 
+_FIRST_CELLS = 8
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _EXCEL = re.compile(r'"?sep=([^\w\s"]|\t)"?,*(?=[\r\n]|$)', re.IGNORECASE)  # its first line may name the separator
 
@@ -33,6 +34,14 @@ class Table:
     """Where each row begins, as an editor counts: the first line is 1."""
     twice: frozenset[str] = frozenset()
     """Names that several columns have."""
+
+    def names(self) -> list[str]:
+        """Of all columns, those that are there twice two times."""
+        return [name for name in self.columns for _ in range(2 if name in self.twice else 1)]
+
+    def first_cells(self, name: str) -> Sequence[Any]:
+        """A few cells of a column."""
+        return self.columns[name][:_FIRST_CELLS]
 
 
 def read_list(storage: Storage, path: str) -> Table:

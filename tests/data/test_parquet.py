@@ -246,3 +246,11 @@ def test_columns_of_splits_are_chosen_by_what_they_hold_and_others_are_said(tmp_
     assert len(found.train) == 3 and "column 'split' (0, 1, 2) does not tell train from test" in found.notes[0]
     write(tmp_path / "parts", columns, "train.parquet")
     assert not any("does not tell" in note for note in listed(write(tmp_path / "parts", columns, "test.parquet")).notes)
+
+
+def test_ids_are_no_places_where_another_column_has_these(tmp_path: Path) -> None:
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    for ids in (["00", "01"], [b"00", b"01"]):
+        write(tmp_path, {"file": ids, "image": ["0.png", "1.png"]})
+        assert contents(listed(tmp_path / "a.parquet").train) == images(2)

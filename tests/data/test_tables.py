@@ -336,3 +336,29 @@ def test_classes_of_the_parts_of_a_table_have_the_same_names(
     assert found.test is not None and (found.train.classes, found.test.classes) == (train_classes, test_classes)
     wanted = [label if label in train_classes else None for label in train]
     assert classes(found.train) == wanted
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "config", "place"),
+    [
+        ("file,image,label", "000{i},{i}.png,x", {}, "{i}.png"),
+        ("path,filename,label", "{i},{i}.jpg,x", {}, "{i}.jpg"),
+        ("file,image,label", "a/000{i},{i}.png,x", {}, "a/000{i}"),
+        ("path,image,label", "{i}.raw,{i}.png,x", {}, "{i}.raw"),
+        ("file,name,label", "000{i},{i}.png,x", {}, "000{i}"),
+        ("file,image,label", "000{i},{i}.png,x", {"image_column": "file"}, "000{i}"),
+        ("path,where,label", "{i}.png,{i}.jpg,x", {"image_column": "where"}, "{i}.jpg"),
+    ],
+)
+def test_of_several_columns_of_places_one_with_places_is_used_or_the_one_that_is_named(
+    tmp_path: Path, header: str, row: str, config: dict[str, str], place: str
+) -> None:
+    rows = "\n".join(row.format(i=i) for i in range(3))
+    found = listed(tmp_path / "a.csv", f"{header}\n{rows}\n", **config)
+    uris = found.table["uri"].to_pylist()
+    assert [uri.endswith(f"/{place.format(i=i)}") for i, uri in enumerate(uris)] == [True] * 3
+
+
+def test_a_column_of_places_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.image-column 'img' is not in .*; its columns are uri, label"):
+        listed(tmp_path / "a.csv", "uri,label\na.png,x\n", image_column="img")
