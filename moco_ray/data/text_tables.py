@@ -82,9 +82,15 @@ def _rows(uri: str, text: str, delimiter: str) -> tuple[list[list[str]], list[in
             cells = [cell.strip() for cell in row]
             if any(cells) or len(cells) == 1:  # a blank line has no cell; spreadsheets write "," for one
                 if rows and len(row) != len(rows[0]):
+                    is_at_end = len(row) == len(rows[0]) + 1 and not cells[-1]
+                    advice = (
+                        "take away the one too many at its end"
+                        if is_at_end
+                        else "put values that hold one in double quotes"
+                    )
                     raise ValueError(
                         f"{uri} is no table: line {line} has {len(row)} values and the header {len(rows[0])} "
-                        f"(separated by {named}); put values that hold one in double quotes"
+                        f"(separated by {named}); {advice}"
                     )
                 rows.append(cells)
                 lines.append(line)

@@ -103,6 +103,7 @@ def test_tables_are_read_however_they_are_written(tmp_path: Path, name: str, con
         ("a.csv", "s3://b/x\ns3://b/y\n", "no header"),
         ("a.csv", "uri,label\na.png,cat\nb.png\n", "line 3 has 1 values and the header 2"),
         ("a.csv", "uri,label\na,b.png,cat\n", "line 2 has 3 values and the header 2"),
+        ("a.csv", "uri,label\na.png,cat,\n", r"line 2 has 3 values .*commas\); take away the one too many at its end"),
         ("a.csv", 'uri,label\n"a.png,cat\n', "no table of values separated by commas: line 2"),
         ("a.csv", "uri,uri\na,b\n", "2 columns of the name 'uri'"),
         ("a.csv", "uri,label,label\na,b,c\n", "2 columns of the name 'label'"),
