@@ -14,7 +14,7 @@ from moco_ray.data.folders import extension_of
 from moco_ray.data.formats.bad_image import BadImage
 from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
 from moco_ray.data.formats.known import find_format
-from moco_ray.data.splits import is_mask
+from moco_ray.data.split_names import is_mask
 from moco_ray.data.tables import (
     LABEL_COLUMNS,
     SPLIT_COLUMNS,

@@ -6,7 +6,8 @@ from collections import defaultdict
 
 import pytest
 
-from moco_ray.data.splits import Division, Pictures, divide, role_of, role_of_file
+from moco_ray.data.split_names import role_of, role_of_file
+from moco_ray.data.splits import Division, Pictures, divide
 
 
 def division(*paths: str) -> Division:
@@ -232,9 +233,9 @@ def test_classes_may_have_such_words_in_their_names(classes: list[str]) -> None:
 def test_classes_that_may_be_splits_are_said() -> None:
     (note,) = division("train_x/0.png", "test_y/0.png", "c/0.png").notes
     assert note.startswith(
-        "warning: test_y, train_x are taken for classes and trained on; if these are splits, name them"
+        "warning: test_y, train_x are taken for classes and trained on; if these are splits, use the names"
     )
-    assert "test is taken" in division("test/0.png", "c/0.png").notes[0]
+    assert "test is taken for a class" in division("test/0.png", "c/0.png").notes[0]
     assert division("test_tube/0.png", "c/0.png").notes == division("train/0.png", "bus/0.png").notes == []
 
 
