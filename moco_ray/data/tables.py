@@ -257,7 +257,8 @@ def roles_of(columns: Mapping[str, Sequence[Any]], num_rows: int) -> tuple[list[
         roles = [role_by_word(text) for text in texts]
         if has_train_and_other(roles):
             return [role or "other" for role in roles], []
-        if {role for role, text in zip(roles, texts, strict=True) if text} - {"train"}:
+        said = {role for role, text in zip(roles, texts, strict=True) if text}
+        if None in said or len(said) > 1:  # a list of one part alone is as it should be
             notes.append(
                 f"warning: column {name!r} ({quoted(sorted(set(filter(None, texts))))}) does not tell train from test: all "
                 "rows are trained on; write train, val or test there"

@@ -193,7 +193,8 @@ def test_a_column_of_splits_that_is_not_understood_is_said(tmp_path: Path, heade
 def test_of_several_columns_of_splits_the_one_that_tells_train_from_test_is_used(tmp_path: Path) -> None:
     found = split_list(tmp_path / "a.csv", "split,fold", "0,train", "1,train", "2,test")
     assert len(found.train) == 2 and found.notes[0].startswith("trains on train (2 images)")
-    assert split_list(tmp_path / "a.csv", "split", "train", "", "train").notes == []
+    for cells in (["train", "", "train"], ["test", "test"]):
+        assert split_list(tmp_path / "a.csv", "split", *cells).notes == []
 
 
 def test_splits_of_a_folder_come_from_its_metadata(tmp_path: Path) -> None:
