@@ -15,6 +15,7 @@ from moco_ray.data.formats.bad_image import BadImage
 from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
 from moco_ray.data.formats.known import find_format
 from moco_ray.data.split_names import is_mask
+from moco_ray.data.storage import ReadError
 from moco_ray.data.tables import (
     LABEL_COLUMNS,
     SPLIT_COLUMNS,
@@ -29,7 +30,7 @@ from moco_ray.data.text_tables import URI_COLUMNS
 _IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "img", "content")
 _PLACE_FIELDS = ("path", "uri", "url", "file_name")
 _FIRST_VALUES = 8
-_LONGEST_TEXT = 4096
+_LONGEST_TEXT = 1024  # in the mean: columns of larger values are not read to see what they hold
 _PAGE_BYTES = 1024  # header of a page
 _BYTES_OF_NULLS = 4  # a column chunk of nulls takes less than this for each row
 
@@ -125,18 +126,22 @@ def _is_text_in_bytes(file: pq.ParquetFile, name: str) -> bool:
 
 
 def _are_images(file: pq.ParquetFile, name: str) -> bool:
-    """Whether cells are structs, as images are, or their first bytes begin as images do."""
+    """Whether cells are structs, as images are, or most of the first begin as images do: a few may be bad ones."""
     if pa.types.is_struct(file.schema_arrow.field(name).type):
         return True
     values = _first_values(file, name)
+    return 2 * sum(map(_is_image, values)) > len(values)
+
+
+def _is_image(value: bytes) -> bool:
     try:
-        return all([find_format(value) for value in values]) and bool(values)
+        return bool(find_format(value))
     except BadImage:
         return False
 
 
 def _first_values(file: pq.ParquetFile, name: str, longest: float = math.inf) -> list[Any]:
-    """A few values of the first row group; none where they are longer in the mean, and would take long to read."""
+    """A few values of the first row group; none where they do not decode, or are longer in the mean: it would take long."""
     if file.metadata.num_row_groups == 0:
         return []
     group = file.metadata.row_group(0)
@@ -144,8 +149,15 @@ def _first_values(file: pq.ParquetFile, name: str, longest: float = math.inf) ->
     size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == name)
     if size > longest * group.num_rows + _PAGE_BYTES:
         return []
-    batch = next(file.iter_batches(batch_size=_FIRST_VALUES, row_groups=[0], columns=[name]), None)
-    return [] if batch is None else [value for value in batch.column(0).to_pylist() if value is not None]
+    try:
+        batch = next(file.iter_batches(batch_size=_FIRST_VALUES, row_groups=[0], columns=[name]), None)
+    except pa.ArrowException:
+        return []
+    except OSError as error:
+        if error.errno is not None or isinstance(error, ReadError):
+            raise
+        return []  # Arrow's own: it could read the bytes, and not make sense of them
+    return [] if batch is None else [value for value in batch.column(0).to_pylist() if value]
 
 
 def _first_texts(file: pq.ParquetFile, name: str) -> list[str | None]:

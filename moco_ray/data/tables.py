@@ -83,7 +83,8 @@ def place_column(
             raise ValueError(f"data.image-column {wanted!r} is not in {uri}; its columns are {', '.join(names)}")
         return only(uri, names, wanted)
     first = find_column(uri, names, URI_COLUMNS)
-    if first is None or any(_is_place_like(cell) for cell in first_cells(first)):
+    cells = first_cells(first) if first is not None else []
+    if first is None or not cells or any(_is_place_like(cell) for cell in cells):
         return first
     others = [name for name in URI_COLUMNS if name != first.strip().casefold()]
     while (other := find_column(uri, names, others)) is not None:

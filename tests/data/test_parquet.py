@@ -254,3 +254,21 @@ def test_ids_are_no_places_where_another_column_has_these(tmp_path: Path) -> Non
     for ids in (["00", "01"], [b"00", b"01"]):
         write(tmp_path, {"file": ids, "image": ["0.png", "1.png"]})
         assert contents(listed(tmp_path / "a.parquet").train) == images(2)
+
+
+@pytest.mark.parametrize("codec", ["none", "snappy", "zstd"])
+@pytest.mark.parametrize("name", ["image", "data"])
+def test_a_row_group_that_does_not_decode_does_not_end_a_listing(tmp_path: Path, codec: str, name: str) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({name: images(3)}), path, compression=codec)
+    chunk = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    content = bytearray(path.read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    content[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(bytes(content))
+    assert len(listed(tmp_path).train) == 3
+
+
+def test_a_few_bad_images_beside_places_leave_the_others_images(tmp_path: Path) -> None:
+    found = listed(write(tmp_path, {"data": [b"", b"<html>", *images(2), None], "file_name": list("abcde")})).train
+    assert found.image_column == "data"
