@@ -96,7 +96,7 @@ def _wanted(
         return wanted, None
     if wanted in texts:
         return None, wanted
-    if _holds_several(kind):
+    if _holds_several(schema.field(wanted)):
         raise ValueError(f"data.image-column {wanted!r} of {uri} {_several(kind)}")
     raise ValueError(f"data.image-column {wanted!r} of {uri} is {kind}, not bytes, nor text that says where images lie")
 
@@ -189,9 +189,13 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
-def _holds_several(kind: pa.DataType) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return is_list and (_holds_bytes(kind.value_type) or _place_field(kind.value_type) is not None)
+def _holds_several(field: pa.Field) -> bool:
+    """Whether cells are lists of images, or of their places."""
+    kind = field.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return False
+    is_of_places = field.name.casefold() in URI_COLUMNS and _is_text(kind.value_type)
+    return _holds_bytes(kind.value_type) or _place_field(kind.value_type) is not None or is_of_places
 
 
 def _several(kind: pa.DataType) -> str:
@@ -220,7 +224,7 @@ def _no_images(uri: str, schema: pa.Schema, binary: Sequence[str]) -> str:
             "--data.image-column"
         )
     for field in schema:
-        if _holds_several(field.type):
+        if _holds_several(field):
             return f"{uri} has no column of one image a row: {field.name} {_several(field.type)}"
     others = [field for field in schema if field.name.casefold() in _IMAGE_COLUMNS and not _is_text(field.type)]
     if others and not _holds_bytes(others[0].type):
