@@ -15,7 +15,7 @@ class DataConfig:
     storage_options: str | None = None
     """Access to uri: a JSON object of fsspec options or a file with one. None: the AWS environment or profile."""
     image_column: str | None = None
-    """Column of image bytes in Parquet files. None: found by its name or type."""
+    """Column of image bytes in Parquet files, or of a list's images' places. None: found by its name or type."""
     label_column: str | None = None
     """Column of labels in a list or Parquet files. None: "label" or the like, if there is one that holds classes."""
     max_bad_fraction: float = 0.02

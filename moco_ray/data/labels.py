@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from moco_ray.data.uris import shown
 
-_MISSING = frozenset({"", "null", "none", "nan", "na", "n/a", "#n/a", "<na>", "nil"})
+_MISSING = frozenset({"", "\\n", "null", "none", "nan", "na", "n/a", "#n/a", "<na>", "nil"})
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _INTEGRAL = re.compile(r"[+-]?[0-9]+\.0+")
 _LISTED_CLASSES = 8
@@ -29,9 +29,11 @@ class NoClasses(ValueError):
 def encode_labels(values: Sequence[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Number the classes of some labels, sorted by name; integers sort as numbers, also where they are text.
 
-    No class have: None, NaN, blanks, text such as "null", "None", "NaN", "NA" and "n/a" in any case, an empty list, and -1
-    where no other label is negative (but -1 and 1 alone are two classes, also as -1 and +1). Text is a class as it is
-    written: 001, 01 and 1 are three; so are truth values beside numbers: true and 1 are two. Numbers with a fraction of zero are integers, as text too where all of it is of this form (1.0, 2.0).
+    No class have: None, NaN, blanks, text such as "null", "None", "NaN", "NA" and "n/a" in any case, the mark of databases
+    for a missing value (a backslash and N), an empty list, and -1 where no other label is negative (but -1 and 1 alone are
+    two classes, also as -1 and +1; -1 alone is none). Text is a class as it is written: 001, 01 and 1 are three; so are
+    truth values beside numbers: true and 1 are two. Numbers with a fraction of zero are integers, as text too where all of
+    it is of this form (1.0, 2.0).
 
     Args:
         values: One label an image: None, text, numbers, bytes of text, or lists of at most one of these.
@@ -55,6 +57,16 @@ def encode_labels(values: Sequence[Any]) -> tuple[NDArray[np.int64], tuple[str, 
     return _number(plain, sorted({*texts, *numbers}))
 
 
+def encode_part(
+    ids: NDArray[np.int64], classes: Sequence[str], chosen: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Number the classes that some rows have, in the order and by the names that they have among all rows."""
+    present = np.unique(ids[chosen][ids[chosen] >= 0])
+    number = np.full(len(classes) + 1, -1, dtype=np.int64)  # the last one is that of no label
+    number[present] = np.arange(len(present))
+    return number[ids[chosen]], tuple(classes[i] for i in present)
+
+
 def encode_names(names: Sequence[str | None]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Number the classes of folders, sorted as text: whoever made a folder of the name none meant a class."""
     classes = tuple(sorted({name for name in names if name is not None}))
@@ -70,7 +82,8 @@ def _numbers(plain: Sequence[Any]) -> dict[str, int]:
 def _number(plain: Sequence[Any], ordered: Sequence[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     names = [str(value) for value in ordered]
     negative = [name for name in names if name.startswith("-") and _INTEGER.fullmatch(name)]
-    if negative == ["-1"] and not set(names) <= {"-1", "1", "+1"}:
+    others = set(names) - {"-1"}
+    if negative == ["-1"] and not (others and others <= {"1", "+1"}):
         names.remove("-1")
     classes = tuple(dict.fromkeys(names))
     ids = {name: i for i, name in enumerate(classes)}

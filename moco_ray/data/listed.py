@@ -11,13 +11,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from moco_ray.data.labels import NoClasses, amount, count_words, encode_labels, encode_names
+from moco_ray.data.labels import NoClasses, amount, count_words, encode_labels, encode_names, encode_part
 from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.overlap import check_left, is_shared
-from moco_ray.data.splits import Role, has_train_and_other
+from moco_ray.data.split_names import Role, has_train_and_other
 from moco_ray.data.uris import shown
 
 _ROLES: tuple[Role, ...] = ("train", "unlabelled", "val", "test", "other")
+
+_Encoded = tuple[NDArray[np.int64], tuple[str, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,21 +83,22 @@ def make_listed(rows: Rows, *, is_label_named: bool, chooses_test: bool) -> List
         ValueError: There is nothing or little to train on, or the named column holds no classes.
     """
     roles = rows.roles or [None] * len(rows.uris)
+    encoded = _encode_all(rows)
     counts = Counter(roles)
     if not has_train_and_other(counts):
         every = np.arange(len(rows.uris))
-        train, reason = _part(rows, every, "train", is_label_named)
+        train, reason = _part(rows, encoded, every, "train", is_label_named)
         words = _class_words(train, reason)
         return Listed(train=train, test=None, words=words, notes=rows.notes + _said_without_train(rows, counts))
     roles, shared = _apart(rows, roles)
     counts = Counter(roles)
-    train, reason = _part(rows, _rows_of(roles, _ROLES[:2]), "train", is_label_named)
+    train, reason = _part(rows, encoded, _rows_of(roles, _ROLES[:2]), "train", is_label_named)
     used: Role | None = None
     test = None
     without = []
     for role in _ROLES[2:4]:
         if counts[role] and chooses_test and used is None:
-            part, why = _part(rows, _rows_of(roles, (role,)), role, is_label_named)
+            part, why = _part(rows, encoded, _rows_of(roles, (role,)), role, is_label_named)
             if len(part.classes) > 1:
                 used, test = role, part
             else:
@@ -156,12 +159,31 @@ def _rows_of(roles: Sequence[Role | None], wanted: tuple[Role, ...]) -> NDArray[
     return np.flatnonzero([role in wanted for role in roles]).astype(np.int64)
 
 
-def _part(rows: Rows, chosen: NDArray[np.int64], role: Role, is_label_named: bool) -> tuple[Manifest, str]:
+def _encode_all(rows: Rows) -> _Encoded | None:
+    """Classes of a whole column, so that those of its parts have the same names; None where some value is no class."""
+    try:
+        return encode_labels(_values(rows, np.arange(len(rows.labels)))) if rows.label_name else None
+    except NoClasses:
+        return None
+
+
+def _encode(rows: Rows, encoded: _Encoded | None, chosen: NDArray[np.int64]) -> _Encoded:
+    if encoded is not None:
+        return encode_part(*encoded, chosen)
+    return (encode_labels if rows.label_name else encode_names)(_values(rows, chosen))
+
+
+def _values(rows: Rows, chosen: NDArray[np.int64]) -> list[Any]:
+    return [None if rows.roles and rows.roles[i] == "unlabelled" else rows.labels[i] for i in chosen]
+
+
+def _part(
+    rows: Rows, encoded: _Encoded | None, chosen: NDArray[np.int64], role: Role, is_label_named: bool
+) -> tuple[Manifest, str]:
     """The manifest of some rows, and why it has no classes, if that is known."""
     reason = rows.reasons.get(role, "")
-    values = [None if rows.roles and rows.roles[i] == "unlabelled" else rows.labels[i] for i in chosen]
     try:
-        ids, classes = encode_labels(values) if rows.label_name else encode_names(values)
+        ids, classes = _encode(rows, encoded, chosen)
     except NoClasses as error:
         if is_label_named:
             raise ValueError(

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from moco_ray.data.listed import Rows
 from moco_ray.data.parquet_columns import Columns, choose_columns, count_nulls
-from moco_ray.data.splits import Role, role_of, role_of_file
+from moco_ray.data.split_names import Role, has_train_and_other, role_of, role_of_file, roles_by_word
 from moco_ray.data.storage import Storage
 from moco_ray.data.tables import only, places_of, reason_without, roles_of, rows_of_uris
 from moco_ray.data.uris import protocol_of
@@ -57,10 +57,11 @@ def parquet_rows(
         partitions = _partitions(storage, paths[0])
         columns = choose_columns(uri, first, list(partitions), image_column, wanted_label)
         parts = list(pool.map(lambda path: _read(storage, path, columns), paths))
-    roles, names = _roles(storage, paths, parts)
+    roles, names, unclear = _roles(storage, paths, parts, columns)
     rows = _place_rows if columns.image is None else _byte_rows
     result = rows(uri, storage, paths, parts, columns, roles)
     result.names.update(names)
+    result.notes.extend(unclear)
     if columns.image is not None:
         _warn_of_row_groups(parts, progress)
         result = replace(result, window_rows=_window_rows(parts, len(result.uris), window_mb))
@@ -90,7 +91,8 @@ class _Part:
     """Of the image column, in memory."""
     places: list[Any] | None
     labels: list[Any] | None
-    splits: list[Any] | None
+    splits: dict[str, list[Any]]
+    """By column."""
 
 
 def _read(storage: Storage, path: str, columns: Columns) -> _Part:
@@ -122,7 +124,7 @@ def _read(storage: Storage, path: str, columns: Columns) -> _Part:
         num_bytes=_num_bytes(file, columns.image) if columns.image else 0,
         places=places,
         labels=read(columns.label),
-        splits=read(columns.split),
+        splits={name: read(name) or [] for name in columns.splits},
     )
 
 
@@ -203,28 +205,32 @@ def _place_rows(
 
 
 def _roles(
-    storage: Storage, paths: Sequence[str], parts: Sequence[_Part]
-) -> tuple[list[Role | None], dict[Role, list[str]]]:
-    """What each row is for, by a column, by the file's name, or by one of the folders that it is in."""
-    said = roles_of([value for part in parts for value in part.splits or [None] * sum(part.sizes)])
+    storage: Storage, paths: Sequence[str], parts: Sequence[_Part], columns: Columns
+) -> tuple[list[Role | None], dict[Role, list[str]], list[str]]:
+    """What each row is for, by a column, by the file's name, or by one of the folders that it is in; and what is unclear."""
+    splits = {name: [value for part in parts for value in part.splits[name]] for name in columns.splits}
+    said, unclear = roles_of(splits, sum(sum(part.sizes) for part in parts))
     if any(said):
-        return said, {}
+        return said, {}, []
+    found = [_role_of_path(path[len(storage.root.rstrip("/")) + 1 :]) for path in paths]
+    by_name = roles_by_word({name: role for name, role in found})
     roles: list[Role | None] = []
     names: dict[Role, list[str]] = {}
-    for path, part in zip(paths, parts, strict=True):
-        below = path[len(storage.root.rstrip("/")) + 1 :].split("/") if path != storage.root else []
-        role, name = _role_of_path(below)
+    for (name, _), part in zip(found, parts, strict=True):
+        role = by_name[name]
         roles += [role] * sum(part.sizes)
         if role is not None and name not in names.setdefault(role, []):
             names[role].append(name)
-    return roles, names
+    return roles, names, [] if has_train_and_other(by_name.values()) else unclear
 
 
-def _role_of_path(below: Sequence[str]) -> tuple[Role | None, str]:
-    for folder in below[:-1]:
+def _role_of_path(below: str) -> tuple[str, Role | None]:
+    """The folder or file below the root that says what a file is for; the file where none does."""
+    *folders, file = below.split("/")
+    for folder in folders:
         if (role := role_of(folder.rpartition("=")[2])) is not None:
-            return role, f"{folder}/"
-    return (role_of_file(below[-1]), below[-1]) if below else (None, "")
+            return f"{folder}/", role
+    return file, role_of_file(file)
 
 
 def _partitions(storage: Storage, path: str) -> dict[str, str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,15 +14,15 @@ from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
 from moco_ray.data.labels import amount, counted, quoted
 from moco_ray.data.listed import Listed, Rows, make_listed, merge_rows
 from moco_ray.data.manifest import Manifest
+from moco_ray.data.metadata import read_metadata
 from moco_ray.data.parquet import parquet_rows
-from moco_ray.data.splits import Pictures, Role, divide, role_of_file
+from moco_ray.data.split_names import Role, has_train_and_other, role_of_file, without_doubles
+from moco_ray.data.splits import Pictures, divide
 from moco_ray.data.storage import Storage, StorageOptions
 from moco_ray.data.storage_checks import check_access
-from moco_ray.data.tables import find_column, label_column, places_of, rows_of_table
-from moco_ray.data.text_tables import LIST_EXTENSIONS, URI_COLUMNS, read_list
+from moco_ray.data.tables import place_column, places_of, rows_of_table
+from moco_ray.data.text_tables import LIST_EXTENSIONS, read_list
 from moco_ray.data.uris import shown
-
-_METADATA = "metadata"  # Hugging Face's name of the list that lies among the images it describes
 
 Progress = Callable[[str], None]
 
@@ -73,7 +73,14 @@ def _from_file(config: DataConfig, storage: Storage, progress: Progress) -> Rows
     extension = extension_of(storage.root)
     if extension in LIST_EXTENSIONS:
         folder = storage.root.rsplit("/", 1)[0]
-        return rows_of_table(config.uri, read_list(storage, storage.root), storage, folder, config.label_column)
+        return rows_of_table(
+            config.uri,
+            read_list(storage, storage.root),
+            storage,
+            folder,
+            config.label_column,
+            wanted_place=config.image_column,
+        )
     if extension == ".parquet":
         return _from_parquet(config, storage, [storage.root], progress)
     advice = said_of_kinds({extension})
@@ -87,7 +94,7 @@ def _from_folder(config: DataConfig, storage: Storage, listing: Listing, progres
     images = [file for file in listing.files if extension_of(file.path) in IMAGE_EXTENSIONS]
     others = [file for file in listing.files if extension_of(file.path) not in IMAGE_EXTENSIONS]
     there = {storage.uri(file.path) for file in images} if _may_have_splits(storage, others) else set()
-    lists, unused = _lists_of_splits(storage, others, there)
+    lists, unused = _lists_of_splits(config, storage, others, there)
     parquet = [file.path for file in others if extension_of(file.path) == ".parquet"]
     if lists or (not images and not parquet and len(lists := _lists(storage, others)) == 1):
         rows = _from_lists(config, storage, lists)
@@ -121,7 +128,9 @@ def _lists(storage: Storage, files: Sequence[File]) -> list[tuple[File, Role | N
     """The lists that lie directly in the folder, and what their names say they are for."""
     here = [file for file in files if file.path.rsplit("/", 1)[0] == storage.root.rstrip("/")]
     tables = [file for file in here if extension_of(file.path) in LIST_EXTENSIONS]
-    return [(file, role_of_file(file.path.rsplit("/", 1)[-1])) for file in tables]
+    names = [file.path.rsplit("/", 1)[-1] for file in tables]
+    roles = without_doubles({name: role_of_file(name) for name in names})
+    return [(file, roles[name]) for file, name in zip(tables, names, strict=True)]
 
 
 def _may_have_splits(storage: Storage, files: Sequence[File]) -> bool:
@@ -129,7 +138,7 @@ def _may_have_splits(storage: Storage, files: Sequence[File]) -> bool:
 
 
 def _lists_of_splits(
-    storage: Storage, files: Sequence[File], there: Collection[str]
+    config: DataConfig, storage: Storage, files: Sequence[File], there: Collection[str]
 ) -> tuple[list[tuple[File, Role | None]], list[str]]:
     """Lists such as train.csv and val.csv, if they name images: of those that are there, where there are any.
 
@@ -143,7 +152,7 @@ def _lists_of_splits(
             continue
         try:
             table, uri = read_list(storage, file.path), storage.uri(file.path)
-            column = find_column(uri, list(table.columns), URI_COLUMNS)
+            column = place_column(uri, table.names(), config.image_column, table.first_cells)
             places = places_of(uri, column, table.columns[column], storage, storage.root, table.lines) if column else []
         except ValueError as error:
             if not there:
@@ -163,7 +172,10 @@ def _from_lists(config: DataConfig, storage: Storage, lists: Sequence[tuple[File
     parts, names = [], defaultdict(list)
     for file, role in lists:
         table, uri = read_list(storage, file.path), storage.uri(file.path)
-        parts.append(rows_of_table(uri, table, storage, storage.root, config.label_column, role))
+        rows = rows_of_table(
+            uri, table, storage, storage.root, config.label_column, role, wanted_place=config.image_column
+        )
+        parts.append(rows)
         if role is not None:
             names[role].append(uri.rsplit("/", 1)[-1])
     return replace(merge_rows(parts), names=dict(names))
@@ -183,72 +195,36 @@ def _from_images(
     kept = [(file, folder) for file, folder in zip(images, folders, strict=True) if folder in division.roles]
     uris = [storage.uri(file.path) for file, _ in kept]
     labels: list[Any] = [division.labels[folder] for _, folder in kept]
-    known, used, column = _metadata_labels(config, storage, others, division.roles)
-    if not any(uri in known for uri in uris):
-        used, column = [], ""
-    if used:
-        labels = [known.get(uri) for uri in uris]
+    roles: list[Role | None] = [division.roles[folder] for _, folder in kept]
+    names, notes = division.names, list(division.notes)
+    metadata = read_metadata(config, storage, others, division.roles, set(uris))
+    if metadata.column:
+        labels = [metadata.labels.get(uri) for uri in uris]
+        notes.append(f"labels come from {quoted(metadata.used)}")
     elif config.label_column is not None:
         raise ValueError(
-            f"data.label-column {config.label_column!r}: {config.uri} is a folder of images without a {_METADATA}.csv; its "
-            "folders are the classes. Name a list or Parquet files instead, or drop the flag"
+            f"data.label-column {config.label_column!r}: {config.uri} is a folder of images without a "
+            "metadata.csv that gives labels; its folders are the classes. Name a list or Parquet files instead, or drop the flag"
+            + "".join(f"; {why}" for why in metadata.unused)
         )
+    if has_train_and_other(metadata.roles.values()):
+        without: list[Role | None] = roles if has_train_and_other(roles) else ["other"] * len(roles)
+        roles = [metadata.roles.get(uri, role) for uri, role in zip(uris, without, strict=True)]
+        names = {}
+        notes.append(f"splits come from {quoted(metadata.used)}")
+    elif not has_train_and_other(roles):
+        notes += metadata.unclear
     rows = Rows(
         uris=uris,
         labels=labels,
-        label_name=column,
-        roles=[division.roles[folder] for _, folder in kept],
-        names=division.names,
-        reasons={} if used else division.reasons,
+        label_name=metadata.column,
+        roles=roles,
+        names=names,
+        reasons={} if metadata.column else division.reasons,
         num_bytes=[file.num_bytes for file, _ in kept],
-        notes=[*division.notes, *([f"labels come from {quoted([file.path[root:] for file in used])}"] if used else [])],
+        notes=notes + metadata.unused,
     )
-    return rows, used
-
-
-def _metadata_labels(
-    config: DataConfig, storage: Storage, others: Sequence[File], folders: Iterable[str]
-) -> tuple[dict[str, Any], list[File], str]:
-    """Labels by URI from lists named metadata that lie among the images, which lists these are, and their column.
-
-    Args:
-        config: Names a column, perhaps.
-        storage: Where they are.
-        others: Files that are no images.
-        folders: Those of the images, as they are shown; a list in another one describes something else.
-
-    Raises:
-        ValueError: One cannot be read.
-    """
-    root = len(storage.root.rstrip("/")) + 1
-    described = {""}.union(*(_with_parents(folder) for folder in folders))
-    labels: dict[str, Any] = {}
-    used, column = [], ""
-    for file in others:
-        folder, _, name = file.path.rpartition("/")
-        if name.rpartition(".")[0].lower() != _METADATA or extension_of(name) not in LIST_EXTENSIONS:
-            continue
-        if shown(folder[root:]) not in described:
-            continue
-        try:
-            table, uri = read_list(storage, file.path), storage.uri(file.path)
-            names = list(table.columns)
-            if find_column(uri, names, URI_COLUMNS) and (found := label_column(uri, names, config.label_column)):
-                rows = rows_of_table(uri, table, storage, folder, config.label_column)
-                labels |= dict(zip(rows.uris, rows.labels, strict=True))
-                used.append(file)
-                column = found
-        except ValueError as error:
-            raise ValueError(
-                f"{error}. It is read because a list of the name {_METADATA} among images gives their labels; mend it, or "
-                "rename or move it to do without: folders are the classes then"
-            ) from error
-    return labels, used, column
-
-
-def _with_parents(folder: str) -> set[str]:
-    parts = folder.split("/")
-    return {"/".join(parts[:i]) for i in range(1, len(parts) + 1)}
+    return rows, metadata.files
 
 
 def _from_parquet(config: DataConfig, storage: Storage, paths: Sequence[str], progress: Progress) -> Rows:

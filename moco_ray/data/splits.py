@@ -1,81 +1,24 @@
-"""What folder and file names mean: train, val and test; classes; masks that lie beside the images."""
+"""What folders hold: train, val and test; classes; masks that lie beside the images."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from moco_ray.data.labels import amount, quoted
-
-Role = Literal["train", "val", "test", "unlabelled", "other"]
+from moco_ray.data.split_names import (
+    Role,
+    has_train_and_other,
+    is_mask,
+    names_images,
+    role_by_word,
+    role_of,
+    roles_among,
+    without_doubles,
+)
 
 _KEPT_NAMES = 4
-_ROLES: dict[str, Role] = {
-    **dict.fromkeys(("train", "training", "trn", "trainset"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "eval", "evaluation", "valset", "devset"), "val"),
-    **dict.fromkeys(("test", "testing", "tst", "testset"), "test"),
-    **dict.fromkeys(("unlabeled", "unlabelled", "unsupervised"), "unlabelled"),
-}
-_IMAGES = frozenset(
-    "images image imgs img pictures pics photos jpegimages jpegs jpg png rgb data input inputs frames".split()
-)
-_BESIDE = frozenset("set sets dataset split part full a b".split()) | _IMAGES
-_LISTS = frozenset("list lists label labels csv annotation annotations metadata meta of shard file files".split())
-_MASKS = frozenset(
-    "mask masks annotation annotations label labels groundtruth truth gt ground segmentation segmentations segmentationclass "
-    "segmentationobject seg index imagesets bbox bboxes trimap trimaps semantic instance depth thumbnails".split()
-)
-
-
-def role_of(name: str) -> Role | None:
-    """What a folder of this name holds: "train", "Validation", "test2017", "train_images"; None for any other name."""
-    return _role(_words(name), _BESIDE)
-
-
-def roles_among(names: Iterable[str]) -> dict[str, Role | None]:
-    """What each of some folders that lie side by side holds: also "cars_train" beside "cars_test"."""
-    found = {name: role_of(name) for name in names}
-    rests: dict[str, str] = {}
-    roles: dict[str, Role] = {}
-    for name in found:
-        words = _words(name)
-        meant = {_ROLES[word] for word in words if word in _ROLES}
-        if len(meant) == 1:
-            roles[name] = meant.pop()
-            rests[name] = " ".join(word for word in words if word not in _ROLES)
-    for rest in set(rests.values()):
-        alike = [name for name in rests if rests[name] == rest]
-        if has_train_and_other(roles[name] for name in alike):
-            found.update({name: roles[name] for name in alike})
-    return found
-
-
-def role_of_file(name: str) -> Role | None:
-    """What a table of this name holds: "train.csv", "val_labels.tsv", "test-00000-of-00002.parquet"."""
-    stem = name.rsplit(".", 1)[0].lower()
-    if match := re.fullmatch(r"([a-z]+)-\d+-of-\d+(-[0-9a-f]+)?", stem):
-        return _ROLES.get(match[1])
-    return _role(_words(stem), _BESIDE | _LISTS)
-
-
-def _role(words: list[str], beside: frozenset[str]) -> Role | None:
-    roles = {_ROLES[word] for word in words if word in _ROLES}
-    if any(word not in _ROLES and word not in beside for word in words):
-        return None
-    return roles.pop() if len(roles) == 1 else "unlabelled" if roles == {"train", "unlabelled"} else None
-
-
-def _words(name: str) -> list[str]:
-    return re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
-
-
-def has_train_and_other(roles: Iterable[Role | None]) -> bool:
-    """Whether there is something to train on and something to keep from training."""
-    present = set(roles)
-    return "train" in present and bool(present & {"val", "test"})
 
 
 @dataclass
@@ -135,7 +78,7 @@ def divide(pictures: Mapping[str, Pictures]) -> Division:
     kept, notes = _without_masks(pictures)
     base = _descend(kept, "")
     tops = _children(kept, base)
-    found = roles_among(tops)
+    found = _roles_of_tops(kept, base, tops)
     if has_train_and_other(found.values()) or (len(tops) > 1 and all(found.values())):
         return _by_split(kept, base, found, notes)
     seconds = {folder: _parts(folder, base)[1:2] for folder in kept if folder != base}
@@ -147,8 +90,44 @@ def divide(pictures: Mapping[str, Pictures]) -> Division:
         roles=dict.fromkeys(kept, "train"),
         labels=labels,
         reasons={"train": reason} if reason else {},
-        notes=notes + strays,
+        notes=notes + strays + _doubtful_classes({name for name in labels.values() if name is not None}),
     )
+
+
+def _roles_of_tops(kept: Mapping[str, Pictures], base: str, tops: Sequence[str]) -> dict[str, Role | None]:
+    """What folders side by side hold, by their names and by what is in them.
+
+    Where one is exactly train (or val or test), others may say with one word among others what they are: public_test,
+    train_10percent. So they may where all do and train and another hold the same classes.
+    """
+    found = roles_among(tops)
+    meant = {top: role_by_word(top) for top in tops}
+    if has_train_and_other(found.values()) or not has_train_and_other(meant.values()):
+        return found
+    inside = {top: set(_children(kept, f"{base}/{top}".lstrip("/"))) for top in tops}
+    exact = [top for top in tops if found[top] is not None]
+    train, others = ([top for top in tops if (meant[top] == "train") == is_train] for is_train in (True, False))
+    if all(meant.values()):
+        is_split = bool(exact) or any(len(inside[a] & inside[b]) > 1 for a in train for b in others)
+    else:
+        is_split = any(inside[top] for top in exact)
+    if not is_split:
+        return found
+    if "train" in found.values():  # train_small beside train is likely a part of it
+        meant.update(dict.fromkeys((top for top in train if found[top] is None), "other"))
+    return without_doubles(meant)
+
+
+def _doubtful_classes(classes: Iterable[str]) -> list[str]:
+    """A warning where folders that are taken for classes have names as parts of a data set have."""
+    meant = {name: role for name in sorted(classes) if (role := role_by_word(name)) is not None}
+    if not has_train_and_other(meant.values()) and not any(role_of(name) in ("val", "test") for name in meant):
+        return []
+    taken = "is taken for a class" if len(meant) == 1 else "are taken for classes"
+    return [
+        f"warning: {quoted(meant)} {taken} and trained on; if {'it is a split' if len(meant) == 1 else 'these are splits'}, "
+        "use the names train and val or test"
+    ]
 
 
 def _by_split(kept: Mapping[str, Pictures], base: str, found: Mapping[str, Role | None], notes: list[str]) -> Division:
@@ -183,7 +162,7 @@ def _classes_of_role(kept: Mapping[str, Pictures], tops: Sequence[str]) -> tuple
     joined: dict[str, Pictures] = defaultdict(Pictures)
     for top in tops:
         start = top
-        while len(only := _children(kept, start)) == 1 and start not in kept and set(_words(only[0])) & _IMAGES:
+        while len(only := _children(kept, start)) == 1 and start not in kept and names_images(only[0]):
             start = f"{start}/{only[0]}"
         for folder in (folder for folder in kept if f"{folder}/".startswith(f"{start}/")):
             inside[folder] = "/".join(_parts(folder, start))
@@ -235,14 +214,12 @@ def _without_masks(pictures: Mapping[str, Pictures]) -> tuple[dict[str, Pictures
         parts = folder.split("/") if folder else []
         for i, part in enumerate(parts):
             children["/".join(parts[:i])].add(part)
-    with_images = {
-        parent for parent, names in children.items() if any(set(_words(n)) & _IMAGES or role_of(n) for n in names)
-    }
+    with_images = {parent for parent, names in children.items() if any(names_images(n) or role_of(n) for n in names)}
     kept: dict[str, Pictures] = {}
     masks: dict[str, int] = defaultdict(int)
     for folder, names in pictures.items():
         parts = folder.split("/") if folder else []
-        at = [i for i, part in enumerate(parts) if _is_mask(part) and "/".join(parts[:i]) in with_images]
+        at = [i for i, part in enumerate(parts) if is_mask(part) and "/".join(parts[:i]) in with_images]
         if at:
             masks[f"{parts[at[0]]}/"] += len(names)
         else:
@@ -251,13 +228,6 @@ def _without_masks(pictures: Mapping[str, Pictures]) -> tuple[dict[str, Pictures
         return dict(pictures), []
     told = f"left out: {amount(sum(masks.values()), 'picture')} in {quoted(masks)}: masks or the like beside the images"
     return kept, [told] if masks else []
-
-
-def _is_mask(name: str) -> bool:
-    words = _words(name)
-    return bool(set(words) & _MASKS) and all(
-        word in _MASKS | _BESIDE | {"class", "object"} or word in _ROLES for word in words
-    )
 
 
 def _descend(kept: Mapping[str, Pictures], base: str) -> str:

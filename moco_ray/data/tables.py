@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from moco_ray.data.labels import amount, join_labels
+from moco_ray.data.folders import extension_of
+from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
+from moco_ray.data.labels import amount, join_labels, quoted
 from moco_ray.data.listed import Rows
 from moco_ray.data.overlap import check_left
 from moco_ray.data.places import place_of
-from moco_ray.data.splits import Role, has_train_and_other, role_of
+from moco_ray.data.split_names import Role, has_train_and_other, role_by_word
 from moco_ray.data.storage import Storage
 from moco_ray.data.text_tables import URI_COLUMNS, Table
 from moco_ray.data.uris import file_system_of, shown
@@ -62,8 +64,53 @@ def label_column(uri: str, names: Sequence[str], wanted: str | None) -> str | No
     return only(uri, names, wanted)
 
 
+def place_column(
+    uri: str, names: Sequence[str], wanted: str | None, first_cells: Callable[[str], Sequence[Any]]
+) -> str | None:
+    """The column of images' places: the one that was named, else the first of an accepted name that does not look like ids.
+
+    Args:
+        uri: Of the table, for messages.
+        names: Its columns.
+        wanted: The one that the user named.
+        first_cells: Gives a few cells of a column, of those that are there once.
+
+    Raises:
+        ValueError: The named one is not there, or there are two.
+    """
+    if wanted is not None:
+        if wanted not in names:
+            raise ValueError(f"data.image-column {wanted!r} is not in {uri}; its columns are {', '.join(names)}")
+        return only(uri, names, wanted)
+    first = find_column(uri, names, URI_COLUMNS)
+    cells = first_cells(first) if first is not None else []
+    if first is None or not cells or any(_is_place_like(cell) for cell in cells):
+        return first
+    others = [name for name in URI_COLUMNS if name != first.strip().casefold()]
+    while (other := find_column(uri, names, others)) is not None:
+        if (cells := first_cells(other)) and all(_has_image_extension(cell) for cell in cells):
+            return other
+        others = others[others.index(other.strip().casefold()) + 1 :]
+    return first
+
+
+def _is_place_like(cell: Any) -> bool:
+    return not isinstance(cell, str | int) or any(mark in str(cell) for mark in ("/", "\\", ".")) or not str(cell)
+
+
+def _has_image_extension(cell: Any) -> bool:
+    return isinstance(cell, str) and extension_of(cell) in IMAGE_EXTENSIONS
+
+
 def rows_of_table(
-    uri: str, table: Table, storage: Storage, folder: str, wanted_label: str | None, role: Role | None = None
+    uri: str,
+    table: Table,
+    storage: Storage,
+    folder: str,
+    wanted_label: str | None,
+    role: Role | None = None,
+    *,
+    wanted_place: str | None = None,
 ) -> Rows:
     """The images that a table names, sorted by URI.
 
@@ -74,23 +121,43 @@ def rows_of_table(
         folder: Of the table, which relative entries begin at.
         wanted_label: Column of labels that the user named.
         role: What all of its images are for; None: a column of splits may say.
+        wanted_place: Column of the images' places that the user named.
 
     Raises:
         ValueError: It names no images, or in a way that cannot be used.
     """
-    names = [name for name in table.columns for _ in range(2 if name in table.twice else 1)]
-    column = find_column(uri, names, URI_COLUMNS)
+    names = table.names()
+    column = place_column(uri, names, wanted_place, table.first_cells)
     if column is None:
         raise ValueError(
             f"{uri} has no uri column; its columns are {', '.join(names)}. Rename the one that holds the images' places to "
-            f"uri (accepted: {', '.join(URI_COLUMNS)})"
+            f"uri (accepted: {', '.join(URI_COLUMNS)}), or name it with --data.image-column"
         )
     label = label_column(uri, names, wanted_label)
-    split = find_column(uri, names, SPLIT_COLUMNS) if role is None else None
+    splits = split_columns(uri, names, label) if role is None else []
     uris = places_of(uri, column, table.columns[column], storage, folder, table.lines)
     labels = table.columns[label] if label else [None] * len(uris)
-    roles = roles_of(table.columns[split]) if split else [role] * len(uris)
-    return rows_of_uris(uri, uris, labels, roles, label_name=label or "", reason=reason_without(uri, label))
+    roles, unclear = roles_of({name: table.columns[name] for name in splits}, len(uris))
+    rows = rows_of_uris(
+        uri,
+        uris,
+        labels,
+        roles if splits else [role] * len(uris),
+        label_name=label or "",
+        reason=reason_without(uri, label),
+    )
+    rows.notes.extend(unclear)
+    return rows
+
+
+def split_columns(uri: str, names: Sequence[str], label: str | None) -> list[str]:
+    """Columns that may say what each row is for; not the one of labels.
+
+    Raises:
+        ValueError: One of them is there twice.
+    """
+    found = [find_column(uri, names, (name,)) for name in SPLIT_COLUMNS]
+    return [name for name in found if name is not None and name != label]
 
 
 def places_of(
@@ -183,12 +250,25 @@ def _one_role(
     ]
 
 
-def roles_of(values: Sequence[Any]) -> list[Role | None]:
-    """What a column of splits says; nothing where it does not tell train from others."""
-    roles = [role_of(str(value)) if value is not None else None for value in values]
-    if not has_train_and_other(roles):
-        return [None] * len(roles)
-    return [role or "other" for role in roles]
+def roles_of(columns: Mapping[str, Sequence[Any]], num_rows: int) -> tuple[list[Role | None], list[str]]:
+    """What the first column of splits that tells train from others says, and else what to say of each that does not."""
+    notes = []
+    for name, values in columns.items():
+        texts = [_split_text(value) for value in values]
+        roles = [role_by_word(text) for text in texts]
+        if has_train_and_other(roles):
+            return [role or "other" for role in roles], []
+        said = {role for role, text in zip(roles, texts, strict=True) if text}
+        if None in said or len(said) > 1:  # a list of one part alone is as it should be
+            notes.append(
+                f"warning: column {name!r} ({quoted(sorted(set(filter(None, texts))))}) does not tell train from test: all "
+                "rows are trained on; write train, val or test there"
+            )
+    return [None] * num_rows, notes
+
+
+def _split_text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else "" if value is None else str(value).strip()
 
 
 def _where(i: int, lines: Sequence[int] | None) -> str:
@@ -203,6 +283,8 @@ def _entry(value: Any) -> str:
     """
     if isinstance(value, dict):
         value = next((value[name] for name in _CELL_FIELDS if value.get(name)), None)
+    if isinstance(value, bytes):
+        value = _decoded(value)
     if isinstance(value, list | tuple | dict):
         raise ValueError(f"{_shortened(str(value))} is a list or object, not the place of one image; write one a row")
     text = str(value).strip() if value is not None else ""
@@ -212,6 +294,13 @@ def _entry(value: Any) -> str:
             "image files, or Parquet files of image bytes"
         )
     return text
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"holds bytes that are no text ({value[:8].hex(' ')}), not the place of an image") from None
 
 
 def _shortened(text: str) -> str:

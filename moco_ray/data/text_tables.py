@@ -19,6 +19,7 @@ URI_COLUMNS = (
 ).split()
 LIST_EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson")
 
+_FIRST_CELLS = 8
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _EXCEL = re.compile(r'"?sep=([^\w\s"]|\t)"?,*(?=[\r\n]|$)', re.IGNORECASE)  # its first line may name the separator
 
@@ -33,6 +34,14 @@ class Table:
     """Where each row begins, as an editor counts: the first line is 1."""
     twice: frozenset[str] = frozenset()
     """Names that several columns have."""
+
+    def names(self) -> list[str]:
+        """Of all columns, those that are there twice two times."""
+        return [name for name in self.columns for _ in range(2 if name in self.twice else 1)]
+
+    def first_cells(self, name: str) -> Sequence[Any]:
+        """A few cells of a column."""
+        return self.columns[name][:_FIRST_CELLS]
 
 
 def read_list(storage: Storage, path: str) -> Table:
@@ -73,9 +82,15 @@ def _rows(uri: str, text: str, delimiter: str) -> tuple[list[list[str]], list[in
             cells = [cell.strip() for cell in row]
             if any(cells) or len(cells) == 1:  # a blank line has no cell; spreadsheets write "," for one
                 if rows and len(row) != len(rows[0]):
+                    is_at_end = len(row) == len(rows[0]) + 1 and not cells[-1]
+                    advice = (
+                        "take away the one too many at its end"
+                        if is_at_end
+                        else "put values that hold one in double quotes"
+                    )
                     raise ValueError(
                         f"{uri} is no table: line {line} has {len(row)} values and the header {len(rows[0])} "
-                        f"(separated by {named}); put values that hold one in double quotes"
+                        f"(separated by {named}); {advice}"
                     )
                 rows.append(cells)
                 lines.append(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -124,7 +125,7 @@ def choose_eval_set(
         queries = _sample(images, rows, config.max_queries, seed, _QUERIES, options, max_pixels)
         words = (
             f"kNN: each of {len(rows):,} images to classify by the others: fewer than two of their classes are among the "
-            "labelled training images"
+            f"labelled training images{_both_sides(train, images) if held_out is not None else ''}"
         )
         return EvalSet(queries=queries, bank=None, classes=images.classes, words=words)
     rows, labelled = (
@@ -162,7 +163,31 @@ def _not_common(train: Manifest, images: Manifest, common: tuple[str, ...]) -> s
     for manifest, whose in ((train, "training"), (images, "evaluation")):
         if others := [name for name in manifest.classes if name not in set(common)]:
             parts.append(f"{quoted(others)} of {whose} images")
-    return f" that both have; left out: {' and '.join(parts)}" if parts else ""
+    return f" that both have; left out: {' and '.join(parts)}{_alike(train, images)}" if parts else ""
+
+
+def _both_sides(train: Manifest, images: Manifest) -> str:
+    """Some classes of each, for people who expected the same ones."""
+    if not train.classes or not images.classes:
+        return ""
+    return (
+        f" ({quoted(train.classes)} of training, {quoted(images.classes)} of evaluation images{_alike(train, images)})"
+    )
+
+
+def _alike(train: Manifest, images: Manifest) -> str:
+    """A hint where classes that are not in both would be, but for capitals or their form in Unicode."""
+    ours, theirs = set(train.classes) - set(images.classes), set(images.classes) - set(train.classes)
+    known = {_folded(name): name for name in sorted(ours)}
+    pairs = [(known[_folded(name)], name) for name in sorted(theirs) if _folded(name) in known]
+    if not pairs:
+        return ""
+    said = ", ".join(f"{first!r} and {second!r}" for first, second in pairs[:2]) + (", …" if len(pairs) > 2 else "")
+    return f"; {said} differ only in capitals or in Unicode form (NFC, NFD): give them the same names"
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _sample(

@@ -36,6 +36,7 @@ def classes(*values: Any) -> list[str | None]:
         "n/a",
         "N/A",
         "<NA>",
+        "\\N",
         [],
     ],
 )
@@ -54,6 +55,11 @@ def test_minus_one_beside_other_numbers_is_no_label(values: tuple[Any, ...]) -> 
     assert classes(*values) == [None, "0", "2", None]
 
 
+@pytest.mark.parametrize("values", [(-1, -1), ("-1", "-1", ""), (-1.0, float("nan")), ("-1.0",), (b"-1",)])
+def test_nothing_but_minus_one_is_no_label(values: tuple[Any, ...]) -> None:
+    assert classes(*values) == [None] * len(values)
+
+
 def test_numbers_with_a_plus_are_numbers() -> None:
     assert encode_labels(["+10", "-1", "+9"])[1] == ("+9", "+10")
     assert classes("-1.0", "+1.0") == ["-1", "1"]
@@ -64,7 +70,7 @@ def test_minus_one_beside_words_is_no_label() -> None:
     assert classes("-1", "cat", "dog") == [None, "cat", "dog"]
 
 
-@pytest.mark.parametrize("values", [(-1, 1), (-2, -1, 0), (-1, -1), ("-1", "1", "1"), ("+1", "-1")])
+@pytest.mark.parametrize("values", [(-1, 1), (-2, -1, 0), (-1, 1, -1), ("-1", "1", "1"), ("+1", "-1")])
 def test_minus_one_is_a_class_where_it_must_be_meant(values: tuple[Any, ...]) -> None:
     assert classes(*values) == [str(value) for value in values]
 

@@ -157,6 +157,8 @@ def test_folders_such_as_label_3_give_a_column(tmp_path: Path, column: str) -> N
         ("train.parquet", "validation.parquet"),
         ("train/0000.parquet", "val/0000.parquet"),
         ("split=train/a.parquet", "split=test/a.parquet"),
+        ("train-00000-of-00001.parquet", "test_clean-00000-of-00001.parquet"),
+        ("trainval.parquet", "holdout.parquet"),
     ],
 )
 def test_parquet_files_are_named_by_split(tmp_path: Path, train: str, test: str) -> None:
@@ -166,6 +168,13 @@ def test_parquet_files_are_named_by_split(tmp_path: Path, train: str, test: str)
     assert len(found.train) == 3 and found.test is not None and len(found.test) == 2
     assert any(note.startswith("trains on ") and "evaluates on" in note for note in found.notes)
     assert len(listed(tmp_path / train).train) == 3
+
+
+def test_train_and_val_in_one_file_is_not_used_beside_both(tmp_path: Path) -> None:
+    for number, name in enumerate(("train", "trainval", "val")):
+        write(tmp_path, {"image": images(number + 1), "label": list(range(number + 1))}, f"{name}.parquet")
+    found = listed(tmp_path)
+    assert len(found.train) == 1 and found.test is not None and len(found.test) == 3
 
 
 def test_arrays_of_numbers_are_no_images_and_named_so(tmp_path: Path) -> None:
@@ -182,3 +191,84 @@ def test_rows_without_bytes_are_counted(tmp_path: Path) -> None:
         [{"bytes": png(0), "path": "a"}, {"bytes": None, "path": "b"}, {"bytes": png(1), "path": None}], STRUCT
     )
     assert any("1 of 3 rows have no image bytes" in note for note in listed(write(tmp_path, {"image": cells})).notes)
+
+
+@pytest.mark.parametrize("place", ["path", "url", "image", "File_Name"])
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"sha256": [b"\xff" * 32, b"\xfe" * 32]},
+        {"label": [b"x", b"y"]},
+        {"mask": [png(2), png(3)]},
+        {"key": [b"0", b"1"], "md5": [b"2", b"3"]},
+    ],
+)
+def test_bytes_that_are_no_images_beside_a_column_of_places_are_not_read_as_images(
+    tmp_path: Path, place: str, others: dict[str, list[bytes]]
+) -> None:
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    for texts in (["0.png", "1.png"], [b"0.png", b"1.png"]):  # Spark, Hive and Impala may write text as bytes
+        write(tmp_path, {place: texts, **others})
+        assert contents(listed(tmp_path / "a.parquet").train) == images(2)
+
+
+@pytest.mark.parametrize("name", ["data", "Image", "file", "photo"])
+@pytest.mark.parametrize("is_beside_places", [False, True])
+def test_bytes_of_images_are_images_under_any_name(tmp_path: Path, name: str, is_beside_places: bool) -> None:
+    places = (
+        {"filename": ["gone/0.png", "gone/1.png"], "sha256": [b"\xff" * 32, b"\xfe" * 32]} if is_beside_places else {}
+    )
+    found = listed(write(tmp_path, {name: images(2), **places})).train
+    assert found.image_column == name and contents(found) == images(2)
+
+
+def test_bytes_in_bytes_are_no_image(tmp_path: Path) -> None:
+    cells = pa.array([{"path": "0.png", "bytes": {"bytes": png(0)}}])
+    (tmp_path / "0.png").write_bytes(png(1))
+    assert contents(listed(write(tmp_path, {"image": cells}) / "a.parquet").train) == [png(1)]
+
+
+def test_a_column_of_places_can_be_named(tmp_path: Path) -> None:
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    cells = pa.array([{"path": f"{i}.png"} for i in range(2)])
+    write(tmp_path, {"image": [b"x", b"y"], "path": ["x", "y"], "where": ["0.png", "1.png"], "at": cells})
+    for name in ("where", "at"):
+        assert contents(listed(tmp_path / "a.parquet", image_column=name).train) == images(2)
+
+
+def test_columns_of_splits_are_chosen_by_what_they_hold_and_others_are_said(tmp_path: Path) -> None:
+    columns = {"image": images(3), "label": [0, 1, 1], "split": [0, 1, 2]}
+    for fold in (["train", "train", "test"], [b"train", b"train", b"dev_seen"]):
+        assert len(listed(write(tmp_path, {**columns, "fold": fold})).train) == 2
+    found = listed(write(tmp_path, columns))
+    assert len(found.train) == 3 and "column 'split' (0, 1, 2) does not tell train from test" in found.notes[0]
+    write(tmp_path / "parts", columns, "train.parquet")
+    assert not any("does not tell" in note for note in listed(write(tmp_path / "parts", columns, "test.parquet")).notes)
+
+
+def test_ids_are_no_places_where_another_column_has_these(tmp_path: Path) -> None:
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    for ids in (["00", "01"], [b"00", b"01"]):
+        write(tmp_path, {"file": ids, "image": ["0.png", "1.png"]})
+        assert contents(listed(tmp_path / "a.parquet").train) == images(2)
+
+
+@pytest.mark.parametrize("codec", ["none", "snappy", "zstd"])
+@pytest.mark.parametrize("name", ["image", "data"])
+def test_a_row_group_that_does_not_decode_does_not_end_a_listing(tmp_path: Path, codec: str, name: str) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({name: images(3)}), path, compression=codec)
+    chunk = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    content = bytearray(path.read_bytes())
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    content[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+    path.write_bytes(bytes(content))
+    assert len(listed(tmp_path).train) == 3
+
+
+def test_a_few_bad_images_beside_places_leave_the_others_images(tmp_path: Path) -> None:
+    found = listed(write(tmp_path, {"data": [b"", b"<html>", *images(2), None], "file_name": list("abcde")})).train
+    assert found.image_column == "data"

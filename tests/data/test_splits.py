@@ -6,7 +6,8 @@ from collections import defaultdict
 
 import pytest
 
-from moco_ray.data.splits import Division, Pictures, divide, role_of, role_of_file
+from moco_ray.data.split_names import role_of, role_of_file
+from moco_ray.data.splits import Division, Pictures, divide
 
 
 def division(*paths: str) -> Division:
@@ -29,10 +30,21 @@ def placed(*paths: str) -> list[tuple[str, str | None] | None]:
     [
         *(
             (name, "train")
-            for name in ("train", "Train", "TRAINING", "train2017", "train_images", "images-train", "trainset")
+            for name in (
+                "train",
+                "Train",
+                "TRAINING",
+                "train2017",
+                "train_images",
+                "images-train",
+                "trainset",
+                "trainval",
+                "train_val2018",
+                "train+val",
+            )
         ),
-        *((name, "val") for name in ("val", "valid", "Validation", "dev", "val2017", "val_set", "eval")),
-        *((name, "test") for name in ("test", "Testing", "test-images", "TestSet")),
+        *((name, "val") for name in ("val", "valid", "Validation", "dev", "val2017", "val_set", "eval", "Validierung")),
+        *((name, "test") for name in ("test", "Testing", "test-images", "TestSet", "holdout", "hold-out")),
         *((name, "unlabelled") for name in ("unlabeled", "unlabelled2017", "train_unlabeled")),
         *(
             (name, None)
@@ -150,6 +162,11 @@ def test_unlabelled_images_have_no_class_and_other_folders_beside_a_split_no_use
         ("train/images/0.png", "train/masks/0.png"),
         ("7/images/7.png", "7/masks/1.png"),
         ("rgb/0.png", "depth/0.png"),
+        ("rgb/0.png", "normals/0.png"),
+        ("leftImg8bit/train/aachen/0.png", "gtFine/train/aachen/0.png"),
+        ("leftImg8bit/train/aachen/0.png", "gtCoarse/train/aachen/0.png"),
+        ("img/a/0.png", "lbl/a/0.png"),
+        ("CamVid/train/0.png", "CamVid/trainannot/0.png"),
     ],
 )
 def test_masks_beside_images_are_no_images(image: str, mask: str) -> None:
@@ -160,6 +177,7 @@ def test_masks_beside_images_are_no_images(image: str, mask: str) -> None:
 
 def test_a_class_of_the_name_mask_stays_a_class() -> None:
     assert placed("mask/0.png", "no_mask/1.png") == [("train", "mask"), ("train", "no_mask")]
+    assert placed("images/fine/0.png", "images/coarse/1.png") == [("train", "fine"), ("train", "coarse")]
     assert placed("labels/0.png", "bottles/1.png") == [("train", "labels"), ("train", "bottles")]
 
 
@@ -170,3 +188,57 @@ def test_a_few_pictures_beside_class_folders_have_no_class_and_many_take_the_cla
     many = division("a/0.png", "b/1.png", "x.png", "y.png")
     assert set(many.labels.values()) == {None}
     assert many.reasons == {"train": "2 pictures (x.png, y.png) lie beside the class folders, which hold 2"}
+
+
+@pytest.mark.parametrize(
+    ("train", "others"),
+    [
+        ("trainval", ["test"]),
+        ("train_val2018", ["test2018"]),
+        ("train+val", ["test"]),
+        ("Training", ["PublicTest", "PrivateTest"]),
+        ("train", ["public_test"]),
+        ("train", ["test_clean"]),
+        ("train", ["test_seen", "test_unseen"]),
+        ("train_10percent", ["val"]),
+        ("train-small", ["test"]),
+        ("train", ["holdout"]),
+        ("train", ["query", "gallery"]),
+        ("Training", ["Validierung"]),
+        ("train_clean", ["test_noisy"]),
+        ("train", ["test_a_wild", "more"]),
+    ],
+)
+def test_a_part_that_is_kept_from_training_may_have_a_name_of_more_words(train: str, others: list[str]) -> None:
+    found = division(*(f"{top}/{name}/0.png" for top in (train, *others) for name in "ab"))
+    assert [folder for folder, role in found.roles.items() if role == "train"] == [f"{train}/a", f"{train}/b"]
+    assert found.labels[f"{train}/a"] == "a" and {"val", "test"} & set(found.roles.values())
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        ["test_tube", "beaker"],
+        ["test_tube", "train_set_of_wheels"],
+        ["train_station", "bus_station", "test_track"],
+        ["train", "bus", "test_track"],
+        ["query", "gallery"],
+        ["train", "bus"],
+    ],
+)
+def test_classes_may_have_such_words_in_their_names(classes: list[str]) -> None:
+    assert placed(*(f"{name}/0.png" for name in classes)) == [("train", name) for name in classes]
+
+
+def test_classes_that_may_be_splits_are_said() -> None:
+    (note,) = division("train_x/0.png", "test_y/0.png", "c/0.png").notes
+    assert note.startswith(
+        "warning: test_y, train_x are taken for classes and trained on; if these are splits, use the names"
+    )
+    assert "test is taken for a class" in division("test/0.png", "c/0.png").notes[0]
+    assert division("test_tube/0.png", "c/0.png").notes == division("train/0.png", "bus/0.png").notes == []
+
+
+def test_train_and_val_together_are_not_used_beside_both() -> None:
+    found = division(*(f"{top}/{name}/0.png" for top in ("train", "trainval", "val") for name in "ab"))
+    assert [found.roles[f"{top}/a"] for top in ("train", "trainval", "val")] == ["train", "other", "val"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from moco_ray.config.data import DataConfig
+from moco_ray.data.listed import Listed
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.sources import list_source
 from moco_ray.data.storage import StorageOptions
@@ -102,6 +103,7 @@ def test_tables_are_read_however_they_are_written(tmp_path: Path, name: str, con
         ("a.csv", "s3://b/x\ns3://b/y\n", "no header"),
         ("a.csv", "uri,label\na.png,cat\nb.png\n", "line 3 has 1 values and the header 2"),
         ("a.csv", "uri,label\na,b.png,cat\n", "line 2 has 3 values and the header 2"),
+        ("a.csv", "uri,label\na.png,cat,\n", r"line 2 has 3 values .*commas\); take away the one too many at its end"),
         ("a.csv", 'uri,label\n"a.png,cat\n', "no table of values separated by commas: line 2"),
         ("a.csv", "uri,uri\na,b\n", "2 columns of the name 'uri'"),
         ("a.csv", "uri,label,label\na,b,c\n", "2 columns of the name 'label'"),
@@ -146,6 +148,91 @@ def test_a_column_of_splits_says_what_is_trained_on(tmp_path: Path) -> None:
     assert len(list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({}), print).train) == 2
     (tmp_path / "list.csv").write_text("\n".join(rows).replace("train", "1").replace("val", "2"))
     assert len(list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({}), print).train) == 5
+
+
+def split_list(path: Path, header: str, *cells: str) -> Listed:
+    path.write_text("\n".join([f"uri,{header}", *(f"{i}.png,{cell}" for i, cell in enumerate(cells))]))
+    return list_source(DataConfig(uri=str(path)), StorageOptions({}), print)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "dev_seen", "test_seen"),
+        ("train", "holdout"),
+        ("Training", "PublicTest", "PrivateTest"),
+        ("train", "query", "gallery"),
+        ("trainval", "test"),
+        ("train", "hold-out"),
+    ],
+)
+def test_a_column_of_splits_may_use_more_words(tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert len(split_list(tmp_path / "a.csv", "split", *words).train) == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [
+        ("split", ["0", "2", "1"]),
+        ("split", ["true", "false", "true"]),
+        ("partition", ["A", "B", "B"]),
+        ("split", ["val", "test", "val"]),
+        ("split,fold", ["0,1", "2,1", "1,2"]),
+    ],
+)
+def test_a_column_of_splits_that_is_not_understood_is_said(tmp_path: Path, header: str, cells: list[str]) -> None:
+    found = split_list(tmp_path / "a.csv", header, *cells)
+    values = ", ".join(sorted({cell.split(",")[0] for cell in cells}))
+    assert len(found.train) == 3 and found.test is None
+    assert found.notes[0] == (
+        f"warning: column '{header.split(',')[0]}' ({values}) does not tell train from test: all rows are trained on; write "
+        "train, val or test there"
+    )
+
+
+def test_of_several_columns_of_splits_the_one_that_tells_train_from_test_is_used(tmp_path: Path) -> None:
+    found = split_list(tmp_path / "a.csv", "split,fold", "0,train", "1,train", "2,test")
+    assert len(found.train) == 2 and found.notes[0].startswith("trains on train (2 images)")
+    for cells in (["train", "", "train"], ["test", "test"]):
+        assert split_list(tmp_path / "a.csv", "split", *cells).notes == []
+
+
+def test_splits_of_a_folder_come_from_its_metadata(tmp_path: Path) -> None:
+    for i in range(6):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    rows = ["0.png,x,train", "1.png,y,train", "2.png,x,test", "3.png,y,test", "4.png,x,dev_seen"]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label,split", *rows]))
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    assert classes(found.train) == ["x", "y"] and found.notes == [
+        "labels come from metadata.csv",
+        "splits come from metadata.csv",
+        "trains on train (2 images); evaluates on test (2 images); left out: val (1 image), other (1 image)",
+        "val cannot be classified: 1 class: x (1)",
+    ]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,split", *(row[:5] + row[7:] for row in rows)]))
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    assert len(found.train) == 2 and any("gives no labels" in note for note in found.notes)
+    (tmp_path / "metadata.csv").write_text("file_name,label,split\n0.png,x,0\n1.png,y,1\n")
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    assert len(found.train) == 6 and any("'split' (0, 1) does not tell train from test" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("file_name,label\nx.png,a\n", "metadata.csv is not used: it names none of the pictures there"),
+        ("id,label\n0,a\n", "metadata.csv is not used: it has no uri column (id, label)"),
+        (
+            "file_name,species\n0.png,a\n",
+            "metadata.csv gives no labels: it has no column of labels (label, class, target, cls); its columns are file_name, "
+            "species; name one with --data.label-column",
+        ),
+    ],
+)
+def test_metadata_that_is_not_used_is_said(tmp_path: Path, content: str, why: str) -> None:
+    (tmp_path / "0.png").write_bytes(png(0))
+    (tmp_path / "metadata.csv").write_text(content)
+    assert list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print).notes == [why]
 
 
 def test_lists_named_by_split_in_one_folder_are_used(tmp_path: Path) -> None:
@@ -230,3 +317,50 @@ def test_why_there_are_no_classes_is_said(tmp_path: Path) -> None:
     assert "no classes" in words and "label, class, target, cls" in words and "--data.label-column" in words
     with pytest.raises(ValueError, match="its columns are uri, species"):
         list_source(DataConfig(uri=str(tmp_path / "list.csv"), label_column="kind"), StorageOptions({}), print)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "train_classes", "test_classes"),
+    [
+        (["0.0", "1.0"], ["0.0", "1.0", "unknown"], ("0.0", "1.0"), ("0.0", "1.0", "unknown")),
+        (["0", "10", "9"], ["-1", "9", "10"], ("0", "9", "10"), ("9", "10")),
+        (["-1", "1", "1"], ["2", "-1", "1"], ("1",), ("1", "2")),
+        (["-2", "-1"], ["-1", "1"], ("-2", "-1"), ("-1", "1")),
+    ],
+)
+def test_classes_of_the_parts_of_a_table_have_the_same_names(
+    tmp_path: Path, train: list[str], test: list[str], train_classes: tuple[str, ...], test_classes: tuple[str, ...]
+) -> None:
+    cells = [f"{label},{split}" for split, labels in (("train", train), ("test", test)) for label in labels]
+    rows = "\n".join(f"{i}.png,{cell}" for i, cell in enumerate(cells))
+    (tmp_path / "a.csv").write_text(f"uri,label,split\n{rows}\n")
+    found = list_source(DataConfig(uri=str(tmp_path / "a.csv")), StorageOptions({}), print)
+    assert found.test is not None and (found.train.classes, found.test.classes) == (train_classes, test_classes)
+    wanted = [label if label in train_classes else None for label in train]
+    assert classes(found.train) == wanted
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "config", "place"),
+    [
+        ("file,image,label", "000{i},{i}.png,x", {}, "{i}.png"),
+        ("path,filename,label", "{i},{i}.jpg,x", {}, "{i}.jpg"),
+        ("file,image,label", "a/000{i},{i}.png,x", {}, "a/000{i}"),
+        ("path,image,label", "{i}.raw,{i}.png,x", {}, "{i}.raw"),
+        ("file,name,label", "000{i},{i}.png,x", {}, "000{i}"),
+        ("file,image,label", "000{i},{i}.png,x", {"image_column": "file"}, "000{i}"),
+        ("path,where,label", "{i}.png,{i}.jpg,x", {"image_column": "where"}, "{i}.jpg"),
+    ],
+)
+def test_of_several_columns_of_places_one_with_places_is_used_or_the_one_that_is_named(
+    tmp_path: Path, header: str, row: str, config: dict[str, str], place: str
+) -> None:
+    rows = "\n".join(row.format(i=i) for i in range(3))
+    found = listed(tmp_path / "a.csv", f"{header}\n{rows}\n", **config)
+    uris = found.table["uri"].to_pylist()
+    assert [uri.endswith(f"/{place.format(i=i)}") for i, uri in enumerate(uris)] == [True] * 3
+
+
+def test_a_column_of_places_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.image-column 'img' is not in .*; its columns are uri, label"):
+        listed(tmp_path / "a.csv", "uri,label\na.png,x\n", image_column="img")

@@ -264,3 +264,22 @@ def test_further_images_are_drawn_among_some_beside_those_that_are_kept() -> Non
     assert mask.sum() == 10 and mask[:3].all() and not mask[3:90].any() and kept.sum() == 3
     assert holdout_mask(labels, EvalConfig(), 0, kept=kept, among=np.arange(100) >= 98).sum() == 5
     assert holdout_mask(labels, EvalConfig(), 0, kept=np.arange(100) < 30, among=among).sum() == 30
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated", "alike"),
+    [
+        (("cat", "dog"), ("Cat", "Dog"), "'cat' and 'Cat', 'dog' and 'Dog' differ only"),
+        (("caf\u00e9", "x"), ("cafe\u0301", "X"), "'x' and 'X', 'caf\u00e9' and 'cafe\u0301' differ only"),
+        (("a", "b", "Cat"), ("a", "b", "cat"), "'Cat' and 'cat' differ only"),
+        (("cat", "dog"), ("bus", "car"), ""),
+    ],
+)
+def test_classes_that_are_not_in_both_are_named_and_so_is_their_spelling(
+    trained: tuple[str, ...], evaluated: tuple[str, ...], alike: str
+) -> None:
+    train, held_out = (made_up(names, list(range(len(names))) * 30) for names in (trained, evaluated))
+    words = eval_set_of(train, held_out, EvalConfig(uri="held out")).words
+    assert all(name in words for name in (*trained[2:], *evaluated[2:]))
+    assert "a" in trained or all(name in words for name in (*trained, *evaluated))
+    assert alike in words if alike else "differ only" not in words
