@@ -25,7 +25,7 @@ def run_command(work: Callable[[], None], *, stopped: str) -> int:
     """Do the work of a command; returns the exit code.
 
     What a user can mend is one clear message and exit code 2; a cluster or storage that fails again and again is
-    one, and exit code 1; 130 after an interrupt, 143 after SIGTERM, and 141 where
+    one, and exit code 1; 130 after an interrupt, 143 after SIGTERM, 129 where the terminal has gone, and 141 where
     nobody reads any more what is all that the command does.
 
     Args:
@@ -35,11 +35,15 @@ def run_command(work: Callable[[], None], *, stopped: str) -> int:
     signals: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and number in signals:
+            return  # a shell and the system both send it
         signals.append(number)
         raise KeyboardInterrupt  # any other exception is lost where Ray waits, but for SystemExit, which it replaces
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(signal.SIGHUP, stop)
     with own_output():
         try:
             try:
