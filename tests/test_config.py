@@ -236,3 +236,24 @@ def test_the_largest_seed_and_times_without_end_are_taken() -> None:
 )
 def test_advice_about_a_dictionary_can_be_followed(method: Any, num_images: int, batch: int, advice: str) -> None:
     assert advice in str(method.warning(num_images, batch))
+
+
+@pytest.mark.parametrize(
+    "flag",
+    "run.storage-path run.name run.storage-options run.data-label run.worker-resources model.init model.arch "
+    "data.storage-options data.image-column data.label-column".split(),
+)
+def test_an_empty_text_is_no_value(flag: str) -> None:
+    group, name = flag.replace("-", "_").split(".")
+    base = load_preset("smoke")
+    with pytest.raises(ValueError, match=rf"{flag} is ''.*leave it out"):
+        parse(["--preset", "smoke", f"--{flag}", ""])
+    with pytest.raises(ValueError, match=rf"{flag} is ''"):
+        replace(base, **{group: replace(getattr(base, group), **{name: ""})})
+    with pytest.raises(ValueError, match=rf"{flag} is ''"):
+        from_json(json.dumps({group: {name: ""}}))
+
+
+def test_an_empty_text_is_one_where_it_means_something() -> None:
+    config = parse(["--preset", "smoke", "--data.uri", "", "--eval.uri", ""]).config
+    assert config == load_preset("smoke")
