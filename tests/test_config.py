@@ -257,3 +257,23 @@ def test_an_empty_text_is_no_value(flag: str) -> None:
 def test_an_empty_text_is_one_where_it_means_something() -> None:
     config = parse(["--preset", "smoke", "--data.uri", "", "--eval.uri", ""]).config
     assert config == load_preset("smoke")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{"optim": {"globalBatchSize": 8}}',
+            "unknown fields: optim.globalBatchSize (did you mean global_batch_size?)",
+        ),
+        ('{"optim": {"global-batch-size": 8}}', "optim.global-batch-size (did you mean global_batch_size?)"),
+        ('{"optimizer": {}, "Run": {}}', "Run (did you mean run?), optimizer (did you mean optim?)"),
+        ('{"method": {"name": "simclr", "temprature": 1}}', "method.temprature (did you mean temperature?)"),
+        ('{"optim": {"xyzzy": 8}}', "it has unknown fields: optim.xyzzy"),
+        ('{"optim": {"lr": 1, "lr": 2}}', "the field lr is there twice"),
+        ('{"optim": {"lr": 1}, "optim": {}}', "the field optim is there twice"),
+    ],
+)
+def test_fields_of_json_are_known_and_there_once(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        from_json(text)
