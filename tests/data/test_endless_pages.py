@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,35 +17,9 @@ from moco_ray.data.sources import list_source
 from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.data.storage_checks import check_access
 from tests.bare import ROOT
+from tests.web import page_server
 
 _LINKS = b'<a href="cat/">cat</a><a href="cat">cat</a><a href="dog/">dog</a><a href="1.png">1</a>'
-
-
-@contextmanager
-def _server(answer: Callable[[str], tuple[int, dict[str, str], bytes]]) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            code, headers, body = answer(self.path)
-            self.send_response(code)
-            for name, value in {"Content-Type": "text/html", "Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
-            with contextlib.suppress(OSError):  # whoever asked may be gone
-                self.end_headers()
-                self.wfile.write(b"" if self.command == "HEAD" else body)
-
-        do_HEAD = do_GET
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads, server.block_on_close = True, False
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize(
@@ -62,7 +32,7 @@ def _server(answer: Callable[[str], tuple[int, dict[str, str], bytes]]) -> Itera
     ],
 )
 def test_pages_without_end_are_refused(place: str, message: str) -> None:
-    with _server(lambda path: (200, {}, _LINKS)) as address, pytest.raises(ValueError, match=message):
+    with page_server(lambda path: (200, {}, _LINKS)) as address, pytest.raises(ValueError, match=message):
         uri = f"{address}{place}"
         list_source(DataConfig(uri=uri), resolve_storage_options(uri, None), print)
 
@@ -74,7 +44,7 @@ def test_a_page_that_is_linked_twice_is_read_once() -> None:
         seen.append(path)
         return 200, {}, _LINKS if path == "/img/" else b'<a href="2.png">2</a>'
 
-    with _server(answer) as address:
+    with page_server(answer) as address:
         uri = f"{address}/img/"
         found = list_source(DataConfig(uri=uri), resolve_storage_options(uri, None), print)
     assert len(found.train) == 3 and sum("cat" in path for path in seen) == 1
@@ -83,7 +53,7 @@ def test_a_page_that_is_linked_twice_is_read_once() -> None:
 @pytest.mark.parametrize("code", [301, 302, 307])
 def test_a_circle_of_redirections_ends_at_once(code: int) -> None:
     start = time.monotonic()
-    with _server(lambda path: (code, {"Location": path}, b"")) as address:
+    with page_server(lambda path: (code, {"Location": path}, b"")) as address:
         storage = Storage.open(f"{address}/img/", StorageOptions({}))
         with pytest.raises(ValueError, match="redirects again and again"):
             check_access(f"{address}/img/", StorageOptions({}))
@@ -105,7 +75,7 @@ def test_a_listing_is_left_at_once_while_its_server_does_not_answer(
             end.wait()
         return 200, {}, b"".join(b'<a href="%d/">folder</a>' % i for i in range(40))
 
-    with _server(answer) as address:
+    with page_server(answer) as address:
         command = f"jobs/pretrain.py --preset smoke --run.num-workers 0 --dry-run --data.uri {address}/img/"
         process = subprocess.Popen(
             [sys.executable, *command.split()],
