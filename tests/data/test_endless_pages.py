@@ -10,6 +10,8 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from moco_ray.config.data import DataConfig
@@ -64,16 +66,20 @@ def test_a_circle_of_redirections_ends_at_once(code: int) -> None:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("link", ["%d/", "%d.parquet"])
 def test_a_listing_is_left_at_once_while_its_server_does_not_answer(
-    number: signal.Signals, code: int, tmp_path: Path
+    link: str, number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
+    pq.write_table(pa.table({"image": [b"1"]}), tmp_path / "0.parquet")
     asked, end = threading.Semaphore(0), threading.Event()
 
     def answer(path: str) -> tuple[int, dict[str, str], bytes]:
+        if path == "/img/0.parquet":
+            return 200, {"Content-Type": "text/plain"}, (tmp_path / "0.parquet").read_bytes()
         if path != "/img/":
             asked.release()
             end.wait()
-        return 200, {}, b"".join(b'<a href="%d/">folder</a>' % i for i in range(40))
+        return 200, {}, "".join(f'<a href="{link % i}">link</a>' for i in range(40)).encode()
 
     with page_server(answer) as address:
         command = f"jobs/pretrain.py --preset smoke --run.num-workers 0 --dry-run --data.uri {address}/img/"
@@ -84,7 +90,7 @@ def test_a_listing_is_left_at_once_while_its_server_does_not_answer(
             stderr=subprocess.PIPE,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
-        for _ in range(16):  # its threads all wait
+        for _ in range(8):  # its threads wait
             assert asked.acquire(timeout=60)
         start = time.monotonic()
         os.kill(process.pid, number)
