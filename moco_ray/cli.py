@@ -12,6 +12,7 @@ from moco_ray.config import Config
 from moco_ray.config.fields import with_values
 from moco_ray.config.methods import AnyMethod, method_class
 from moco_ray.flags import Flag, Given, flags_of, scan
+from moco_ray.output import outlive_output
 from moco_ray.presets import load_preset, preset_list
 
 _DEFAULT_PRESET = "moco-v2"
@@ -45,6 +46,8 @@ def _pretrain(arguments: Sequence[str]) -> None:
     given = scan_run(arguments)
     parsed = parse_given(given)
     check_uri(parsed.config)
+    if not parsed.dry_run:
+        outlive_output()
     say(
         f"moco_ray: {'dry run, ' if parsed.dry_run else ''}preset {parsed.config.preset}, images {parsed.config.data.uri}"
     )

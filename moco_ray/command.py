@@ -13,6 +13,7 @@ from types import FrameType
 
 from moco_ray.config import Config
 from moco_ray.flags import Given
+from moco_ray.output import OutputClosed, own_output
 from moco_ray.train.failure import RunFailed
 
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what was submitted
@@ -24,28 +25,39 @@ def run_command(work: Callable[[], None], *, stopped: str) -> int:
     """Do the work of a command; returns the exit code.
 
     What a user can mend is one clear message and exit code 2; a cluster or storage that fails again and again is
-    one, and exit code 1; 130 after an interrupt and 143 after SIGTERM.
+    one, and exit code 1; 130 after an interrupt, 143 after SIGTERM, 129 where the terminal has gone, and 141 where
+    nobody reads any more what is all that the command does.
 
     Args:
         work: What the command does.
         stopped: What to say when it was stopped, where the work says nothing of its own.
     """
-    terminated = threading.Event()
+    signals: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        terminated.set()
+        if number == signal.SIGHUP and number in signals:
+            return  # a shell and the system both send it
+        signals.append(number)
         raise KeyboardInterrupt  # any other exception is lost where Ray waits, but for SystemExit, which it replaces
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)
-    try:
-        work()
-    except ValueError as error:
-        return _fail(str(error), 2)
-    except (RunFailed, OSError) as error:
-        return _fail(str(error), 1)
-    except KeyboardInterrupt as error:
-        return _fail(str(error) or stopped, 143 if terminated.is_set() else 130)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
+            signal.signal(signal.SIGHUP, stop)
+    with own_output():
+        try:
+            try:
+                work()
+            finally:
+                sys.stdout.flush()
+        except ValueError as error:
+            return _fail(str(error), 2)
+        except (RunFailed, OSError) as error:
+            return _fail(str(error), 1)
+        except KeyboardInterrupt as error:
+            return _fail(str(error) or stopped, 128 + (signals or [signal.SIGINT])[0])
+        except OutputClosed:
+            return 128 + signal.SIGPIPE
     return 0
 
 

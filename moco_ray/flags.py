@@ -9,6 +9,7 @@ import shlex
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from moco_ray.config.reading import SECRET_FIELDS
 
 _NUMBER = re.compile(r"[-–—](\d|\.\d|inf|nan)")
 _SWITCHED = ("true", "false", "none", "yes", "no", "on", "off")
+_PLACES = ("--data.uri", "--eval.uri")
 # What other programs call it.
 _OTHER_WORDS = {
     "--data.uri": "data images input dataset data-dir data-path dir folder path root train train-dir source",
@@ -182,6 +184,8 @@ def _stray(argument: str, given: Sequence[Given], known: Mapping[str, Flag]) -> 
         return f"{argument!r} belongs to no flag; write {last.flag.name} or {last.flag.off_name} alone"
     has_uri = any(item.flag.name == "--data.uri" for item in given)
     if last is not None and str in (last.flag.hint, *getattr(last.flag.hint, "__args__", ())):
+        if last.flag.name in _PLACES and _is_place(argument) and _is_place(last.texts[-1]):
+            return _several(last.flag.name, last.texts[-1], argument)
         both = shlex.quote(f"{last.texts[-1]} {argument}")
         if last.flag.name == "--data.uri" or not _is_path(argument):
             return f"{argument!r} belongs to no flag; if it belongs to {last.flag.name}, write {last.flag.name} {both}"
@@ -192,6 +196,22 @@ def _stray(argument: str, given: Sequence[Given], known: Mapping[str, Flag]) -> 
 
 def _is_path(text: str) -> bool:
     return "/" in text or "\\" in text or text in (".", "..", "~") or Path(text).exists()
+
+
+def _is_place(text: str) -> bool:
+    return "://" in text or Path(text).expanduser().exists()
+
+
+def _several(name: str, first: str, second: str) -> str:
+    """What to say of several places, as a shell makes of a pattern."""
+    is_url = "://" in first
+    levels = zip(first.split("/")[:-1], second.split("/")[:-1], strict=False)
+    parent = "/".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], levels))
+    if not parent and not is_url and not first.startswith("/"):
+        parent = "."
+    is_named = parent and ("://" in parent or not is_url)
+    folder = f" with all of them, {name} {shlex.quote(parent)}," if is_named else " that holds all of them"
+    return f"{name} takes one place, and {first} and {second} are two; name a folder{folder} or a list of the images (.csv)"
 
 
 def _meant(name: str, known: Mapping[str, Flag]) -> str:

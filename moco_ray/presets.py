@@ -16,7 +16,7 @@ from moco_ray.config.methods.moco_v3 import MoCoV3Config
 from moco_ray.config.methods.simclr import SimCLRConfig
 from moco_ray.config.model import ModelConfig
 from moco_ray.config.optim import OptimConfig
-from moco_ray.config.paths import as_uri
+from moco_ray.config.paths import as_uri, local_path
 from moco_ray.config.run import RunConfig
 from moco_ray.config.views import cifar_views, simclr_views, v1_views, v2_views, v3_views
 
@@ -263,7 +263,7 @@ def load_preset(name: str | os.PathLike[str], storage_options: str | None = None
     name = str(as_uri("preset", name))
     if name in PRESETS:
         return PRESETS[name]()
-    if "://" in name or name.endswith(".json"):
+    if _is_file(name):
         config = from_json(_text(name, storage_options), f"--preset {name}")
         return replace(config, run=replace(config.run, name=None))  # another run, not that one resumed
     close = _resembling(name)
@@ -275,6 +275,14 @@ def load_preset(name: str | os.PathLike[str], storage_options: str | None = None
     raise ValueError(
         f"--preset {name!r} is unknown; {meant} are {', '.join(PRESETS)}, or the path of a run's config.json"
     )
+
+
+def _is_file(name: str) -> bool:
+    """Whether a name is that of a file, which need not be there, and of no preset."""
+    if "://" in name or name.lower().endswith(".json"):
+        return True
+    path = Path(local_path(name))
+    return path.is_file() or ("/" in name and not path.exists())
 
 
 def _resembling(name: str) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from moco_ray.cli import main, parse
-from moco_ray.command import again, command_line
+from moco_ray.command import again, command_line, run_command
 from moco_ray.sweep.cli import split
 
 
@@ -98,7 +98,7 @@ def test_a_name_that_no_terminal_can_show_is_no_error(tmp_path: Path, capfd: pyt
 
 
 @pytest.mark.parametrize(("flags", "is_named"), [(["--dry-run"], False), ([], True), (["--run.name", "a"], True)])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stop_speaks_of_the_command_at_the_top_only_where_there_is_one(
     flags: list[str], is_named: bool, number: signal.Signals, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,7 +106,7 @@ def test_a_stop_speaks_of_the_command_at_the_top_only_where_there_is_one(
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}/images/"
         threading.Thread(target=lambda: (silent.accept(), os.kill(os.getpid(), number)), daemon=True).start()
         base = ["--preset", "smoke", "--run.num-workers", "0", "--run.storage-path", str(tmp_path / "runs")]
-        assert main([*base, "--data.uri", uri, *flags]) == (143 if number == signal.SIGTERM else 130)
+        assert main([*base, "--data.uri", uri, *flags]) == 128 + number
     said = " ".join(capsys.readouterr().err.replace("│", "").split())
     assert " stopped" in said and ("the command at the top resumes" in said) is is_named
 
@@ -117,3 +117,26 @@ def test_a_stop_before_a_run_is_only_a_stop(capsys: pytest.CaptureFixture[str]) 
         threading.Thread(target=lambda: (silent.accept(), os.kill(os.getpid(), signal.SIGTERM)), daemon=True).start()
         assert main(["--preset", uri, "--data.uri", "images"]) == 143
     assert "the command at the top" not in capsys.readouterr().err
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert main(["--preset", "smoke"]) == 2
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_hangup_that_comes_twice_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+        except KeyboardInterrupt:
+            os.kill(os.getpid(), signal.SIGHUP)  # while what there is is put in order
+            print("in order")
+            raise
+
+    assert run_command(work, stopped="stopped") == 129
+    said = capsys.readouterr()
+    assert said.out == "in order\n" and "stopped" in said.err

@@ -236,3 +236,44 @@ def test_the_largest_seed_and_times_without_end_are_taken() -> None:
 )
 def test_advice_about_a_dictionary_can_be_followed(method: Any, num_images: int, batch: int, advice: str) -> None:
     assert advice in str(method.warning(num_images, batch))
+
+
+@pytest.mark.parametrize(
+    "flag",
+    "run.storage-path run.name run.storage-options run.data-label run.worker-resources model.init model.arch "
+    "data.storage-options data.image-column data.label-column".split(),
+)
+def test_an_empty_text_is_no_value(flag: str) -> None:
+    group, name = flag.replace("-", "_").split(".")
+    base = load_preset("smoke")
+    with pytest.raises(ValueError, match=rf"{flag} is ''.*leave it out"):
+        parse(["--preset", "smoke", f"--{flag}", ""])
+    with pytest.raises(ValueError, match=rf"{flag} is ''"):
+        replace(base, **{group: replace(getattr(base, group), **{name: ""})})
+    with pytest.raises(ValueError, match=rf"{flag} is ''"):
+        from_json(json.dumps({group: {name: ""}}))
+
+
+def test_an_empty_text_is_one_where_it_means_something() -> None:
+    config = parse(["--preset", "smoke", "--data.uri", "", "--eval.uri", ""]).config
+    assert config == load_preset("smoke")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{"optim": {"globalBatchSize": 8}}',
+            "unknown fields: optim.globalBatchSize (did you mean global_batch_size?)",
+        ),
+        ('{"optim": {"global-batch-size": 8}}', "optim.global-batch-size (did you mean global_batch_size?)"),
+        ('{"optimizer": {}, "Run": {}}', "Run (did you mean run?), optimizer (did you mean optim?)"),
+        ('{"method": {"name": "simclr", "temprature": 1}}', "method.temprature (did you mean temperature?)"),
+        ('{"optim": {"xyzzy": 8}}', "it has unknown fields: optim.xyzzy"),
+        ('{"optim": {"lr": 1, "lr": 2}}', "the field lr is there twice"),
+        ('{"optim": {"lr": 1}, "optim": {}}', "the field optim is there twice"),
+    ],
+)
+def test_fields_of_json_are_known_and_there_once(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        from_json(text)

@@ -109,6 +109,31 @@ def test_a_mistake_is_told_what_was_meant(arguments: list[str], message: str) ->
         parse(arguments)
 
 
+@pytest.mark.parametrize("flag", ["--data.uri", "--eval.uri"])
+@pytest.mark.parametrize(
+    ("places", "folder"),
+    [
+        (["img/cat", "img/dog"], "name a folder with all of them, {flag} img, or a list"),
+        (["img/cat/0.png", "img/cat/1.png", "img/dog"], "with all of them, {flag} img/cat,"),
+        (["./img/cat", "./img/dog"], "with all of them, {flag} ./img,"),
+        (["img", "more"], "with all of them, {flag} .,"),
+        (["s3://b/cat", "s3://b/dog"], "with all of them, {flag} s3://b,"),
+        (["s3://b", "s3://c"], "a folder that holds all of them or a list"),
+        (["/tmp", "/usr"], "a folder that holds all of them or a list"),
+    ],
+)
+def test_several_places_are_no_name_with_spaces(
+    flag: str, places: list[str], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("img/cat/0.png", "img/cat/1.png", "img/dog/0.png", "more/0.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=rf"{flag} takes one place, and {places[0]} and {places[1]} are two") as error:
+        parse(["--preset", "smoke", flag, *places])
+    assert folder.format(flag=flag) in str(error.value)
+
+
 def test_a_runs_folder_is_told_to_be_no_preset_but_to_hold_one(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=re.escape(f"did you mean {tmp_path}/config.json?")):

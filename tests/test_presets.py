@@ -181,6 +181,26 @@ def test_a_configuration_is_read_from_a_path_a_file_url_and_the_web(tmp_path: Pa
         load_preset(tmp_path / "nothing.json")
 
 
+@pytest.mark.parametrize("name", ["pre/noext", "pre/ok.JSON", "noext", "./noext", "pre/smoke.txt"])
+def test_a_file_is_read_whatever_its_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pre").mkdir()
+    monkeypatch.chdir(tmp_path)
+    _saved(tmp_path).rename(tmp_path / name)
+    assert load_preset(name).data.uri == "/data/x"
+    Path(name).write_text("not JSON")
+    with pytest.raises(ValueError, match=r"is no valid JSON"):
+        load_preset(name)
+
+
+@pytest.mark.parametrize("name", ["pre/noext", "./smoke", "ok.JSON"])
+def test_a_path_without_a_file_is_no_mistyped_preset(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"--preset {name}: there is no such file"):
+        load_preset(name)
+
+
 def test_a_preset_behind_a_url_that_does_not_answer_is_named_soon() -> None:
     start = time.monotonic()
     with pytest.raises(ValueError, match=r"--preset: http://no-such-host\.invalid"):

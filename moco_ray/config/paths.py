@@ -25,7 +25,8 @@ PATHS = (
 """Fields of a configuration that hold paths or URIs."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_LOST_SLASH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]")
+_LOST_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/?(?=[^:/])")
+_FILE = re.compile(rf"({'|'.join(LOCAL)}):(//localhost(?=/)|//|(?=/))", re.IGNORECASE)  # RFC 8089, and relative paths
 
 
 def local_path(uri: str) -> str:
@@ -33,7 +34,7 @@ def local_path(uri: str) -> str:
     if uri.startswith(f"{BYTES}://"):
         path = os.fsdecode(unquote_to_bytes(uri[len(BYTES) + 3 :]))
     else:
-        path = _SCHEME.sub("", uri, count=1) if _SCHEME.match(uri) else uri
+        path = _SCHEME.sub("", _FILE.sub("", uri, count=1), count=1)
     return os.path.abspath(os.path.expanduser(path))
 
 
@@ -62,7 +63,7 @@ def as_uri(field: str, value: Any) -> Any:
     Raises:
         ValueError: It is neither text nor a path, or a URL that pathlib has changed.
     """
-    if value is None or (isinstance(value, str) and value.isascii()):
+    if value is None:
         return value
     if not isinstance(value, str | os.PathLike):
         is_secret = field.endswith("options")
@@ -70,11 +71,40 @@ def as_uri(field: str, value: Any) -> Any:
             f"{field} is {'' if is_secret else f'{value!r}, '}a {type(value).__name__}; use text or a pathlib.Path"
         )
     text = os.fsdecode(value)
-    if isinstance(value, os.PathLike) and _LOST_SLASH.match(text):
+    found = _LOST_SLASH.match(text)
+    if isinstance(value, os.PathLike) and found and found[0].endswith("/"):
         raise ValueError(f"{field} is {value!r}: pathlib makes one slash of two, so give a URL as text")
-    if text == text.encode("utf-8", "replace").decode():
+    if not field.endswith("options"):  # they are no place, and may be credentials
+        check_slashes(text, field)
+        text = _plain_file(text)
+    if text.isascii() or text == text.encode("utf-8", "replace").decode():
         return text
     return local_uri(local_path(text))
+
+
+def check_slashes(uri: str, field: str = "") -> None:
+    """Refuse a URL that has lost slashes: it would be a local path.
+
+    Raises:
+        ValueError: It is one of a protocol that fsspec knows.
+    """
+    for part in uri.split("::"):
+        if (found := _LOST_SLASH.match(part)) is None or found[1].lower() in LOCAL:
+            continue
+        from fsspec import available_protocols  # here, because it takes a while
+
+        if found[1].lower() in available_protocols():
+            has = "one slash" if found[0].endswith("/") else "no slashes"
+            raise ValueError(
+                f"{field and f'{field} '}{part} has {has}; write {found[1]}://{part[found.end() :]}, or ./{part} for a "
+                "local path of this name"
+            )
+
+
+def _plain_file(text: str) -> str:
+    """A URL of a local file as most programs write it, file:///path; all else as it is."""
+    found = _FILE.match(text)
+    return f"{found[1]}://{text[found.end() :]}" if found and found[2] != "//" else text
 
 
 def take_paths(config: Any, fields: Sequence[str]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from moco_ray.config.config import Config
@@ -34,12 +37,15 @@ def from_json(text: str, source: str = "the configuration") -> Config:
         source: Where it was read from, for messages.
 
     Raises:
-        ValueError: It is no such JSON, has fields that this version does not know, or values that they cannot have.
+        ValueError: It is no such JSON, has fields that this version does not know, fields that are there twice, or
+            values that they cannot have.
     """
     try:
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=_once)
     except RecursionError:
         raise ValueError(f"{source} is no configuration: its brackets are nested too deeply") from None
+    except _Twice as error:
+        raise ValueError(f"{source}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{source} is no valid JSON ({error})") from error
     if not isinstance(values, dict):
@@ -53,10 +59,35 @@ def from_json(text: str, source: str = "the configuration") -> Config:
     return config
 
 
+class _Twice(ValueError):
+    """An object has two values of one name."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise _Twice(f"the field {shorten(name)} is there twice; drop one of them")
+        values[name] = value
+    return values
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    """A question about the field that an unknown one may stand for; empty if none is like it."""
+    plain = {_plain(one): one for one in known}
+    close = difflib.get_close_matches(_plain(name), plain, n=1)
+    return f" (did you mean {plain[close[0]]}?)" if close else ""
+
+
+def _plain(name: str) -> str:
+    return re.sub("[-_ ]", "", name).lower()
+
+
 def _build(cls: type[Any], values: dict[str, Any], prefix: str) -> Any:
     hints = types_of(cls)
     if unknown := sorted(set(values) - set(hints)):
-        raise ValueError(f"it has unknown fields: {', '.join(prefix + name for name in unknown)}")
+        shown = [f"{prefix}{shorten(name)}{_meant(name, list(hints))}" for name in unknown]
+        raise ValueError(f"it has unknown fields: {', '.join(shown)}")
     return cls(**{name: _convert(hints[name], value, f"{prefix}{name}") for name, value in values.items()})
 
 

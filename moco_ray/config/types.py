@@ -57,10 +57,16 @@ def take_own_values(part: Any, group: str) -> None:
 def _changed(part: Any, group: str) -> dict[str, Any]:
     """Values that must be written in another way."""
     changed = {}
+    defaults = {item.name: item.default for item in dataclasses.fields(part)}
     for name, hint in types_of(type(part)).items():
         value = getattr(part, name)
         if isinstance(value, os.PathLike) and f"{group}.{name}" in PATHS:
             continue  # is made text
-        if (taken := from_python(hint, value, f"{group}.{name}".replace("_", "-"))) is not value:
+        field = f"{group}.{name}".replace("_", "-")
+        if isinstance(value, str) and not value and defaults[name] != "":
+            raise ValueError(
+                f"{field} is '': give it a value, or leave it out (an unset variable of a shell is an empty text)"
+            )
+        if (taken := from_python(hint, value, field)) is not value:
             changed[name] = taken
     return changed

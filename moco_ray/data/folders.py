@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 
 from moco_ray.config.paths import local_path
+from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
 from moco_ray.data.labels import counted, quoted
 from moco_ray.data.storage import Storage
 from moco_ray.data.storage_checks import check_bucket
-from moco_ray.data.uris import HTTP, base_of, is_local
+from moco_ray.data.uris import HTTP, base_of, is_local, shown
 
 _LISTING_THREADS = 16
 _SAY_EVERY_S = 2.0
@@ -69,11 +70,17 @@ def list_folder(storage: Storage, uri: str, leave_out: Collection[str], progress
     Raises:
         ValueError: There is nothing, or the folder is a run's own.
     """
+    if storage.is_web and any(sign in storage.root for sign in "?#"):
+        raise ValueError(
+            f"{shown(uri)} is a page of links, and what follows ? or # belongs to no file below it; name the folder without "
+            "it, or a .csv or .parquet list of URLs"
+        )
     listing = Listing(files=[])
+    pages: dict[str, set[str]] = {}
     unwanted = {_absolute(path) for path in leave_out if path}
     last_s = time.monotonic()
     num_folders = 0
-    with ThreadPoolExecutor(_LISTING_THREADS) as pool:
+    with DaemonPool(_LISTING_THREADS) as pool:
         waiting: set[Future[tuple[str, list[tuple[str, int, bool]]]]] = {pool.submit(_list_one, storage, storage.root)}
         while waiting:
             done, waiting = wait(waiting, timeout=_SAY_EVERY_S, return_when=FIRST_COMPLETED)
@@ -81,6 +88,9 @@ def list_folder(storage: Storage, uri: str, leave_out: Collection[str], progress
                 folder, entries = future.result()
                 num_folders += 1
                 names = {name for name, _, _ in entries}
+                if storage.is_web:
+                    pages[folder.rstrip("/")] = names
+                    _check_pages(uri, folder, pages)
                 if any(files <= names for files in _RUN_FILES):
                     if folder == storage.root:
                         raise ValueError(
@@ -88,7 +98,7 @@ def list_folder(storage: Storage, uri: str, leave_out: Collection[str], progress
                         )
                     listing.results.append(_below(storage, folder))
                     continue
-                for path in _add(listing, storage, folder, entries, unwanted):
+                for path in dict.fromkeys(_add(listing, storage, folder, entries, unwanted)):
                     waiting.add(pool.submit(_list_one, storage, path))
             if time.monotonic() - last_s >= _SAY_EVERY_S:
                 last_s = time.monotonic()
@@ -126,6 +136,22 @@ def _add(
         else:
             listing.files.append(File(path, num_bytes))
     return folders
+
+
+def _check_pages(uri: str, folder: str, pages: Mapping[str, set[str]]) -> None:
+    """Refuse a server that answers whatever is below a page with the same links: there is no end to them.
+
+    Raises:
+        ValueError: A page has the same links as the two above it.
+    """
+    page = folder.rstrip("/")
+    above = page.rpartition("/")[0]
+    same = [pages.get(one) for one in (page, above, above.rpartition("/")[0])]
+    if same[0] and same[0] == same[1] == same[2]:
+        raise ValueError(
+            f"{shown(uri)}: the server answers other addresses with the same links ({shown(folder)}, for one), without "
+            "end; name a .csv or .parquet list of URLs instead"
+        )
 
 
 def _list_one(storage: Storage, folder: str) -> tuple[str, list[tuple[str, int, bool]]]:

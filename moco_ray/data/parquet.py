@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
@@ -11,6 +10,7 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.listed import Rows
 from moco_ray.data.parquet_columns import Columns, choose_columns, count_nulls
 from moco_ray.data.split_names import Role, has_train_and_other, role_of, role_of_file, roles_by_word
@@ -52,7 +52,7 @@ def parquet_rows(
     Raises:
         ValueError: The files hold no images, or not in one way.
     """
-    with ThreadPoolExecutor(_READ_THREADS) as pool:
+    with DaemonPool(_READ_THREADS) as pool:
         first = _open(storage, paths[0])
         partitions = _partitions(storage, paths[0])
         columns = choose_columns(uri, first, list(partitions), image_column, wanted_label)

@@ -7,7 +7,7 @@ import posixpath
 import re
 from urllib.parse import quote, unquote_to_bytes, urljoin
 
-from moco_ray.config.paths import local_path, local_uri
+from moco_ray.config.paths import check_slashes, local_path, local_uri
 from moco_ray.data.storage import Storage
 from moco_ray.data.uris import HTTP, is_local
 
@@ -30,7 +30,7 @@ def place_of(entry: str, storage: Storage, folder: str) -> str:
         folder: The list's folder, as a path of that storage.
 
     Raises:
-        ValueError: It is an image itself or a path of a Windows drive, or leads above what there is.
+        ValueError: It is an image itself, a path of a Windows drive or a URL that lacks slashes, or leads above what there is.
     """
     if storage.protocol in HTTP and "://" not in entry and is_local(entry):
         return relative_url(storage.root, entry.strip())
@@ -45,6 +45,7 @@ def place_of(entry: str, storage: Storage, folder: str) -> str:
         return local_uri(local_path(entry)) if is_local(entry) else entry
     if _DRIVE.match(entry) or entry.startswith("\\\\"):
         raise ValueError(f"{entry!r} is a path of a Windows machine; write paths that begin at the list's own folder")
+    check_slashes(entry)
     entry = entry.replace("\\", "/")
     if entry.startswith("~/"):
         entry = os.path.expanduser(entry)

@@ -100,9 +100,9 @@ class Storage:
         return Storage.open, (self.uri(self.root), self.options)
 
     @property
-    def _is_web(self) -> bool:
+    def is_web(self) -> bool:
         """Whether paths are URLs of http, of a cache too."""
-        return self.protocol in HTTP or (self.protocol in CACHES and self.inner is not None and self.inner._is_web)
+        return self.protocol in HTTP or (self.protocol in CACHES and self.inner is not None and self.inner.is_web)
 
     def join(self, *parts: str) -> str:
         """Path of something in the folder."""
@@ -173,7 +173,7 @@ class Storage:
         if self.protocol == "file":
             return self.retry(path, lambda: local_files.open_file(path))
         info = self.retry(path, lambda: self.fs.info(path))
-        if self._is_web and not (info.get("partial") and info.get("size")):
+        if self.is_web and not (info.get("partial") and info.get("size")):
             return io.BytesIO(self.read_bytes(path))  # the server does not know parts of files
         num_bytes = int(info["size"])
 
@@ -209,7 +209,7 @@ class Storage:
             info = self.retry(path, lambda: fs.info(path), is_first=True)
         except Missing:
             return False
-        is_page = self._is_web and (path.endswith("/") or info.get("mimetype") == "text/html")
+        is_page = self.is_web and (path.endswith("/") or info.get("mimetype") == "text/html")
         return bool(info["type"] == "file") and not is_page
 
     def list(self, path: str) -> list[tuple[str, int, bool]]:
@@ -223,7 +223,7 @@ class Storage:
         found = []
         for entry in entries:
             name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
-            if self._is_web and any(sign in name for sign in "?#"):
+            if self.is_web and any(sign in name for sign in "?#"):
                 continue  # of a page: another order of the same links
             if entry["name"].rstrip("/") != path.rstrip("/") and name:
                 size = entry.get("size")

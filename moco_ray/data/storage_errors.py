@@ -80,6 +80,8 @@ def final_error(error: Exception, uri: str, *, is_first: bool = False) -> ValueE
         return refusal
     if code == "NoSuchBucket" or "bucket does not exist" in text:
         return Missing(f"{where}: there is no such bucket; check its name and the endpoint")
+    if any(type(cause).__name__ == "TooManyRedirects" for cause in _causes(error)):  # aiohttp's
+        return ValueError(f"{where}: the server redirects again and again; check the address")
     if isinstance(error, FileNotFoundError) and code not in _PASSING and status in (None, 404, 410):
         # An HTTP file system says "not found" for whatever goes wrong; what went wrong is behind it.
         if status is None and any(_is_connection(cause) for cause in _causes(error)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from moco_ray.config.paths import BYTES, LOCAL, local_path, local_uri
+from moco_ray.config.paths import BYTES, LOCAL, check_slashes, local_path, local_uri
 
 S3 = ("s3", "s3a")
 HTTP = ("http", "https")
@@ -33,10 +33,11 @@ def split_uri(uri: str) -> Parts:
     """Take a URI apart.
 
     Raises:
-        ValueError: A chain does not say what it begins from.
+        ValueError: A chain does not say what it begins from, or a URL lacks slashes.
     """
     protocol = protocol_of(uri)
     if protocol == "file":
+        check_slashes(uri)
         return Parts(protocol, local_path(uri))
     if protocol in HTTP:
         return Parts(protocol, uri)

@@ -174,7 +174,7 @@ def newest_content(storage: Storage, path: str) -> bytes:
     if is_checkpoint(storage):
         return checkpoint_state(storage)
     file = storage.join(NAME)
-    if storage.exists(file):
+    if storage.is_file(file):
         content = storage.read_bytes(file)
         if not is_encoder(content):
             return content
@@ -183,7 +183,7 @@ def newest_content(storage: Storage, path: str) -> bytes:
     state, reasons = newest_state(storage)
     if state is not None:
         return state
-    if storage.exists(storage.join("config.json")):
+    if storage.is_file(storage.join("config.json")):
         why = f" that is whole ({'; '.join(reasons)})" if reasons else ""
         raise ValueError(
             f"{path} is a run that has not saved a checkpoint yet{why}, and has no {NAME}; wait for its first one, or go on "
@@ -203,7 +203,8 @@ def _file_to_name(storage: Storage, path: str, file: str) -> str:
         raise ValueError(
             f"{path} is a folder that is no run's ({', '.join(weights[:4])} in it): name the file, {path.rstrip('/')}/{weights[0]}"
         )
-    return storage.root if path.endswith(_WEIGHTS) and not storage.exists(storage.root) else file
+    is_page = storage.is_web and not path.endswith("/")
+    return storage.root if is_page or (path.endswith(_WEIGHTS) and not storage.exists(storage.root)) else file
 
 
 def info_of(content: bytes, path: str) -> dict[str, Any]:
@@ -212,6 +213,7 @@ def info_of(content: bytes, path: str) -> dict[str, Any]:
     Raises:
         ValueError: It is none of moco_ray's, or cut short.
     """
+    check_kind(content, path)
     if is_cut(content):
         raise ValueError(
             f"{path} is no complete safetensors file: it is {'cut short' if content else 'empty'}, {len(content):,} bytes; "
@@ -221,6 +223,22 @@ def info_of(content: bytes, path: str) -> dict[str, Any]:
     if metadata.get("format") != _FORMAT:
         raise ValueError(f"{path} was not written by moco_ray; load it with safetensors, torchvision or timm")
     return {name: json.loads(value) if name in _JSON else value for name, value in metadata.items()}
+
+
+def check_kind(content: bytes, path: str) -> None:
+    """Refuse what servers and Git give in place of a file.
+
+    Raises:
+        ValueError: It is such a thing.
+    """
+    begin = content[:1000].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if begin.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        kind = "XML" if begin.startswith(b"<?xml") and b"<html" not in begin else "HTML"
+        raise ValueError(
+            f"{path} is an {kind} page, not weights: often one that asks to log in; check where it comes from"
+        )
+    if begin.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise ValueError(f"{path} is a Git LFS pointer, not weights: run git lfs pull in its repository")
 
 
 def is_cut(content: bytes) -> bool:

@@ -23,7 +23,7 @@ from moco_ray.data.storage import Storage
 
 def is_checkpoint(storage: Storage) -> bool:
     """Whether a folder is a checkpoint, whatever its name."""
-    return any(storage.exists(storage.join(name)) for name in (STATE, MARKER))
+    return any(storage.is_file(storage.join(name)) for name in (STATE, MARKER))  # pages of a server are none of them
 
 
 def checkpoint_state(storage: Storage) -> bytes:

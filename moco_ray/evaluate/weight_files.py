@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moco_ray.evaluate.encoder_file import MOST_HEADER_BYTES, tensors_of
+from moco_ray.evaluate.encoder_file import MOST_HEADER_BYTES, check_kind, tensors_of
 
 # Parts of names that wrappers put between those of a network: torch.compile, checkpointing, FSDP, whole pickled modules.
 _WRAPPERS = frozenset(
@@ -35,6 +35,7 @@ def read_weights(content: bytes, path: str) -> dict[Name, Tensor]:
     Raises:
         ValueError: It is no file of weights, or asks for code to be run.
     """
+    check_kind(content, path)
     tree = tensors_of(content, path) if _is_safetensors(content) else _load(content, path)
     return {name: tensor for name, tensor in _tensors_in(tree, (), set()) if name}
 

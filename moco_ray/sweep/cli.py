@@ -10,6 +10,7 @@ from typing import Any
 from moco_ray import cli
 from moco_ray.command import again, check_uri, run_command, say
 from moco_ray.flags import Given, flags_of, scan
+from moco_ray.output import outlive_output
 from moco_ray.sweep.config import SweepConfig
 
 _PROGRAM = "tune/sweep.py"
@@ -33,6 +34,8 @@ def _sweep(arguments: Sequence[str]) -> None:
     settings = settings_of(own)
     parsed = cli.parse_given(rest)
     check_uri(parsed.config)
+    if not parsed.dry_run:
+        outlive_output()
     say(f"moco_ray: sweep, preset {parsed.config.preset}, images {parsed.config.data.uri}")
     from moco_ray.train.connection import choose_authentication
 

@@ -151,7 +151,7 @@ def test_group_batch_norm_is_written_as_batch_norm(tmp_path: Path) -> None:
     assert_same_weights(load_encoder(str(path)), expected)
 
 
-@pytest.mark.parametrize("content", [b"<html>not found</html>", b"\xff" * 100, b"\x02\0\0\0\0\0\0\0[]"])
+@pytest.mark.parametrize("content", [b"not found, and no page", b"\xff" * 100, b"\x02\0\0\0\0\0\0\0[]"])
 def test_a_file_of_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "encoder.safetensors").write_bytes(content)
     with pytest.raises(ValueError, match="was not written by moco_ray"):

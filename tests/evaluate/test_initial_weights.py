@@ -264,7 +264,7 @@ def files(folder: Path) -> dict[str, bytes]:
     torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(str(folder / "script.pt"))
     whole = (folder / "whole.pt").read_bytes()
     return {
-        "text": b"<html>not found</html>",
+        "text": b"not found, and no page",
         "empty": b"",
         "cut": whole[: len(whole) // 2],
         "pickle": pickle.dumps({"a": np.zeros(3)}, protocol=4),
