@@ -15,8 +15,10 @@ from tests.runs import write_images
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent home; all else is as a user has it
 
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # as a terminal has it, where the tests run in background
+# As a terminal has them, where the tests run in the background.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
