@@ -19,16 +19,22 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def web_server(folder: Path, seen: list[str] | None = None) -> Iterator[str]:
-    """Serve a folder; gives the server's address, and appends each request to `seen`."""
-    handler = functools.partial(type("Handler", (_Handler,), {"seen": [] if seen is None else seen}), directory=folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+def _serving(server: ThreadingHTTPServer) -> Iterator[str]:
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def web_server(folder: Path, seen: list[str] | None = None) -> Iterator[str]:
+    """Serve a folder; gives the server's address, and appends each request to `seen`."""
+    handler = functools.partial(type("Handler", (_Handler,), {"seen": [] if seen is None else seen}), directory=folder)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    with _serving(server) as address:
+        yield address
 
 
 @contextmanager
@@ -52,9 +58,5 @@ def page_server(answer: Callable[[str], tuple[int, dict[str, str], bytes]]) -> I
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads, server.block_on_close = True, False
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with _serving(server) as address:
+        yield address

@@ -163,11 +163,16 @@ def _check_empty(run: Storage, folder: str) -> None:
     Raises:
         ValueError: There are checkpoints.
     """
-    if run.exists(run.root) and (steps := checkpoint_steps(run)):
+    if steps := _checkpoints(run):
         raise ValueError(
             f"{folder} holds checkpoints, up to step {steps[-1]:,}, and no {CONFIG}: put back what a copy has left out, or "
             "begin another run with another --run.name"
         )
+
+
+def _checkpoints(run: Storage) -> list[int]:
+    """Steps of what a folder, which need not exist, holds."""
+    return checkpoint_steps(run) if run.exists(run.root) else []
 
 
 def _check_experiment(old: Config, new: Config, folder: str, *, passes_automatic: bool = False) -> None:
@@ -198,7 +203,7 @@ def _weights(config: Config, run: Storage, say: Say) -> bytes | None:
     try:
         return initial_weights(config, encoder, say)
     except (ValueError, OSError) as error:
-        if not (run.exists(run.root) and checkpoint_steps(run)):
+        if not _checkpoints(run):
             raise
         say(f"model.init cannot be read any more ({error}); the run goes on from its checkpoint without it")
         return None
