@@ -224,7 +224,11 @@ def test_of_two_that_start_at_the_same_moment_one_wins(tmp_path: Path) -> None:
         assert all(one[1] < next_one[0] for one, next_one in zip(sorted(spans), sorted(spans)[1:], strict=False))
 
 
-def test_a_driver_whose_run_was_taken_over_commits_nothing_more(images: Path, tmp_path: Path) -> None:
+def test_a_driver_whose_run_was_taken_over_commits_nothing_more(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "RENEW_EVERY_S", 600.0)  # a renewal under way would put the old lease back
+
     def say(line: str) -> None:
         if line.startswith("step 1/"):
             _elsewhere(tmp_path / "run", time.time())
