@@ -38,12 +38,15 @@ def web_server(folder: Path, seen: list[str] | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def page_server(answer: Callable[[str], tuple[int, dict[str, str], bytes]]) -> Iterator[str]:
-    """Answer each path with a status, further headers and a page; gives the server's address."""
+def page_server(
+    answer: Callable[[str], tuple[int, dict[str, str], bytes]],
+    head: Callable[[str], tuple[int, dict[str, str], bytes]] | None = None,
+) -> Iterator[str]:
+    """Answer each path with a status, further headers and a page, HEAD alike or as said; gives the server's address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            code, headers, body = answer(self.path)
+            code, headers, body = (head if head and self.command == "HEAD" else answer)(self.path)
             self.send_response(code)
             for name, value in {"Content-Type": "text/html", "Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)

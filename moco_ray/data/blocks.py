@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from moco_ray.config.views import ViewsConfig
 from moco_ray.core.layout import key_permutation
+from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.decode import BadImage
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import Order
@@ -105,7 +105,7 @@ def make_blocks(
     positions = np.arange(first_step * size, (first_step + num_steps) * size)
     rows.reshape(-1)[:] = source.train_rows[source.order.rows(positions)]
     pieces = [(t, j) for t in range(num_steps) for j in range(spec.num_groups)]
-    with ThreadPoolExecutor(1) as reader:  # reads the next group while this one is decoded
+    with DaemonPool(1) as reader:  # reads the next group while this one is decoded
 
         def read(piece: tuple[int, int]) -> Sequence[Encoded]:
             t, j = piece

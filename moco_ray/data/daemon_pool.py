@@ -1,16 +1,24 @@
-"""Threads for requests that nobody has to wait for when the work is stopped."""
+"""Threads that nobody has to wait for when the work is stopped."""
 
 from __future__ import annotations
 
+import atexit
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from queue import Empty, SimpleQueue
-from types import TracebackType
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
+from weakref import WeakSet
+
+_LAST_WAIT_S = 2.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_Task = tuple[Future[Any], Callable[[], None]]
+
+_threads: WeakSet[threading.Thread] = WeakSet()
 
 
 class DaemonPool(Executor):
@@ -21,10 +29,12 @@ class DaemonPool(Executor):
     """
 
     def __init__(self, num_threads: int) -> None:
-        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._num_threads = num_threads
         for _ in range(num_threads):
-            threading.Thread(target=self._work, name="daemon-pool", daemon=True).start()
+            thread = threading.Thread(target=_work, args=(self._tasks,), name="daemon-pool", daemon=True)
+            thread.start()
+            _threads.add(thread)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run a function on one of the threads."""
@@ -38,20 +48,29 @@ class DaemonPool(Executor):
             except BaseException as error:  # for whoever asks for the result
                 future.set_exception(error)
 
-        self._tasks.put(run)
+        self._tasks.put((future, run))
         return future
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Begin nothing more; what is under way goes on without anybody who waits."""
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Begin nothing more, whatever the arguments; what is under way goes on, but nobody waits for it."""
         try:
             while True:
-                self._tasks.get_nowait()
+                if (task := self._tasks.get_nowait()) is not None:
+                    task[0].cancel()
         except Empty:
             for _ in range(self._num_threads):
                 self._tasks.put(None)
 
-    def _work(self) -> None:
-        while (run := self._tasks.get()) is not None:
-            run()
+
+def _work(tasks: SimpleQueue[_Task | None]) -> None:
+    while (task := tasks.get()) is not None:
+        task[1]()
+        del task  # with what it holds
+
+
+@atexit.register
+def _end() -> None:
+    """Let what computes come to an end: a thread that the interpreter ends within C++ may take the process with it."""
+    deadline = time.monotonic() + _LAST_WAIT_S
+    for thread in list(_threads):
+        thread.join(max(0.0, deadline - time.monotonic()))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from moco_ray.data import local_files
+from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.uris import is_local, plain_path
 
@@ -35,7 +35,7 @@ def known_bad(manifest: Manifest) -> dict[int, str]:
         paths = [plain_path(uri) for uri in manifest.table["uri"].take(share).to_pylist()]
         return [(int(row), local_files.why_unreadable(path)) for row, path in zip(share, paths, strict=True)]
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with DaemonPool(_THREADS) as pool:
         found = [item for share in pool.map(look, range(0, len(rows), _SHARE)) for item in share]
     return {row: reason for row, reason in found if reason is not None}
 

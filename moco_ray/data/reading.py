@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.decode import BadImage, UInt8Array, decode_image
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import ReadError, Storage, StorageOptions
@@ -98,7 +98,7 @@ def _in_threads(work: Callable[[Any], Any], tasks: list[Any], storage: Storage) 
     threads = min(_LOCAL_READ_THREADS if storage.protocol == "file" else _READ_THREADS, len(tasks))
     if threads == 1:
         return [work(task) for task in tasks]
-    with ThreadPoolExecutor(threads) as pool:
+    with DaemonPool(threads) as pool:
         shares = list(pool.map(lambda first: [work(task) for task in tasks[first::threads]], range(threads)))
     return [shares[i % threads][i // threads] for i in range(len(tasks))]
 

@@ -9,7 +9,6 @@ import pickle
 import re
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ import pyarrow as pa
 import torch
 
 from moco_ray.data.blocks import Block, Source, StreamSpec, make_blocks
+from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.storage import ReadError
 from moco_ray.data.windows import Load, is_read_in_windows, plan_loads, read_windows
 
@@ -44,7 +44,7 @@ def local_segment(spec: StreamSpec, source: Source, first_step: int, last_step: 
     def run(load: Load) -> list[Block]:
         return list(_numbered_blocks(spec, source, load))
 
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="data")
+    pool = DaemonPool(threads)
     try:
         ahead = deque(pool.submit(run, load) for load in itertools.islice(loads, threads))
         while ahead:
@@ -53,7 +53,7 @@ def local_segment(spec: StreamSpec, source: Source, first_step: int, last_step: 
                 ahead.append(pool.submit(run, load))
             yield from blocks
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown()
         loads.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from moco_ray.data.blocks import Source, StreamSpec
+from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.reading import Encoded, read_rows
 from moco_ray.data.storage import ReadError
 from moco_ray.data.uris import is_local
@@ -62,7 +63,7 @@ def read_windows(spec: StreamSpec, source: Source, runs: Sequence[tuple[int, int
         source: From where.
         runs: First steps and ends, as `Order.runs` gives them.
     """
-    pool = ThreadPoolExecutor(_num_threads(source), thread_name_prefix="data-read")
+    pool = DaemonPool(_num_threads(source))
     try:
         opened: deque[_Run] = deque()
         for first_step, last_step in runs:
@@ -72,7 +73,7 @@ def read_windows(spec: StreamSpec, source: Source, runs: Sequence[tuple[int, int
         while opened:
             yield from opened.popleft().loads()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown()
 
 
 @dataclass(kw_only=True)
@@ -90,7 +91,7 @@ class _Run:
     """For each row group its rows that the run needs."""
 
     @staticmethod
-    def open(spec: StreamSpec, source: Source, first_step: int, last_step: int, pool: ThreadPoolExecutor) -> _Run:
+    def open(spec: StreamSpec, source: Source, first_step: int, last_step: int, pool: DaemonPool) -> _Run:
         """Begin to read."""
         positions = np.arange(first_step * spec.global_batch_size, last_step * spec.global_batch_size)
         rows, where = np.unique(source.train_rows[source.order.rows(positions)], return_inverse=True)

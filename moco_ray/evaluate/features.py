@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moco_ray.core.encoders import normalize
+from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.decode import BadImage
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.reading import decode, read_rows
@@ -111,7 +112,7 @@ def load_images(images: ImageSet, view: Callable[[UInt8Array, int], UInt8Array])
         return ImageBatch(pixels=pixels, places=np.array(good, dtype=np.int64))
 
     num_threads = min(os.cpu_count() or 1, _MAX_THREADS)
-    pool = ThreadPoolExecutor(num_threads)
+    pool = DaemonPool(num_threads)
     ahead: deque[Future[ImageBatch]] = deque()
     try:
         for start in range(0, len(images), _BATCH):
@@ -124,7 +125,7 @@ def load_images(images: ImageSet, view: Callable[[UInt8Array, int], UInt8Array])
             if len((batch := ahead.popleft().result()).places):
                 yield batch
     finally:
-        pool.shutdown(cancel_futures=True)  # or a consumer that stops early would wait for what was read ahead
+        pool.shutdown()
 
 
 def encode_images(

@@ -82,19 +82,42 @@ def test_a_listing_is_left_at_once_while_its_server_does_not_answer(
         return 200, {}, "".join(f'<a href="{link % i}">link</a>' for i in range(40)).encode()
 
     with page_server(answer) as address:
-        command = f"jobs/pretrain.py --preset smoke --run.num-workers 0 --dry-run --data.uri {address}/img/"
-        process = subprocess.Popen(
-            [sys.executable, *command.split()],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
-        for _ in range(8):  # its threads wait
-            assert asked.acquire(timeout=60)
-        start = time.monotonic()
-        os.kill(process.pid, number)
-        _, said = process.communicate(timeout=20)
-        end.set()
-    assert process.returncode == code and b"stopped" in said
-    assert time.monotonic() - start < 5  # rich alone takes a second on a machine that is busy
+        said = _stop(["--dry-run", "--data.uri", f"{address}/img/"], asked, end, number, code)
+    assert "stopped" in said
+
+
+@pytest.mark.parametrize("what", ["dry run", "training"])
+def test_images_are_left_at_once_while_their_server_does_not_answer(what: str, tmp_path: Path) -> None:
+    asked, end = threading.Semaphore(0), threading.Event()
+
+    def answer(path: str) -> tuple[int, dict[str, str], bytes]:
+        if path != "/img/":
+            asked.release()
+            end.wait()
+        return 200, {}, "".join(f'<a href="{i}.png">link</a>' for i in range(64)).encode()
+
+    with page_server(answer, head=lambda path: (200, {"Content-Type": "image/png"}, b"1234")) as address:
+        flags = ["--data.uri", f"{address}/img/", "--run.storage-path", str(tmp_path)]
+        said = _stop([*flags, *["--dry-run"] * (what == "dry run")], asked, end, signal.SIGINT, 130)
+    assert "64 images" in said and "stopped" in said
+
+
+def _stop(flags: list[str], asked: threading.Semaphore, end: threading.Event, number: signal.Signals, code: int) -> str:
+    """Send a signal to a job whose threads wait for answers: it ends at once. Returns all that it said."""
+    process = subprocess.Popen(
+        [sys.executable, "jobs/pretrain.py", "--preset", "smoke", "--run.num-workers", "0", *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    for _ in range(8):
+        assert asked.acquire(timeout=60)
+    start = time.monotonic()
+    os.kill(process.pid, number)
+    said, _ = process.communicate(timeout=20)
+    end.set()
+    assert process.returncode == code
+    assert time.monotonic() - start < 7  # of which 2 for threads that may compute, and 1 for rich where others compute
+    return said
