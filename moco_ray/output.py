@@ -40,14 +40,24 @@ class _Output:
         except OSError as error:
             self._fail(error)
 
+    def close(self) -> None:
+        """Hand over what was written or give it up: else the interpreter would fail over it when it ends."""
+        try:
+            self._stream.flush()
+        except OSError:
+            self._lead_nowhere()
+
+    def _lead_nowhere(self) -> None:
+        with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def _fail(self, error: OSError) -> None:
         is_gone = error.errno in _GONE
-        if is_gone:  # what is left in the buffer would be written again when the interpreter ends
-            with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), self._stream.fileno())
+        if is_gone:
+            self._lead_nowhere()
         if self.is_all:
             if is_gone:
                 raise OutputClosed from error
@@ -70,11 +80,14 @@ def own_output() -> Iterator[None]:
     before = sys.stdout, sys.stderr
     with open(os.devnull, "w") as nowhere:
         out, err = (stream or nowhere for stream in before)  # None where it was closed
-        sys.stdout, sys.stderr = cast(TextIO, _Output(out, is_all=True)), cast(TextIO, _Output(err, is_all=False))
+        outputs = _Output(out, is_all=True), _Output(err, is_all=False)
+        sys.stdout, sys.stderr = (cast(TextIO, output) for output in outputs)
         try:
             yield
         finally:
             sys.stdout, sys.stderr = before
+            for output in outputs:
+                output.close()
 
 
 def outlive_output() -> None:

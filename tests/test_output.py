@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,10 @@ _SMOKE = "jobs/pretrain.py --preset smoke --run.num-workers 0"
 def _ended(command: str, redirected: str) -> tuple[int, str]:
     """Exit code of a command in a shell, and what it said on standard error."""
     script = f"set -o pipefail; {sys.executable} {command} {redirected}"
-    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment
+    )
     return done.returncode, done.stderr
 
 
@@ -40,6 +44,11 @@ def test_a_run_goes_on_to_its_end_unheard(redirected: str, said: str, tmp_path: 
     assert code == 0 and (tmp_path / "runs" / "a" / "encoder.safetensors").exists()
     assert error.count("the command goes on") == (1 if said else 0) and said in error
     assert "Traceback" not in error
+
+
+def test_what_cannot_be_said_is_an_error_where_it_was_all(tmp_path: Path) -> None:
+    code, error = _ended(f"{_SMOKE} --dry-run --data.uri {write_images(tmp_path, 24)}", "> /dev/full")
+    assert code == 1 and error.count("No space left") == 1 and "Traceback" not in error
 
 
 @pytest.mark.parametrize("command", [f"{_SMOKE} --help", f"{_SMOKE} --oops"])
