@@ -327,11 +327,11 @@ def test_an_endpoint_that_never_answers_is_a_read_error(
 
 @pytest.fixture
 def broken(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Storage, FaultyProxy]]:
-    """A folder on the real server, and the faulty way to it, with timeouts of a second."""
+    """A folder on the real server, and the faulty way to it, with timeouts of four seconds."""
     proxy = FaultyProxy(s3.endpoint)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     uri = f"s3://{s3.bucket}/broken"
-    yield Storage.open(uri, resolve_storage_options(uri, '{"config_kwargs": {"read_timeout": 1}}')), proxy
+    yield Storage.open(uri, resolve_storage_options(uri, '{"config_kwargs": {"read_timeout": 4}}')), proxy
     proxy.down()
 
 
