@@ -15,7 +15,7 @@ from moco_ray.core import collectives
 from moco_ray.core.batch import Batch
 from moco_ray.core.encoders import normalize
 from moco_ray.core.global_batch_norm import has_global_batch_norm
-from moco_ray.core.group_batch_norm import group_batch_norms
+from moco_ray.core.group_batch_norm import commit_pending, group_batch_norms
 from moco_ray.core.hashing import rows_digest
 from moco_ray.core.info_nce import Loss
 from moco_ray.core.method import Method
@@ -80,6 +80,7 @@ class Learner:
         self._mean = torch.tensor(mean, dtype=parameter.dtype, device=self.device)
         self._std = torch.tensor(std, dtype=parameter.dtype, device=self.device)
         self._is_whole = any(has_global_batch_norm(trunk) for trunk in method.trunks())
+        self._norms = group_batch_norms(method)
         self._trunks = _Trunks(method, self._apply)
         self._synced: nn.Module = self._trunks
         if collectives.world_size() > 1:
@@ -108,8 +109,7 @@ class Learner:
         with torch.no_grad():
             method.end(batch, keys, outputs)
         own_groups = len(batch.groups[collectives.rank()])
-        for norm in group_batch_norms(method):
-            norm.commit_pending(batch.num_groups, own_groups)
+        commit_pending(self._norms, batch.num_groups, own_groups)
         return self._result(batch, totals)
 
     def try_memory(self, batch: Batch) -> None:
@@ -140,7 +140,7 @@ class Learner:
             totals: (3,) float64 sums of loss, correct queries and cosines over this rank's queries.
             outputs: Of each trunk for all of this rank's images, without gradient.
         """
-        self.optimizer.zero_grad(set_to_none=False)
+        self.optimizer.zero_grad()
         parts = self._parts(images[0], batch)
         if not self.method.is_separable:
             if self._some_rank_cuts(images[0], batch):
@@ -274,7 +274,7 @@ class Learner:
     def _forget(self, module: nn.Module | None = None) -> None:
         """Undo what an interrupted pass left behind: through one encoder, or through all that is trained."""
         if module is None:
-            self.optimizer.zero_grad(set_to_none=False)
+            self.optimizer.zero_grad()
         for part in [module] if module is not None else self.method.trained():
             for norm in group_batch_norms(part):
                 norm.discard_pending()
