@@ -19,9 +19,9 @@ def build_optimizer(modules: Iterable[nn.Module], config: OptimConfig) -> torch.
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.effective_lr, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(parameters, lr=config.effective_lr, weight_decay=config.weight_decay, foreach=True)
     if config.optimizer == "lars":
         return Lars(parameters, lr=config.effective_lr, momentum=config.momentum, weight_decay=config.weight_decay)
     return torch.optim.SGD(
-        parameters, lr=config.effective_lr, momentum=config.momentum, weight_decay=config.weight_decay
+        parameters, lr=config.effective_lr, momentum=config.momentum, weight_decay=config.weight_decay, foreach=True
     )
