@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from moco_ray.config import Config, experiment_differences, from_json
 from moco_ray.data.blocks import Source, StreamSpec
 from moco_ray.data.checkpoint_files import checkpoint_steps
@@ -65,7 +63,7 @@ class Prepared:
             config=self.config,
             spec=stream_spec(self.config),
             num_rows=len(self.source.train_rows),
-            held_out_rows=np.setdiff1d(np.arange(len(manifest)), self.source.train_rows),
+            held_out_rows=manifest.other_rows(self.source.train_rows),
             manifest_digest=manifest.digest,
             former_digests=manifest.former_digests,
             listed_at_step=kept.listed_at_step if kept else 0,
