@@ -8,6 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_CHUNK_BYTES = 2**26
+# Torch 2.11 knows it by its older name.
+_all_gather_single = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 def world_size() -> int:
     """Number of ranks."""
@@ -38,6 +42,28 @@ def all_reduce_min(number: int, device: torch.device) -> int:
     return int(smallest)
 
 
+def bytes_from_rank_zero(content: bytes | None, device: torch.device) -> bytes:
+    """Send bytes that rank 0 has to all. All ranks must call; the device is one that they send from.
+
+    Args:
+        content: The bytes on rank 0, None elsewhere.
+        device: Where pieces of them pass through, 64 MB at a time.
+    """
+    if world_size() == 1:
+        assert content is not None
+        return content
+    size = torch.tensor(len(content or b""), device=device)
+    dist.broadcast(size, 0)
+    whole = torch.empty(int(size), dtype=torch.uint8)
+    if content:
+        whole.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+    for part in whole.split(_CHUNK_BYTES):
+        sent = part.to(device)
+        dist.broadcast(sent, 0)
+        part.copy_(sent)
+    return whole.numpy().tobytes()
+
+
 def all_gather_rows(rows: Tensor, rows_per_rank: list[int]) -> list[Tensor]:
     """Gather tensors that differ in their first dimension. All ranks must call.
 
@@ -65,7 +91,7 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         gathered = rows.new_empty((world_size() * len(rows), *rows.shape[1:]))
-        dist.all_gather_single(gathered, rows)
+        _all_gather_single(gathered, rows)
         return gathered
 
     @staticmethod

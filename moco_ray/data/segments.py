@@ -32,6 +32,8 @@ _RESERVED_CPUS = re.compile("CPU_group_[0-9a-f]+")  # of a placement group, on a
 _DECODING_CPUS, _READING_CPUS = 0.98, 0.005
 _CPUS_A_READER = 8  # that one task that reads can keep busy: it reads the next window while the last one is decoded
 
+_sources: dict[str, Source] = {}  # of this process's last task, by reference
+
 
 def local_segment(spec: StreamSpec, source: Source, first_step: int, last_step: int) -> Iterator[Block]:
     """Make blocks on threads of this process, a few tasks ahead: the stream of one worker without Ray."""
@@ -108,7 +110,7 @@ def _tasks_on_ray(spec: StreamSpec, source: ObjectRef[Source], first_step: int, 
 
     def task(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for index in batch["id"]:
-            yield from _rows_of_blocks(spec, ray.get(source), loads[int(index)])
+            yield from _rows_of_blocks(spec, _kept_source(source), loads[int(index)])
 
     return ray.data.range(len(loads), override_num_blocks=len(loads)).map_batches(task, batch_size=None)
 
@@ -126,12 +128,12 @@ def _windows_on_ray(
 
     def read(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         runs = list(zip(batch["first_step"].tolist(), batch["last_step"].tolist(), strict=True))
-        for load in read_windows(spec, ray.get(source), runs):
+        for load in read_windows(spec, _kept_source(source), runs):
             yield {"load": np.frombuffer(pickle.dumps(load), dtype=np.uint8)[None]}
 
     def decode(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for load in batch["load"]:
-            yield from _rows_of_blocks(spec, ray.get(source), pickle.loads(load))
+            yield from _rows_of_blocks(spec, _kept_source(source), pickle.loads(load))
 
     runs = ray.get(source).order.runs(first_step, last_step)
     windows = [pa.table({"first_step": [first], "last_step": [last]}) for first, last in runs]
@@ -147,6 +149,16 @@ def _rows_of_blocks(spec: StreamSpec, source: Source, load: Load) -> Iterator[di
     torch.set_num_threads(1)
     for block in _numbered_blocks(spec, source, load):
         yield {name: value[None] for name, value in block.items()}
+
+
+def _kept_source(reference: ObjectRef[Source]) -> Source:
+    """The source, and with it what its order has computed, as this process has it from an earlier task."""
+    import ray
+
+    if (found := _sources.get(name := reference.hex())) is None:
+        _sources.clear()  # of an earlier run
+        found = _sources[name] = ray.get(reference)
+    return found
 
 
 def _store_bytes_of_data_nodes(label: dict[str, str] | None) -> float:

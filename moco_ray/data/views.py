@@ -13,7 +13,9 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -122,7 +124,7 @@ def apply_view(image: UInt8Array, draw: ViewDraw, config: ViewsConfig) -> UInt8A
         x = blur(x, draw.blur_sigma)
     if draw.is_solarized:
         x = solarize(x)
-    return np.ascontiguousarray(x[:, ::-1]) if draw.is_flipped else x
+    return cast(UInt8Array, cv2.flip(x, 1)) if draw.is_flipped else x
 
 
 def make_view(image: UInt8Array, config: ViewsConfig, *, seed: int, position: int, view: int) -> UInt8Array:

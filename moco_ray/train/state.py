@@ -38,7 +38,7 @@ def build_learner(job: Job, restored: State | None) -> Learner:
         use_group_batch_norm(method, config.optim.group_size)
     else:
         use_global_batch_norm(method)
-    device = _device(job.uses_gpu)
+    device = worker_device(job.uses_gpu)
     method.to(device=device, dtype=torch.float64 if config.run.dtype == "float64" else torch.float32)
     if device.type == "cuda":
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -77,7 +77,8 @@ def learner_state(job: Job, learner: Learner, step: int, *, copy: bool) -> State
     }
 
 
-def _device(uses_gpu: bool) -> torch.device:
+def worker_device(uses_gpu: bool) -> torch.device:
+    """The device that this worker trains on."""
     if not uses_gpu:
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())

@@ -19,12 +19,12 @@ from moco_ray.core.agreement import copy_from_rank_zero, ranks_agree
 from moco_ray.core.step import Learner, StepResult
 from moco_ray.data.storage import Storage
 from moco_ray.data.stream import BadRow, Loaded, Stream, StreamError
-from moco_ray.train.checkpoint import CheckpointStore, State
+from moco_ray.train.checkpoint import CheckpointStore, State, state_of
 from moco_ray.train.job import Job, Outcome
 from moco_ray.train.notes import LEAVING
 from moco_ray.train.place import Place
 from moco_ray.train.recorder import Recorder
-from moco_ray.train.state import build_learner, learner_state
+from moco_ray.train.state import build_learner, learner_state, worker_device
 
 _MAX_STARTS_WITHOUT_PROGRESS = 3
 _LOOK_EVERY_S = 5.0  # longest time in which a group does not hear that it must save
@@ -65,7 +65,10 @@ def train(job: Job, place: Place, say: Callable[[str], None]) -> Outcome:
     if refusal:
         return refusal
     start = newest or 0
-    restored = store.read(newest) if newest is not None else None
+    restored = None
+    if newest is not None:
+        content = store.content(newest) if place.rank == 0 else None
+        restored = state_of(collectives.bytes_from_rank_zero(content, worker_device(job.uses_gpu)))
     if mismatch := _mismatch(job, restored):
         return Outcome(step=start, error=mismatch)
     learner = build_learner(job, restored)
