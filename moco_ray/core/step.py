@@ -19,6 +19,7 @@ from moco_ray.core.group_batch_norm import commit_pending, group_batch_norms
 from moco_ray.core.hashing import rows_digest
 from moco_ray.core.info_nce import Loss
 from moco_ray.core.method import Method
+from moco_ray.core.out_of_memory import ran_out_of_memory
 
 _ALL = slice(None)
 
@@ -249,10 +250,12 @@ class Learner:
             self._sync_has_begun = False
             try:
                 return work()
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not ran_out_of_memory(error):
+                    raise
                 groups = self._groups_at_once(images, batch)
                 if groups == 1 or self._is_whole:
-                    raise ValueError(self._does_not_fit(batch)) from error
+                    raise ValueError(f"{self._does_not_fit(batch)} ({_first_line(error)})") from error
                 if self._sync_has_begun and collectives.world_size() > 1:
                     raise  # other ranks already wait inside the gradient reduction: only a restart is safe
             self.micro_batch_groups = (groups + 1) // 2
@@ -303,3 +306,7 @@ class _Trunks(nn.Module):
 def _sums(loss: Loss) -> Tensor:
     """Loss, correct queries and cosines, (3,) float64."""
     return torch.stack([value.detach().double() for value in loss])
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -26,18 +26,19 @@ class FitsForward(TinyResNet):
 
 
 class FailsOnCalls(TinyResNet):
-    """Its forward pass runs out of memory at the given calls, counted from 1, whatever the number of images."""
+    """Its forward pass fails at the given calls, counted from 1, whatever the number of images."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         super().__init__()
         self.calls: set[int] = set()
+        self.error = error or torch.OutOfMemoryError("no room")
         self.num_calls = 0
 
     def forward(self, images: Tensor) -> Tensor:
         self.num_calls += 1
         features = super().forward(images)
         if self.num_calls in self.calls:
-            raise torch.OutOfMemoryError(f"call {self.num_calls}")
+            raise self.error
         return features
 
 
