@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -85,8 +86,12 @@ def device() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a figure."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES}
+    """Versions of Python and of the packages that decide a figure; those that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _as_json(row: Row) -> dict[str, object]:

@@ -25,3 +25,19 @@ def build_optimizer(modules: Iterable[nn.Module], config: OptimConfig) -> torch.
     return torch.optim.SGD(
         parameters, lr=config.effective_lr, momentum=config.momentum, weight_decay=config.weight_decay, foreach=True
     )
+
+
+def make_state(optimizer: torch.optim.Optimizer) -> None:
+    """Make what the first step of an optimizer from here would make, of zeros, so that memory for it is there before.
+
+    Steps are the same as without; parameters that have their state keep it.
+    """
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if optimizer.state[p]:
+                continue
+            if isinstance(optimizer, torch.optim.AdamW):
+                state = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+                optimizer.state[p].update(state)
+            elif group["momentum"]:
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)

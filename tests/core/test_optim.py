@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
 import pytest
 import timm.optim.lars
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from moco_ray.config.optim import OptimConfig
-from moco_ray.core.optim import build_optimizer
+from moco_ray.core.optim import build_optimizer, make_state
 from tests.core.tiny import tiny_encoder
 from tests.oracles.lars import LarsOracle
 
@@ -153,3 +154,22 @@ def test_adamw_decays_all_that_is_trained() -> None:
 def test_progress_is_the_share_of_the_run() -> None:
     config = OptimConfig(epochs=4)
     assert [config.progress_at(position, 100) for position in (0, 100, 400, 420)] == [0.0, 0.25, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
+def test_state_that_is_made_before_changes_no_step(optimizer: Literal["sgd", "adamw", "lars"]) -> None:
+    runs = []
+    for makes in (False, True):
+        torch.manual_seed(0)
+        encoder = tiny_encoder()
+        built = build_optimizer([encoder], OptimConfig(optimizer=optimizer))
+        for step in range(4):
+            if makes:
+                make_state(built)
+            for parameter in encoder.parameters():
+                parameter.grad = (
+                    torch.randn(parameter.shape, dtype=parameter.dtype) if step else parameter.detach() * 0.1
+                )
+            built.step()
+        runs.append((encoder.state_dict(), built.state_dict()))
+    torch.testing.assert_close(runs[1], runs[0], rtol=0, atol=0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-import simplejpeg
 from PIL.JpegImagePlugin import JpegImageFile
 
 from moco_ray.data.formats.bad_image import BadImage
@@ -88,6 +87,8 @@ def _decode_checked(
 
 def _turbo(data: bytes, header: _Header, shrink: int) -> tuple[UInt8Array | None, str]:
     """Decode a JPEG of any colours; what libjpeg-turbo minds is no picture but words, and Pillow may forgive it."""
+    import simplejpeg  # here, so that views and models work where it is not installed
+
     try:
         _, _, colours, _ = simplejpeg.decode_jpeg_header(data)
     except (ValueError, RuntimeError) as error:
