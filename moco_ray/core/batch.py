@@ -60,13 +60,18 @@ class Batch:
         """Indices in the global batch of the rows whose key views this rank's slots hold, (n,) int64."""
         return torch.from_numpy(self.key_rows_of_slots)[self.own_rows()]
 
-    def to(self, device: torch.device) -> Batch:
-        """Move the images to a device."""
-        return replace(
-            self,
-            query=self.query.to(device, non_blocking=True),
-            key=self.key.to(device, non_blocking=True),
-        )
+    def to(self, device: torch.device, stream: torch.cuda.Stream | None = None) -> Batch:
+        """Move the images to a device; on a stream of their own while the device still computes the step before."""
+        if stream is None:
+            query, key = (images.to(device, non_blocking=True) for images in (self.query, self.key))
+            return replace(self, query=query, key=key)
+        with torch.cuda.stream(stream):
+            moved = self.to(device)
+        computing = torch.cuda.current_stream(device)
+        computing.wait_stream(stream)
+        for images in (moved.query, moved.key):
+            images.record_stream(computing)  # or their memory would be given away once they are deleted here
+        return moved
 
 
 def resident_batch(

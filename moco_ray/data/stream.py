@@ -173,8 +173,11 @@ class Stream:
 
     def _batch(self, held: list[Block], t: int, step: int, groups: list[list[int]]) -> Batch:
         def images(name: str) -> torch.Tensor:
-            tensor = torch.from_numpy(np.concatenate([block[name][t] for block in held]))
-            return tensor.pin_memory() if self.pin_memory else tensor
+            parts = [block[name][t] for block in held]
+            shape = (sum(map(len, parts)), *parts[0].shape[1:])
+            together = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory)
+            np.concatenate(parts, out=together.numpy())
+            return together
 
         return Batch(
             query=images("query"),

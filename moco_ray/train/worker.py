@@ -29,6 +29,7 @@ from moco_ray.train.state import build_learner, learner_state, worker_device
 _MAX_STARTS_WITHOUT_PROGRESS = 3
 _LOOK_EVERY_S = 5.0  # longest time in which a group does not hear that it must save
 _SAVE_PATIENCE_S = 90.0
+_STEPS_IN_FLIGHT = 2
 _WAIT_TO_BE_STOPPED_S = 30.0
 
 _LOG = logging.getLogger(__name__)
@@ -147,6 +148,8 @@ class _Loop:
     say: Callable[[str], None]
     _next_look: int = field(default=0, init=False)
     _polled_s: float = field(default_factory=time.monotonic, init=False)
+    _copies: torch.cuda.Stream | None = field(default=None, init=False)
+    """Where batches are copied to a GPU."""
 
     def run(self) -> None:
         self._stop_if_too_many_are_bad()
@@ -171,6 +174,8 @@ class _Loop:
         )
         if self.step == 0 or self._is_eval_step():  # of a checkpoint, too: it was written before its evaluation
             self._evaluate(may_wait=True)
+        if self.learner.device.type == "cuda":
+            self._copies = torch.cuda.Stream(self.learner.device)
         in_flight: deque[torch.cuda.Event] = deque()
         pending: list[StepResult] = []
         bad: list[BadRow] = []
@@ -191,17 +196,17 @@ class _Loop:
                 since, waited = time.monotonic(), stream.wait_s
 
     def _bound_run_ahead(self, in_flight: deque[torch.cuda.Event]) -> None:
-        """Let a GPU fall at most one step behind, so that what the loop waits for data, the GPU waits too."""
+        """Let a GPU fall a few steps behind and no more: what the loop waits for data, the GPU waits too."""
         if self.learner.device.type != "cuda":
             return
-        event = torch.cuda.Event()
+        event = torch.cuda.Event(blocking=True)  # a wait that spins would take a core from the data
         event.record()
         in_flight.append(event)
-        if len(in_flight) > 1:
+        if len(in_flight) > _STEPS_IN_FLIGHT:
             in_flight.popleft().synchronize()
 
     def _train_on(self, loaded: Loaded, is_first: bool) -> StepResult:
-        batch = loaded.batch.to(self.learner.device)
+        batch = loaded.batch.to(self.learner.device, self._copies)
         if is_first and self.place.num_ranks > 1 and self.job.uses_gpu:
             self.learner.try_memory(batch)
         optim, num_rows = self.job.config.optim, self.job.num_rows
