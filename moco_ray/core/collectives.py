@@ -23,13 +23,21 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def host_group() -> dist.ProcessGroup | None:
+    """A group of all ranks for tensors on the CPU; None where the default one takes them. All ranks must call."""
+    if world_size() == 1 or dist.get_backend() == "gloo":
+        return None
+    group: dist.ProcessGroup = dist.new_group(backend="gloo")
+    return group
+
+
 @torch.no_grad()
-def all_reduce_sum(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """Sum a tensor over all ranks; int64 wraps. All ranks must call; the argument stays as it is."""
     if world_size() == 1:
         return tensor.clone()
     total = tensor.detach().clone()
-    dist.all_reduce(total)
+    dist.all_reduce(total, group=group)
     return total
 
 

@@ -6,9 +6,8 @@ import logging
 import math
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 import torch.distributed as dist
@@ -21,6 +20,7 @@ from moco_ray.data.storage import Storage
 from moco_ray.data.stream import BadRow, Loaded, Stream, StreamError
 from moco_ray.train.checkpoint import CheckpointStore, State, state_of
 from moco_ray.train.job import Job, Outcome
+from moco_ray.train.measured import Measured, Pace
 from moco_ray.train.notes import LEAVING
 from moco_ray.train.place import Place
 from moco_ray.train.recorder import Recorder
@@ -29,7 +29,6 @@ from moco_ray.train.state import build_learner, learner_state, worker_device
 _MAX_STARTS_WITHOUT_PROGRESS = 3
 _LOOK_EVERY_S = 5.0  # longest time in which a group does not hear that it must save
 _SAVE_PATIENCE_S = 90.0
-_STEPS_IN_FLIGHT = 2
 _WAIT_TO_BE_STOPPED_S = 30.0
 
 _LOG = logging.getLogger(__name__)
@@ -150,6 +149,8 @@ class _Loop:
     _polled_s: float = field(default_factory=time.monotonic, init=False)
     _copies: torch.cuda.Stream | None = field(default=None, init=False)
     """Where batches are copied to a GPU."""
+    _between_hosts: dist.ProcessGroup | None = field(default_factory=collectives.host_group, init=False)
+    """Over which ranks agree, so that no look waits for a GPU."""
 
     def run(self) -> None:
         self._stop_if_too_many_are_bad()
@@ -176,34 +177,25 @@ class _Loop:
             self._evaluate(may_wait=True)
         if self.learner.device.type == "cuda":
             self._copies = torch.cuda.Stream(self.learner.device)
-        in_flight: deque[torch.cuda.Event] = deque()
-        pending: list[StepResult] = []
+        measured = Measured(device=self.learner.device, first=self.step)
         bad: list[BadRow] = []
-        fresh, since, waited = True, time.monotonic(), 0.0
+        since, looked_at, waited, is_first = time.monotonic(), self.step, 0.0, True
         for loaded in stream:
-            pending.append(self._train_on(loaded, fresh))
+            measured.add(self._train_on(loaded, is_first))
             bad += loaded.bad
-            fresh = False
+            is_first = False
             self.step += 1
             _LOG.info("step %d", self.step)
             if self.recorder:
                 self.place.done(self.step)
-            self._bound_run_ahead(in_flight)
             if self._looks_up():
                 elapsed = max(time.monotonic() - since, 1e-9)
-                self._look(pending, bad, (stream.wait_s - waited) / elapsed, elapsed)
-                pending, bad = [], []
-                since, waited = time.monotonic(), stream.wait_s
-
-    def _bound_run_ahead(self, in_flight: deque[torch.cuda.Event]) -> None:
-        """Let a GPU fall a few steps behind and no more: what the loop waits for data, the GPU waits too."""
-        if self.learner.device.type != "cuda":
-            return
-        event = torch.cuda.Event(blocking=True)  # a wait that spins would take a core from the data
-        event.record()
-        in_flight.append(event)
-        if len(in_flight) > _STEPS_IN_FLIGHT:
-            in_flight.popleft().synchronize()
+                pace = Pace(
+                    steps_per_s=(self.step - looked_at) / elapsed, wait_fraction=(stream.wait_s - waited) / elapsed
+                )
+                self._look(measured, bad, pace)
+                bad = []
+                since, looked_at, waited = time.monotonic(), self.step, stream.wait_s
 
     def _train_on(self, loaded: Loaded, is_first: bool) -> StepResult:
         batch = loaded.batch.to(self.learner.device, self._copies)
@@ -232,31 +224,32 @@ class _Loop:
         assert every is not None
         return self.step % every == 0 or self.step == self.job.last_step
 
-    def _look(self, results: list[StepResult], bad: list[BadRow], wait_fraction: float, elapsed_s: float) -> None:
-        """Read the results since the last look, record them, and checkpoint and evaluate if due."""
-        values = [result.values() for result in results]
-        first = self.step - len(values)
-        for offset, value in enumerate(values):
-            if not math.isfinite(value["train/loss"]):
-                self._stop_on_nan(first + offset, value["train/loss"])
-        own = _Wishes(num_bad=float(len(bad)), wait_fraction=wait_fraction)
+    def _look(self, measured: Measured, bad: list[BadRow], pace: Pace) -> None:
+        """Record what has been measured, and checkpoint and evaluate if due; before either, the device is waited for."""
+        own = _Wishes(num_bad=float(len(bad)), wait_fraction=pace.wait_fraction)
         if self.recorder:
             own.checkpoint = float(self.recorder.wants_checkpoint(self.step))
-            own.steps_to_next_look = max(1, int(_LOOK_EVERY_S * len(values) / elapsed_s))
+            own.steps_to_next_look = max(1, int(_LOOK_EVERY_S * pace.steps_per_s))
             own.poll = float(time.monotonic() - self._polled_s > _LOOK_EVERY_S)
             own.save = float(own.poll and self.place.is_asked_to_save())
-        wishes = own.summed_over_ranks(self.learner.device)
+        wishes = own.summed_over_ranks(self._between_hosts)
         self._next_look = self.step + int(wishes.steps_to_next_look)
-        if wishes.num_bad:
-            bad = _gather_bad(bad)
-        if self.recorder:
-            self.recorder.add_bad(bad)
-            wait_fraction = wishes.wait_fraction / self.place.num_ranks
-            self.recorder.add_steps(first, values, wait_fraction, elapsed_s, self.learner)
         if wishes.poll:
             self._polled_s = time.monotonic()
         loses_node = bool(wishes.poll) and self.place.is_losing_a_node()
-        if wishes.checkpoint or wishes.save or loses_node:
+        saves = bool(wishes.checkpoint or wishes.save or loses_node)
+        first, values = measured.take(everything=saves or self._is_eval_step())
+        for offset, value in enumerate(values):
+            if not math.isfinite(value["train/loss"]):
+                self._stop_on_nan(first + offset, value["train/loss"])
+        if wishes.num_bad:
+            bad = _gather_bad(bad, self._between_hosts)
+        if self.recorder:
+            self.recorder.add_bad(bad)
+            pace = replace(pace, wait_fraction=wishes.wait_fraction / self.place.num_ranks)
+            if values:
+                self.recorder.add_steps(first, values, pace, self.learner.method)
+        if saves:
             self._checkpoint()
         if wishes.save or loses_node:
             self._wait_until_saved(loses_node)
@@ -316,12 +309,12 @@ class _Loop:
         raise RuntimeError(f"at step {self.step} the workers no longer hold the same weights and queue")
 
 
-def _gather_bad(bad: list[BadRow]) -> list[BadRow]:
+def _gather_bad(bad: list[BadRow], group: dist.ProcessGroup | None) -> list[BadRow]:
     """Bad rows of all ranks. All ranks must call."""
     if collectives.world_size() == 1:
         return bad
     parts: list[list[BadRow]] = [[] for _ in range(collectives.world_size())]
-    dist.all_gather_object(parts, bad)
+    dist.all_gather_object(parts, bad, group)
     return [item for part in parts for item in part]
 
 
@@ -336,9 +329,9 @@ class _Wishes:
     num_bad: float = 0.0
     wait_fraction: float = 0.0
 
-    def summed_over_ranks(self, device: torch.device) -> _Wishes:
+    def summed_over_ranks(self, group: dist.ProcessGroup | None) -> _Wishes:
         own = torch.tensor([getattr(self, item.name) for item in fields(self)], dtype=torch.float64)
-        sums = collectives.all_reduce_sum(own.to(device)).tolist()
+        sums = collectives.all_reduce_sum(own, group).tolist()
         return _Wishes(**{item.name: value for item, value in zip(fields(self), sums, strict=True)})
 
 
