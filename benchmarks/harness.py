@@ -96,5 +96,5 @@ def versions() -> dict[str, str]:
 
 def _as_json(row: Row) -> dict[str, object]:
     values = asdict(row)
-    values["pass"] = values.pop("passed")
+    values["pass"] = bool(values.pop("passed"))
     return values
