@@ -72,11 +72,17 @@ def _draw_crops(n: int, side: int, area_min: float, uniform) -> tuple[Tensor, Te
 
 
 def _cropped(x: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, is_flipped: Tensor) -> Tensor:
-    sign, zero = torch.where(is_flipped, -1.0, 1.0), torch.zeros_like(width)
-    across = torch.stack([width * sign, zero, 2 * left + width - 1], dim=1)
-    down = torch.stack([zero, height, 2 * top + height - 1], dim=1)
-    grid = F.affine_grid(torch.stack([across, down], dim=1), list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    """Crops (n, 3, H, H), resized; like a resize of what was cut out, they see nothing beyond it."""
+    side = x.shape[-1]
+    middles = (torch.arange(side, device=x.device) + 0.5) / side  # of the pixels, (H,)
+    across = torch.where(is_flipped[:, None], 1 - middles, middles)
+    grid = []
+    for start, size, share in ((left, width, across), (top, height, middles.expand(len(x), side))):
+        first, last = start + 0.5 / side, start + size - 0.5 / side
+        at = (start[:, None] + size[:, None] * share).maximum(first[:, None]).minimum(last[:, None])
+        grid.append(2 * at - 1)  # (n, H)
+    columns, rows = grid[0][:, None, :].expand(-1, side, -1), grid[1][:, :, None].expand(-1, -1, side)
+    return F.grid_sample(x, torch.stack([columns, rows], dim=3), mode="bilinear", align_corners=False)
 
 
 def _gray(x: Tensor) -> Tensor:
