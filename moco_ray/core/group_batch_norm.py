@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -59,7 +61,8 @@ class GroupBatchNorm(nn.BatchNorm2d):
         if num_groups == 1:
             weight, bias = self.weight, self.bias
             return F.batch_norm(input, mean, var, weight, bias, training=True, momentum=1 / (seen + 1), eps=self.eps)
-        return _GroupNormalize.apply(input, self.weight, self.bias, mean, var, seen, self.group_size, self.eps)  # type: ignore[no-any-return, no-untyped-call]
+        normalize = _normalizer(input)
+        return normalize.apply(input, self.weight, self.bias, mean, var, seen, self.group_size, self.eps)  # type: ignore[no-any-return]
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass  # (N, C) of a head as well as (N, C, H, W)
@@ -74,6 +77,28 @@ class GroupBatchNorm(nn.BatchNorm2d):
         self.pending_mean.zero_()  # or what was not finite in it would stay
         self.pending_var.zero_()
         self.pending_groups = 0
+
+
+def _normalizer(x: Tensor) -> type[torch.autograd.Function]:
+    """What normalises several groups of x fastest."""
+    layout = torch.channels_last if x.dim() == 4 else torch.contiguous_format
+    if x.is_cuda and x.is_contiguous(memory_format=layout) and (kernels := _kernels()) is not None:
+        return kernels
+    return _GroupNormalize
+
+
+@cache
+def _kernels() -> type[torch.autograd.Function] | None:
+    """Kernels of our own, if Triton can compile them here."""
+    try:
+        from moco_ray.core.group_kernels import GroupNormalize
+
+        x, statistics = torch.zeros(4, 8, device="cuda"), torch.zeros(2, 8, device="cuda")
+        GroupNormalize.apply(x, None, None, *statistics, 0, 2, 1e-5)  # type: ignore[no-untyped-call]
+    except Exception as error:  # whatever a compiler that is missing or does not know the GPU raises
+        warnings.warn(f"several BatchNorm groups on a GPU take longer here, without Triton: {error}", stacklevel=2)
+        return None
+    return GroupNormalize
 
 
 class _GroupNormalize(torch.autograd.Function):
