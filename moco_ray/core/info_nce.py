@@ -32,9 +32,10 @@ def info_nce_logits(q: Tensor, k: Tensor, negatives: Tensor, temperature: float)
     Returns:
         (N, 1 + K).
     """
+    q = q / temperature  # (N, dim): here, and not in the logits, which are many more
     positive = (q * k).sum(dim=1, keepdim=True)  # (N, 1)
     negative = q @ negatives.T  # (N, K)
-    return torch.cat([positive, negative], dim=1) / temperature
+    return torch.cat([positive, negative], dim=1)
 
 
 def info_nce(logits: Tensor, labels: Tensor, temperature: float) -> Loss:
