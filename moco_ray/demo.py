@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from moco_ray.command import run_command
 from moco_ray.config import Config
 from moco_ray.config.data import DataConfig
 from moco_ray.config.eval import EvalConfig
@@ -16,6 +17,8 @@ from moco_ray.config.optim import OptimConfig
 from moco_ray.config.run import RunConfig
 from moco_ray.config.views import v2_views
 from moco_ray.data.sample import write_digits
+from moco_ray.output import outlive_output
+from moco_ray.report.screen import Screen
 from moco_ray.train.pretrain import pretrain
 
 
@@ -34,6 +37,17 @@ def demo_config(images: Path, storage_path: str) -> Config:
         eval=EvalConfig(uri=str(images / "test"), k=20, every_steps=60),
         run=RunConfig(storage_path=storage_path, num_workers=2),
     )
+
+
+def main() -> int:
+    """Run the demo in a terminal; returns the exit code."""
+    return run_command(_demo_on_screen, stopped="stopped")
+
+
+def _demo_on_screen() -> None:
+    outlive_output()
+    with Screen() as say:
+        demo(say=say)
 
 
 def demo(storage_path: str = "runs", *, say: Callable[[str], None] = print) -> None:
