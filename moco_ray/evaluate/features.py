@@ -71,7 +71,7 @@ class Features:
     """Encoded images."""
 
     features: Tensor
-    """(N, d) float32 on the CPU."""
+    """(N, d) float32, on the device that encoded them."""
     labels: Tensor
     """(N,) int64, -1 without a label."""
     ids: Tensor
@@ -182,11 +182,17 @@ def encode_images(
 def apply_to_pixels(
     module: nn.Module, pixels: UInt8Array, *, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> Tensor:
-    """Standardise images uint8 (n, H, W, 3) and apply a module on its device; returns float32 (n, d) on the CPU."""
+    """Standardise images uint8 (n, H, W, 3) and apply a module; returns float32 (n, d) on the module's device.
+
+    On CUDA in bfloat16, where the device has it.
+    """
     parameter = next(module.parameters())
-    center, scale = (torch.tensor(v, dtype=parameter.dtype, device=parameter.device) for v in (mean, std))
-    outputs: Tensor = module(normalize(torch.from_numpy(pixels).to(parameter.device), center, scale))
-    return outputs.float().cpu()
+    device = parameter.device
+    center, scale = (torch.tensor(v, dtype=parameter.dtype, device=device) for v in (mean, std))
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16):
+        outputs: Tensor = module(normalize(torch.from_numpy(pixels).to(device), center, scale))
+    return outputs.float()
 
 
 def _identity(image: UInt8Array) -> int:

@@ -157,7 +157,9 @@ class Evaluations:
 
 def evaluate_state(job: Job, state: State, tell: Callable[[int, int], None] = no_word) -> dict[str, float]:
     """Measure the query encoder of a checkpoint's state, on a GPU if this process has one."""
-    encoder = encoder_of(job, state).to("cuda" if job.uses_gpu and torch.cuda.is_available() else "cpu")
+    encoder = encoder_of(job, state)
+    if job.uses_gpu and torch.cuda.is_available():
+        encoder = encoder.to(device="cuda", memory_format=torch.channels_last)  # type: ignore[call-overload]
     return dict(evaluate(encoder, job.eval_set, job.config.views, job.config.eval, tell=tell))
 
 
