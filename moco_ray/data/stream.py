@@ -85,7 +85,7 @@ class Stream:
         segments: queue.Queue[tuple[int, int, Iterable[Block]] | None] = queue.Queue()
         ready: queue.Queue[Loaded | BaseException | None] = queue.Queue(maxsize=_READ_AHEAD_STEPS)
         stop = threading.Event()
-        length = _SEGMENT_TASKS * self.spec.steps_per_task
+        length = max(1, _SEGMENT_TASKS * self.spec.steps_per_task * self.spec.groups_per_task // self.spec.num_groups)
         opened = self.first_step
         thread = threading.Thread(target=self._prepare, args=(segments, ready, stop), name="stream", daemon=True)
         thread.start()
