@@ -74,7 +74,7 @@ def same(a: Loaded, b: Loaded) -> bool:
 
 
 def stream_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith(("stream", "data"))]
+    return [thread for thread in threading.enumerate() if thread.name.startswith(("stream", "daemon-pool"))]
 
 
 def wait_until_no_thread_is_left() -> None:
