@@ -80,10 +80,10 @@ def test_keys_are_renewed_before_they_expire_and_asked_for_no_oftener(
     folder = open_storage(f"s3://{server.bucket}/renewed")
     again = open_storage(f"s3://{server.bucket}/renewed")
     start = time.monotonic()
-    while time.monotonic() - start < 5.0:
+    while (seconds := time.monotonic() - start) < 5.0 or (provider.num_asked < 3 and seconds < 60.0):
         folder.write_bytes(folder.join("a"), b"1")
         assert again.read_bytes(again.join("a")) == b"1"
-    assert 3 <= provider.num_asked <= 6
+    assert 3 <= provider.num_asked <= 1 + seconds  # a request of a busy machine may take seconds
     assert proxy.answers["ExpiredToken"] == 0
 
 
