@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from moco_ray.config.methods.simclr import SimCLRConfig
 from moco_ray.config.model import ModelConfig
 from moco_ray.config.optim import OptimConfig
 from moco_ray.config.paths import as_uri, local_path
+from moco_ray.config.resembling import most_like, plain
 from moco_ray.config.run import RunConfig
 from moco_ray.config.views import cifar_views, simclr_views, v1_views, v2_views, v3_views
 
@@ -289,14 +289,9 @@ def _resembling(name: str) -> list[str]:
     """Presets that may be meant: those that begin with the name, else the one or two that are spelt like it."""
     if (Path(name).expanduser() / "config.json").is_file():
         return [str(Path(name) / "config.json")]
-    plain = {_plain(preset): preset for preset in PRESETS}
-    begun = [preset for key, preset in plain.items() if _plain(name) and key.startswith(_plain(name))]
-    close = [plain[key] for key in difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.4)]
-    return begun or close
-
-
-def _plain(name: str) -> str:
-    return "".join(character for character in name.lower() if character.isalnum())
+    begun = [preset for preset in PRESETS if plain(name) and plain(preset).startswith(plain(name))]
+    close = most_like(name, PRESETS, cutoff=0.4)
+    return begun or ([close] if close else [])
 
 
 def _text(uri: str, storage_options: str | None) -> str:

@@ -77,7 +77,7 @@ def as_uri(field: str, value: Any) -> Any:
     if not field.endswith("options"):  # they are no place, and may be credentials
         check_slashes(text, field)
         text = _plain_file(text)
-    if text.isascii() or text == text.encode("utf-8", "replace").decode():
+    if text == text.encode("utf-8", "replace").decode():
         return text
     return local_uri(local_path(text))
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from moco_ray.config.config import Config
 from moco_ray.config.fields import from_json_value, shorten, types_of
 from moco_ray.config.methods import AnyMethod, method_class, method_names
 from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.config.resembling import most_like
 
 SECRET_FIELDS = ("data.storage_options", "run.storage_options")
 """Fields that may hold credentials: no file and no message shows their values."""
@@ -72,21 +71,16 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _meant(name: str, known: Sequence[str]) -> str:
+def _meant(name: str, known: Iterable[str]) -> str:
     """A question about the field that an unknown one may stand for; empty if none is like it."""
-    plain = {_plain(one): one for one in known}
-    close = difflib.get_close_matches(_plain(name), plain, n=1)
-    return f" (did you mean {plain[close[0]]}?)" if close else ""
-
-
-def _plain(name: str) -> str:
-    return re.sub("[-_ ]", "", name).lower()
+    close = most_like(name, known)
+    return f" (did you mean {close}?)" if close else ""
 
 
 def _build(cls: type[Any], values: dict[str, Any], prefix: str) -> Any:
     hints = types_of(cls)
     if unknown := sorted(set(values) - set(hints)):
-        shown = [f"{prefix}{shorten(name)}{_meant(name, list(hints))}" for name in unknown]
+        shown = [f"{prefix}{shorten(name)}{_meant(name, hints)}" for name in unknown]
         raise ValueError(f"it has unknown fields: {', '.join(shown)}")
     return cls(**{name: _convert(hints[name], value, f"{prefix}{name}") for name, value in values.items()})
 

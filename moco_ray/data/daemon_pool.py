@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakSet
@@ -16,7 +17,7 @@ _LAST_WAIT_S = 2.0
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_Task = tuple[Future[Any], Callable[[], None]]
+_Task = tuple[Future[Any], Callable[[], Any]]
 
 _threads: WeakSet[threading.Thread] = WeakSet()
 
@@ -39,16 +40,7 @@ class DaemonPool(Executor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run a function on one of the threads."""
         future: Future[T] = Future()
-
-        def run() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
-            try:
-                future.set_result(fn(*args, **kwargs))
-            except BaseException as error:  # for whoever asks for the result
-                future.set_exception(error)
-
-        self._tasks.put((future, run))
+        self._tasks.put((future, partial(fn, *args, **kwargs)))
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -64,8 +56,13 @@ class DaemonPool(Executor):
 
 def _work(tasks: SimpleQueue[_Task | None]) -> None:
     while (task := tasks.get()) is not None:
-        task[1]()
-        del task  # with what it holds
+        future, call = task
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(call())
+            except BaseException as error:  # for whoever asks for the result
+                future.set_exception(error)
+        del task, future, call  # with what they hold
 
 
 @atexit.register

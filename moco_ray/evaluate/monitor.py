@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,6 @@ from moco_ray.config.eval import EvalConfig
 from moco_ray.config.views import ViewsConfig
 from moco_ray.core.encoders import Encoder
 from moco_ray.core.hashing import hash64
-from moco_ray.data.labels import quoted
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import StorageOptions
 from moco_ray.data.views import make_view
@@ -23,6 +21,7 @@ from moco_ray.evaluate.against_chance import default_neighbours, knn_context
 from moco_ray.evaluate.features import Features, ImageSet, apply_to_pixels, encode_images, load_images
 from moco_ray.evaluate.knn import knn_top1
 from moco_ray.evaluate.representation import alignment, rankme, uniformity
+from moco_ray.evaluate.unlike_classes import both_sides, left_out
 
 _HOLDOUT, _BANK, _QUERIES = 0x40, 0x41, 0x42  # keep the draws of one seed apart
 _VIEW_IMAGES = 512
@@ -125,7 +124,7 @@ def choose_eval_set(
         queries = _sample(images, rows, config.max_queries, seed, _QUERIES, options, max_pixels)
         words = (
             f"kNN: each of {len(rows):,} images to classify by the others: fewer than two of their classes are among the "
-            f"labelled training images{_both_sides(train, images) if held_out is not None else ''}"
+            f"labelled training images{both_sides(train, images) if held_out is not None else ''}"
         )
         return EvalSet(queries=queries, bank=None, classes=images.classes, words=words)
     rows, labelled = (
@@ -138,7 +137,7 @@ def choose_eval_set(
     words = (
         f"kNN: {len(queries):,} images are classified by {len(bank):,} training images of the {len(common):,} classes"
     )
-    return EvalSet(queries=queries, bank=bank, classes=common, words=words + _not_common(train, images, common))
+    return EvalSet(queries=queries, bank=bank, classes=common, words=words + left_out(train, images, common))
 
 
 def _present(manifest: Manifest, rows: NDArray[np.int64]) -> list[str]:
@@ -155,39 +154,6 @@ def _numbered(images: ImageSet, manifest: Manifest, classes: tuple[str, ...]) ->
     number = {name: i for i, name in enumerate(classes)}
     table = np.array([number.get(name, -1) for name in manifest.classes], dtype=np.int64)
     return replace(images, labels=table[images.labels])
-
-
-def _not_common(train: Manifest, images: Manifest, common: tuple[str, ...]) -> str:
-    """What classes play no part, in words."""
-    parts = []
-    for manifest, whose in ((train, "training"), (images, "evaluation")):
-        if others := [name for name in manifest.classes if name not in set(common)]:
-            parts.append(f"{quoted(others)} of {whose} images")
-    return f" that both have; left out: {' and '.join(parts)}{_alike(train, images)}" if parts else ""
-
-
-def _both_sides(train: Manifest, images: Manifest) -> str:
-    """Some classes of each, for people who expected the same ones."""
-    if not train.classes or not images.classes:
-        return ""
-    return (
-        f" ({quoted(train.classes)} of training, {quoted(images.classes)} of evaluation images{_alike(train, images)})"
-    )
-
-
-def _alike(train: Manifest, images: Manifest) -> str:
-    """A hint where classes that are not in both would be, but for capitals or their form in Unicode."""
-    ours, theirs = set(train.classes) - set(images.classes), set(images.classes) - set(train.classes)
-    known = {_folded(name): name for name in sorted(ours)}
-    pairs = [(known[_folded(name)], name) for name in sorted(theirs) if _folded(name) in known]
-    if not pairs:
-        return ""
-    said = ", ".join(f"{first!r} and {second!r}" for first, second in pairs[:2]) + (", …" if len(pairs) > 2 else "")
-    return f"; {said} differ only in capitals or in Unicode form (NFC, NFD): give them the same names"
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _sample(

@@ -77,11 +77,6 @@ def parts_before(storage: Storage, step: int) -> dict[str, bytes]:
     return {f"{_FOLDER}/{path.rsplit('/', 1)[-1]}": storage.read_bytes(path) for path in wanted}
 
 
-def read_lines(content: bytes) -> list[Line]:
-    """Parse JSON lines."""
-    return [json.loads(line) for line in content.splitlines()]
-
-
 def stored_lines(storage: Storage, name: str) -> list[Line]:
     """Parse a file of JSON lines in a run's folder; none if there is no such file.
 

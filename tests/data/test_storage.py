@@ -7,9 +7,11 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -118,11 +120,25 @@ def test_a_storage_survives_pickling(folder: Storage) -> None:
     assert pickle.loads(pickle.dumps(folder)).read_bytes(folder.join("a")) == b"1"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_is_a_user_error(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(ValueError, match=r"refused|another"):
-        check_writable(open_storage(str(tmp_path)))
+@contextmanager
+def anybody() -> Iterator[None]:
+    """Inside, files are written as by somebody who is not root, who may write anywhere."""
+    before = os.geteuid()
+    os.seteuid(before or 65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+def test_a_read_only_folder_is_a_user_error() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o555)
+        with anybody(), pytest.raises(ValueError, match=r"refused|another"):
+            check_writable(open_storage(folder))
+        assert list(Path(folder).iterdir()) == []
+        Path(folder).chmod(0o755)
+        check_writable(open_storage(folder))
 
 
 def test_a_folder_below_a_file_is_a_user_error(tmp_path: Path) -> None:

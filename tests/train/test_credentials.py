@@ -18,7 +18,7 @@ import pytest
 from moco_ray.data import storage as storage_module
 from moco_ray.data.storage import KeysRefused, Storage, resolve_storage_options
 from moco_ray.data.storage_checks import check_writable
-from moco_ray.train.metrics import read_lines
+from moco_ray.train.metrics import stored_lines
 from moco_ray.train.pretrain import pretrain
 from tests.expiring import ExpiringS3, Provider, expiring_s3, keys_json, make_provider
 from tests.runs import tiny_config
@@ -80,10 +80,10 @@ def test_keys_are_renewed_before_they_expire_and_asked_for_no_oftener(
     folder = open_storage(f"s3://{server.bucket}/renewed")
     again = open_storage(f"s3://{server.bucket}/renewed")
     start = time.monotonic()
-    while time.monotonic() - start < 5.0:
+    while (seconds := time.monotonic() - start) < 5.0 or (provider.num_asked < 3 and seconds < 60.0):
         folder.write_bytes(folder.join("a"), b"1")
         assert again.read_bytes(again.join("a")) == b"1"
-    assert 3 <= provider.num_asked <= 6
+    assert 3 <= provider.num_asked <= 1 + seconds  # a request of a busy machine may take seconds
     assert proxy.answers["ExpiredToken"] == 0
 
 
@@ -269,7 +269,7 @@ def test_nodes_without_a_provider_outlive_the_drivers_keys(
     assert done.returncode == 0, done.stdout + done.stderr
     assert seconds > 40, "the run was too short to show anything"
     run = open_storage(f"s3://{server.bucket}/runs/ray")
-    assert len(read_lines(run.read_bytes(run.join("metrics.jsonl")))) == 200
+    assert len(stored_lines(run, "metrics.jsonl")) == 200
     assert "restarted" not in done.stdout and "failed" not in done.stdout, done.stdout
     assert 2 <= provider.num_asked <= 2 * seconds / 25 + 4
     assert "hush" not in done.stdout + done.stderr

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from moco_ray.data.storage import Storage, StorageOptions
-from moco_ray.train.metrics import StepLines, delete_provisional_parts, join_parts, read_lines, stored_lines
+from moco_ray.train.metrics import Line, StepLines, delete_provisional_parts, join_parts, stored_lines
 
 
 @pytest.fixture
@@ -24,11 +26,15 @@ def _write(storage: Storage, first: int, last: int) -> None:
     assert lines.take_part() == {}
 
 
+def _joined(storage: Storage, say: Callable[[str], None]) -> list[Line]:
+    return [json.loads(line) for line in join_parts(storage, say).splitlines()]
+
+
 def test_parts_join_to_one_line_a_step_in_full_precision(storage: Storage) -> None:
     _write(storage, 0, 9)
     _write(storage, 10, 10)
     _write(storage, 11, 30)
-    lines = read_lines(join_parts(storage, print))
+    lines = _joined(storage, print)
     assert [line["step"] for line in lines] == list(range(31))
     assert all(line["train/loss"] == 1 / (line["step"] + 3) for line in lines)
 
@@ -38,7 +44,7 @@ def test_parts_after_the_checkpoint_are_deleted(storage: Storage) -> None:
     _write(storage, 10, 19)
     _write(storage, 20, 29)
     delete_provisional_parts(storage, 10)
-    assert [line["step"] for line in read_lines(join_parts(storage, print))] == list(range(10))
+    assert [line["step"] for line in _joined(storage, print)] == list(range(10))
     delete_provisional_parts(storage, 0)
     assert join_parts(storage, print) == b""
 
@@ -47,7 +53,7 @@ def test_a_gap_is_said_with_its_steps_and_an_overlap_is_an_error(storage: Storag
     _write(storage, 0, 9)
     _write(storage, 12, 19)
     said: list[str] = []
-    lines = read_lines(join_parts(storage, said.append))
+    lines = _joined(storage, said.append)
     assert [line["step"] for line in lines] == [*range(10), *range(12, 20)]
     assert len(said) == 1 and "steps 10 to 11 are missing" in said[0]
     _write(storage, 15, 30)

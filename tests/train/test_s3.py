@@ -13,7 +13,7 @@ import pytest
 
 import moco_ray
 from moco_ray.data.storage import Storage, resolve_storage_options
-from moco_ray.train.metrics import read_lines
+from moco_ray.train.metrics import stored_lines
 from moco_ray.train.pretrain import pretrain
 from tests.runs import digests, losses, tiny_config
 from tests.s3 import S3Server, s3_server
@@ -54,9 +54,8 @@ def _quiet(line: str) -> None:
     pass
 
 
-def _read(uri: str, name: str) -> bytes:
-    storage = Storage.open(uri, resolve_storage_options(uri, None))
-    return storage.read_bytes(storage.join(name))
+def _open(uri: str) -> Storage:
+    return Storage.open(uri, resolve_storage_options(uri, None))
 
 
 def test_a_run_on_s3_equals_the_run_on_a_disk(images: Path, s3: S3Server, s3_images: str, tmp_path: Path) -> None:
@@ -64,14 +63,14 @@ def test_a_run_on_s3_equals_the_run_on_a_disk(images: Path, s3: S3Server, s3_ima
     config = tiny_config(s3_images, f"s3://{s3.bucket}/runs", name="equal", checkpoint_every_steps=3, log_every_steps=3)
     pretrain(replace(config, run=replace(config.run, max_steps=5)), say=_quiet)
     result = pretrain(replace(config, run=replace(config.run, max_steps=10)), say=_quiet)
-    lines = read_lines(_read(result.folder, "metrics.jsonl"))
+    lines = stored_lines(_open(result.folder), "metrics.jsonl")
     assert [line["rows_digest"] for line in lines] == digests(local)
     # Keys sort as the local names do, so rows are the same images.
     np.testing.assert_allclose([line["train/loss"] for line in lines], losses(local), rtol=1e-12)
     assert moco_ray.load_encoder(result.folder) is not None
     assert moco_ray.load_encoder(result.encoder) is not None
     assert moco_ray.load_preset(f"{result.folder}/config.json").data.uri == s3_images
-    storage = Storage.open(result.folder, resolve_storage_options(result.folder, None))
+    storage = _open(result.folder)
     names = {name for name, _, _ in storage.list(storage.root)}
     assert {"config.json", "manifest.parquet", "metrics", "metrics.jsonl", "eval.jsonl", "tensorboard"} <= names
     assert {name for name, _, _ in storage.list(storage.join("report"))} >= {"views.png", "curves.png"}
@@ -134,7 +133,7 @@ def test_ray_started_without_credentials_reads_with_the_drivers(
     command = [sys.executable, "jobs/pretrain.py", *flags, "--data.uri", s3_images]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(read_lines(_read(f"s3://{s3.bucket}/runs/remote", "metrics.jsonl"))) == 4
+    assert len(stored_lines(_open(f"s3://{s3.bucket}/runs/remote"), "metrics.jsonl")) == 4
     assert s3.secret not in done.stdout + done.stderr
     for log in Path("/tmp/ray/session_latest/logs").resolve().rglob("*"):
         if log.is_file():
@@ -171,10 +170,7 @@ def test_objects_that_are_gone_or_refused_alone_are_bad_images_and_a_moved_bucke
     images: Path, s3: S3Server, tmp_path: Path
 ) -> None:
     """Also of a list, of which nothing is known before; the images are copied to another prefix in mid-run."""
-    here, there = (
-        Storage.open(uri, resolve_storage_options(uri, None))
-        for uri in (f"s3://{s3.bucket}/{name}" for name in ("here", "there"))
-    )
+    here, there = (_open(f"s3://{s3.bucket}/{name}") for name in ("here", "there"))
     paths = sorted(images.glob("*/*.png"))[::4]
     for folder in (here, there):
         for path in paths:

@@ -18,7 +18,7 @@ from moco_ray.data import storage as storage_module
 from moco_ray.data.storage import Storage, resolve_storage_options
 from moco_ray.train import recorder
 from moco_ray.train.checkpoint import CheckpointStore, checkpoint_name
-from moco_ray.train.metrics import read_lines
+from moco_ray.train.metrics import stored_lines
 from moco_ray.train.pretrain import RunResult, pretrain
 from tests.faults import Fault, FaultyProxy, Kind
 from tests.runs import digests, losses, tiny_config
@@ -94,7 +94,7 @@ def _config(server: S3Server, name: str) -> Config:
 
 def _assert_undisturbed(result: RunResult, undisturbed: Path) -> None:
     folder = _open(result.folder)
-    lines = read_lines(folder.read_bytes(folder.join("metrics.jsonl")))
+    lines = stored_lines(folder, "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(STEPS))
     assert [line["rows_digest"] for line in lines] == digests(undisturbed)
     np.testing.assert_allclose([line["train/loss"] for line in lines], losses(undisturbed), rtol=1e-9)

@@ -84,14 +84,18 @@ def parts(data: bytes, layout: TiffLayout, num_parts: int) -> Iterator[memoryvie
     Raises:
         BadImage: If the file says of fewer than `num_parts` where they are.
     """
-    if not num_parts or len(layout.offsets) < num_parts:
-        raise BadImage("TIFF is damaged: it does not say where all of its pixels are")
     ends = sorted({*layout.offsets, len(data)})
-    for i, offset in enumerate(layout.offsets[:num_parts]):
+    for i, offset in enumerate(_offsets(layout, num_parts)):
         count = layout.counts[i] if i < len(layout.counts) else 0
         # Some programs write no counts, or 0; what is compressed ends by itself.
         end = offset + count if count else ends[min(bisect_right(ends, offset), len(ends) - 1)]
         yield memoryview(data)[offset:end]
+
+
+def _offsets(layout: TiffLayout, num_parts: int) -> tuple[int, ...]:
+    if not num_parts or len(layout.offsets) < num_parts:
+        raise BadImage("TIFF is damaged: it does not say where all of its pixels are")
+    return layout.offsets[:num_parts]
 
 
 def _plane(data: bytes, layout: TiffLayout) -> Samples:
@@ -152,11 +156,9 @@ def _rows(data: bytes, layout: TiffLayout, row_bytes: int) -> UInt8Array:
     needed = -(-layout.height // layout.rows) if layout.rows else 0
     if layout.tile_width:
         needed *= -(-row_bytes // layout.tile_width)
-    if not needed or len(layout.offsets) < needed:
-        raise BadImage("TIFF is damaged: it does not say where all of its pixels are")
     if layout.compression in (1, *_DEFLATE):
         return _placed(data, layout, row_bytes, needed)
-    offsets = layout.offsets[:needed]
+    offsets = _offsets(layout, needed)
     counts = layout.counts[:needed] or (len(data),) * needed
     shown = _shown_as_grey(data, layout, row_bytes, offsets, counts)
     with policies(), open_image(TiffImageFile, shown) as image:
