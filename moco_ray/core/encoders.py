@@ -130,17 +130,21 @@ def momentum_update(key_encoder: nn.Module, query_encoder: nn.Module, momentum: 
     torch._foreach_add_(keys, queries, alpha=1.0 - momentum)
 
 
-def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def normalize(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Standardise uint8 images on their device.
 
     Args:
         images: (N, H, W, 3) uint8.
         mean: (3,) of the training dtype, in 0..1.
         std: (3,) of the training dtype, in 0..1.
+        dtype: Of the result; None: that of mean.
 
     Returns:
-        (N, 3, H, W) in the dtype of mean, channels-last in memory on CUDA, contiguous elsewhere.
+        (N, 3, H, W), channels-last in memory on CUDA, contiguous elsewhere.
     """
-    scaled = images.to(mean.dtype).sub_(mean * 255).div_(std * 255)  # (N, H, W, 3)
-    nchw = scaled.permute(0, 3, 1, 2)
-    return nchw if images.is_cuda else nchw.contiguous()
+    dtype = dtype or mean.dtype
+    if images.is_cuda:  # one pass over memory
+        scaled = torch.empty(images.shape, dtype=dtype, device=images.device)  # (N, H, W, 3)
+        return torch.addcmul(-mean / std, images, 1 / (255 * std), out=scaled).permute(0, 3, 1, 2)
+    scaled = images.to(mean.dtype).sub_(mean * 255).div_(std * 255).to(dtype)
+    return scaled.permute(0, 3, 1, 2).contiguous()

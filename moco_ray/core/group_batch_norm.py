@@ -33,7 +33,9 @@ class GroupBatchNorm(nn.BatchNorm2d):
 
     group_size: int
     pending_groups: int
-    """How many groups went through since the last commit."""
+    """How many groups went through since the last commit; -1: some, in compiled code, as many as `pending_seen` says."""
+    pending_seen: Tensor
+    """The same, (1,), counted on the device: a Python number would have code compiled anew for each value."""
     pending_mean: Tensor
     """Mean over those of their means, (C,)."""
     pending_var: Tensor
@@ -46,6 +48,7 @@ class GroupBatchNorm(nn.BatchNorm2d):
         new = cls(norm.num_features, eps=norm.eps, momentum=norm.momentum, affine=norm.affine)
         take_over(new, norm)
         new.group_size, new.pending_groups = group_size, 0
+        new.register_buffer("pending_seen", torch.zeros_like(new.running_mean[:1]), persistent=False)  # type: ignore[index]
         new.register_buffer("pending_mean", torch.zeros_like(new.running_mean), persistent=False)  # type: ignore[arg-type]
         new.register_buffer("pending_var", torch.zeros_like(new.running_var), persistent=False)  # type: ignore[arg-type]
         return new
@@ -56,6 +59,8 @@ class GroupBatchNorm(nn.BatchNorm2d):
             return super().forward(input)
         num_groups, rest = divmod(len(input), self.group_size)
         assert not rest, f"{len(input)} images do not fill groups of {self.group_size}"
+        if torch.compiler.is_compiling():
+            return self._forward_compiled(input, num_groups)
         seen, self.pending_groups = self.pending_groups, self.pending_groups + num_groups
         mean, var = self.pending_mean, self.pending_var
         if num_groups == 1:
@@ -63,6 +68,25 @@ class GroupBatchNorm(nn.BatchNorm2d):
             return F.batch_norm(input, mean, var, weight, bias, training=True, momentum=1 / (seen + 1), eps=self.eps)
         normalize = _normalizer(input)
         return normalize.apply(input, self.weight, self.bias, mean, var, seen, self.group_size, self.eps)  # type: ignore[no-any-return]
+
+    def _forward_compiled(self, input: Tensor, num_groups: int) -> Tensor:
+        """The same as one expression over all groups, which a compiler joins with what comes before and after it."""
+        self.pending_groups = -1
+        dtype = self.pending_mean.dtype
+        x = input.to(dtype).unflatten(0, (num_groups, self.group_size))  # (G, g, C, ...)
+        axes = [1, *range(3, x.dim())]
+        var, mean = torch.var_mean(x, dim=axes, correction=0, keepdim=True)
+        output = (x - mean) * torch.rsqrt(var + self.eps)
+        if self.affine:
+            shape = (-1, *[1] * (x.dim() - 3))
+            output = output * self.weight.view(shape) + self.bias.view(shape)
+        with torch.no_grad():
+            count = x[0, :, 0].numel()
+            share = num_groups / (self.pending_seen + num_groups)
+            for pending, new in ((self.pending_mean, mean), (self.pending_var, var * (count / (count - 1)))):
+                pending.lerp_(new.detach().flatten(1).mean(dim=0), share)
+            self.pending_seen.add_(num_groups)
+        return output.flatten(0, 1).to(input.dtype)
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass  # (N, C) of a head as well as (N, C, H, W)
@@ -76,6 +100,7 @@ class GroupBatchNorm(nn.BatchNorm2d):
         """Forget the statistics gathered since the last commit, for a forward pass that is done again."""
         self.pending_mean.zero_()  # or what was not finite in it would stay
         self.pending_var.zero_()
+        self.pending_seen.zero_()
         self.pending_groups = 0
 
 
@@ -166,11 +191,15 @@ def commit_pending(norms: Iterable[GroupBatchNorm], num_groups: int, own_groups:
         own_groups: Those of this rank; several times as many went through where both views do.
     """
     by_momentum: dict[float, list[GroupBatchNorm]] = {}
+    counters = []
     for norm in norms:
         if norm.pending_groups:
             assert norm.momentum is not None
             by_momentum.setdefault(norm.momentum, []).append(norm)
+            counters += [norm.pending_seen] if norm.pending_groups < 0 else []
             norm.pending_groups = 0
+    if counters:
+        torch._foreach_zero_(counters)
     for momentum, moved in by_momentum.items():
         running = [stat for norm in moved for stat in norm.running()]
         pending = [stat for norm in moved for stat in (norm.pending_mean, norm.pending_var)]

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from moco_ray.core import collectives
@@ -23,6 +24,7 @@ from moco_ray.core.optim import make_state
 from moco_ray.core.out_of_memory import ran_out_of_memory
 
 _ALL = slice(None)
+_MOST_SHAPES = 64  # of micro-batches through one encoder, with and without gradient: torch gives up after 8
 
 T = TypeVar("T")
 
@@ -60,6 +62,8 @@ class Learner:
         optimizer: Over the parameters that the method trains.
         micro_batch_groups: BatchNorm groups that go through a trunk at once. Halved when memory runs out;
             it changes memory and time, never the result.
+        scaler: Of the loss, in float16: steps whose gradients overflow are skipped. Else it does nothing.
+        compiler: torch.compile's backend for what images go through; None: it is not compiled.
     """
 
     def __init__(
@@ -71,6 +75,8 @@ class Learner:
         std: tuple[float, float, float],
         autocast: torch.dtype | None = None,
         micro_batch_groups: int | None = None,
+        compiler: str | None = None,
+        compresses_gradients: bool = False,
     ) -> None:
         parameter = next(method.query_encoder.parameters())
         self.method = method
@@ -78,6 +84,8 @@ class Learner:
         self.micro_batch_groups = micro_batch_groups or 2**30
         self._agreed_groups = self.micro_batch_groups  # the same on all ranks, where a rank may need smaller ones later
         self.device = parameter.device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=autocast == torch.float16)
+        self.compiler = compiler
         self._autocast = autocast
         self._mean = torch.tensor(mean, dtype=parameter.dtype, device=self.device)
         self._std = torch.tensor(std, dtype=parameter.dtype, device=self.device)
@@ -90,6 +98,13 @@ class Learner:
             self._synced = DistributedDataParallel(
                 self._trunks, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
             )
+            if compresses_gradients:
+                self._synced.register_comm_hook(None, bf16_compress_hook)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which encoders compute."""
+        return self._autocast or self._mean.dtype
 
     def step(self, batch: Batch, *, lr: float, progress: float = 0.0) -> StepResult:
         """Train on one global batch. All ranks must call, each with its own groups.
@@ -107,7 +122,8 @@ class Learner:
         with torch.no_grad():
             keys = method.keys(batch, self._apply_in_parts(batch))
         totals, outputs = self._until_it_fits(images[0], batch, lambda: self._gradients(images, batch, keys))
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         with torch.no_grad():
             method.end(batch, keys, outputs)
         own_groups = len(batch.groups[collectives.rank()])
@@ -190,13 +206,22 @@ class Learner:
 
     def _backward(self, loss: Loss, batch: Batch) -> None:
         """Backward from the mean over the global batch: DDP's mean over ranks takes the world size out again."""
-        (loss.total * (collectives.world_size() / batch.global_batch_size)).backward()
+        self.scaler.scale(loss.total * (collectives.world_size() / batch.global_batch_size)).backward()
 
     def _apply(self, module: nn.Module, x: Tensor) -> Tensor:
         """Apply a module to uint8 images (n, H, W, 3) or features (n, d); the result in the training dtype."""
+        if x.dtype == torch.uint8:
+            self._compile(module)
+            x = normalize(x, self._mean, self._std, self.dtype)
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
-            output: Tensor = module(normalize(x, self._mean, self._std) if x.dtype == torch.uint8 else x)
+            output: Tensor = module(x)
         return output.to(self._mean.dtype)
+
+    def _compile(self, module: nn.Module) -> None:
+        """Compile a module that images go through, when the first ones do; its keys stay."""
+        if self.compiler and module._compiled_call_impl is None:
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_SHAPES)
+            module.compile(backend=self.compiler, dynamic=False)
 
     def _apply_in_parts(self, batch: Batch) -> Callable[[nn.Module, Tensor], Tensor]:
         """`_apply` without gradient, whose images go through in micro-batches."""

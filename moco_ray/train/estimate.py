@@ -15,6 +15,7 @@ from moco_ray.core.batch import resident_batch
 from moco_ray.core.encoders import build_encoder
 from moco_ray.core.method import Setting
 from moco_ray.core.optim import build_optimizer
+from moco_ray.train.arithmetic import autocast_of, has_bfloat16, weights_of
 from moco_ray.train.job import Job
 from moco_ray.train.state import build_learner
 
@@ -37,14 +38,15 @@ class Size:
     """Number of weights of the query encoder."""
 
 
-def measure_size(config: Config, num_images: int) -> Size:
+def measure_size(config: Config, num_images: int, device: torch.device) -> Size:
     """Count the memory of a run, on the meta device: no weight is drawn.
 
     Args:
         config: With every automatic value decided.
         num_images: Images that training sees.
+        device: Where it would train, on which an automatic dtype depends.
     """
-    dtype = torch.float64 if config.run.dtype == "float64" else torch.float32
+    dtype = weights_of(config.run.dtype)
     no_rows = np.arange(0)
     with torch.device("meta"):
         encoder = build_encoder(config.model, config.views.crop_px)
@@ -66,7 +68,7 @@ def measure_size(config: Config, num_images: int) -> Size:
         method.query_encoder(images)
     weights = {id(parameter.untyped_storage()) for parameter in method.parameters()}
     activations = sum(tensor.untyped_storage().nbytes() for name, tensor in kept.items() if name not in weights)
-    if config.run.dtype == "bfloat16":
+    if autocast_of(config.run.dtype) or (config.run.dtype == "auto" and has_bfloat16(device)):
         activations //= 2
     parameters = sum(parameter.numel() for parameter in method.query_encoder.parameters())
     return Size(checkpoint=checkpoint, training=checkpoint + learned, activations=activations, parameters=parameters)

@@ -98,6 +98,8 @@ def prepare(config: Config, folder: str, run: Storage, say: Say) -> Prepared:
         stored_lines(run, INTERRUPTIONS)  # damaged, it would only stop the workers
         if not config.data.relist:  # soon, as what follows would speak of the new values
             _check_experiment(old, config, folder, passes_automatic=True)
+        if config.run.dtype == "auto":
+            config = replace(config, run=replace(config.run, dtype=old.run.dtype))
     weights = _weights(config, run, say)
     data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
     kept = images_of_run(run, old, config, say) if old is not None else None

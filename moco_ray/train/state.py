@@ -12,8 +12,9 @@ from moco_ray.core.encoders import build_encoder
 from moco_ray.core.global_batch_norm import use_global_batch_norm
 from moco_ray.core.group_batch_norm import keep_running_share, merged_running_statistics, use_group_batch_norm
 from moco_ray.core.method import Setting
-from moco_ray.core.optim import build_optimizer
+from moco_ray.core.optim import build_optimizer, load_state
 from moco_ray.core.step import Learner
+from moco_ray.train.arithmetic import autocast_of, choose_dtype, dtype_of, weights_of
 from moco_ray.train.checkpoint import State
 from moco_ray.train.job import Job
 
@@ -39,21 +40,26 @@ def build_learner(job: Job, restored: State | None) -> Learner:
     else:
         use_global_batch_norm(method)
     device = worker_device(job.uses_gpu)
-    method.to(device=device, dtype=torch.float64 if config.run.dtype == "float64" else torch.float32)
+    dtype = choose_dtype(config.run, restored, device)
+    method.to(device=device, dtype=weights_of(dtype))
     if device.type == "cuda":
         method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(method.trained(), config.optim)
     if restored is not None:
         method.load_state_dict(restored["method"])
-        optimizer.load_state_dict(restored["optimizer"])
+        load_state(optimizer, restored["optimizer"])
     learner = Learner(
         method,
         optimizer,
         mean=config.views.mean,
         std=config.views.std,
-        autocast=torch.bfloat16 if config.run.dtype == "bfloat16" else None,
+        autocast=autocast_of(dtype),
         micro_batch_groups=config.run.micro_batch_groups,
+        compiler="inductor" if config.run.compile else None,
+        compresses_gradients=config.run.compress_gradients,
     )
+    if restored is not None and restored["scaler"]:
+        learner.scaler.load_state_dict(restored["scaler"])
     keep_running_share(method)
     method.train()
     return learner
@@ -68,7 +74,8 @@ def learner_state(job: Job, learner: Learner, step: int, *, copy: bool) -> State
     return {
         "method": {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.items()},
         "optimizer": _to_cpu(learner.optimizer.state_dict()),
-        "scaler": None,  # bfloat16 needs no loss scaling
+        "scaler": learner.scaler.state_dict() or None,
+        "dtype": dtype_of(learner),
         "step": step,
         "position": step * job.config.optim.global_batch_size,
         "seed": job.config.run.seed,

@@ -18,6 +18,7 @@ from moco_ray.core.agreement import copy_from_rank_zero, ranks_agree
 from moco_ray.core.step import Learner, StepResult
 from moco_ray.data.storage import Storage
 from moco_ray.data.stream import BadRow, Loaded, Stream, StreamError
+from moco_ray.train.arithmetic import dtype_of, fast_arithmetic, has_bfloat16, words
 from moco_ray.train.checkpoint import CheckpointStore, State, state_of
 from moco_ray.train.job import Job, Outcome
 from moco_ray.train.measured import Measured, Pace
@@ -74,10 +75,11 @@ def train(job: Job, place: Place, say: Callable[[str], None]) -> Outcome:
     learner = build_learner(job, restored)
     recorder = Recorder(job, store, restored, start, place, before, say) if place.rank == 0 else None
     del restored
-    _say_devices(learner.device, say)
+    _say_devices(job, learner, say)
     loop = _Loop(job=job, place=place, learner=learner, step=start, recorder=recorder, say=say)
     try:
-        loop.run()
+        with fast_arithmetic(learner.device, dtype_of(learner)):
+            loop.run()
     except (_UserError, StreamError) as error:
         return Outcome(step=loop.step, error=str(error))
     return Outcome(step=loop.step, summary=recorder.summary() if recorder else None)
@@ -335,9 +337,13 @@ class _Wishes:
         return _Wishes(**{item.name: value for item, value in zip(fields(self), sums, strict=True)})
 
 
-def _say_devices(device: torch.device, say: Callable[[str], None]) -> None:
-    """Say so where workers have different GPUs. All ranks must call."""
-    if advice := _about_devices(_device_models(device)):
+def _say_devices(job: Job, learner: Learner, say: Callable[[str], None]) -> None:
+    """Say in which numbers the run computes, and where workers have different GPUs. All ranks must call."""
+    device, models = learner.device, _device_models(learner.device)
+    all_have = bool(collectives.all_reduce_min(int(has_bfloat16(device)), device))
+    for line in words(job.config.run, dtype_of(learner), models, all_have_bfloat16=all_have):
+        say(line)
+    if advice := _about_devices(models):
         say(advice)
 
 
