@@ -86,7 +86,7 @@ class GroupBatchNorm(nn.BatchNorm2d):
             for pending, new in ((self.pending_mean, mean), (self.pending_var, var * (count / (count - 1)))):
                 pending.lerp_(new.detach().flatten(1).mean(dim=0), share)
             self.pending_seen.add_(num_groups)
-        return output.flatten(0, 1).to(input.dtype)
+        return cast(Tensor, output.flatten(0, 1).to(input.dtype))
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass  # (N, C) of a head as well as (N, C, H, W)

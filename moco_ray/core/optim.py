@@ -19,7 +19,7 @@ def build_optimizer(modules: Iterable[nn.Module], config: OptimConfig) -> torch.
     dimension, as v3's and SimCLR's does.
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    all_at_once = {"fused": True} if parameters[0].is_cuda else {"foreach": True}
+    all_at_once: Any = {"fused": True} if parameters[0].is_cuda else {"foreach": True}
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=config.effective_lr, weight_decay=config.weight_decay, **all_at_once)
     if config.optimizer == "lars":
@@ -34,7 +34,9 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
 
     Moments take the memory format of their weights, or tensors could not be taken all at once.
     """
-    ways = [{name: group[name] for name in ("foreach", "fused") if name in group} for group in optimizer.param_groups]
+    ways: list[dict[str, Any]] = [
+        {name: group[name] for name in ("foreach", "fused") if name in group} for group in optimizer.param_groups
+    ]
     optimizer.load_state_dict(state)
     for group, way in zip(optimizer.param_groups, ways, strict=True):
         group.update(way)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moco_ray.core.encoders import normalize
+from moco_ray.core.precision import has_bfloat16
 from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.decode import BadImage
 from moco_ray.data.manifest import Manifest
@@ -23,7 +24,7 @@ from moco_ray.data.storage import StorageOptions
 from moco_ray.data.views import center_view
 
 # What is read ahead is bounded by 2 * 16 * 64 images, 300 MB at 224 px.
-_BATCH = 64
+_BATCH, _BATCH_ON_GPU = 64, 512
 _MAX_THREADS = 16
 _BATCHES_AHEAD = 2
 FLAT = 16  # of 255: an image whose channels vary less is of nearly one colour
@@ -82,16 +83,19 @@ class Features:
     """Images of nearly one colour, as they were encoded."""
 
 
-def load_images(images: ImageSet, view: Callable[[UInt8Array, int], UInt8Array]) -> Iterator[ImageBatch]:
+def load_images(
+    images: ImageSet, view: Callable[[UInt8Array, int], UInt8Array], batch_size: int = _BATCH
+) -> Iterator[ImageBatch]:
     """Read and decode a set of images in threads, a bounded number of batches ahead, in order.
 
     Args:
         images: What to read.
         view: Makes what is wanted of an upright RGB image uint8 (H, W, 3), given also its place in the set; runs in
             the threads. All results have one shape.
+        batch_size: Most images of a batch.
 
     Yields:
-        Batches of up to 64 images, without those that cannot be had or do not decode; never an empty one.
+        Batches without those that cannot be had or do not decode; never an empty one.
 
     Raises:
         ReadError: The storage does not answer.
@@ -115,8 +119,8 @@ def load_images(images: ImageSet, view: Callable[[UInt8Array, int], UInt8Array])
     pool = DaemonPool(num_threads)
     ahead: deque[Future[ImageBatch]] = deque()
     try:
-        for start in range(0, len(images), _BATCH):
-            ahead.append(pool.submit(load, np.arange(start, min(start + _BATCH, len(images)))))
+        for start in range(0, len(images), batch_size):
+            ahead.append(pool.submit(load, np.arange(start, min(start + batch_size, len(images)))))
             if len(ahead) < num_threads * _BATCHES_AHEAD:
                 continue
             if len((batch := ahead.popleft().result()).places):
@@ -154,7 +158,10 @@ def encode_images(
         ReadError: An image cannot be read.
     """
     features, ids, places, num_flat = [], [], [], 0
-    batches = load_images(images, lambda image, _: center_view(image, crop_px, resize_px))
+    is_on_gpu = next(backbone.parameters()).is_cuda
+    batches = load_images(
+        images, lambda image, _: center_view(image, crop_px, resize_px), _BATCH_ON_GPU if is_on_gpu else _BATCH
+    )
     was_training = backbone.training
     backbone.eval()
     try:
@@ -184,14 +191,14 @@ def apply_to_pixels(
 ) -> Tensor:
     """Standardise images uint8 (n, H, W, 3) and apply a module; returns float32 (n, d) on the module's device.
 
-    On CUDA in bfloat16, where the device has it.
+    On CUDA in bfloat16, where the device has it, and channels-last, if the module is.
     """
     parameter = next(module.parameters())
     device = parameter.device
     center, scale = (torch.tensor(v, dtype=parameter.dtype, device=device) for v in (mean, std))
-    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=has_bfloat16):
-        outputs: Tensor = module(normalize(torch.from_numpy(pixels).to(device), center, scale))
+    autocast = torch.bfloat16 if has_bfloat16(device) else None
+    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+        outputs: Tensor = module(normalize(torch.from_numpy(pixels).to(device), center, scale, autocast))
     return outputs.float()
 
 

@@ -9,10 +9,9 @@ import torch
 
 from moco_ray.config.run import RunConfig
 from moco_ray.core import collectives
+from moco_ray.core.precision import has_bfloat16
 from moco_ray.core.step import Learner
 from moco_ray.train.checkpoint import State
-
-_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_dtype(config: RunConfig, restored: State | None, device: torch.device) -> str:
@@ -30,24 +29,9 @@ def choose_dtype(config: RunConfig, restored: State | None, device: torch.device
     return "bfloat16" if collectives.all_reduce_min(int(has_bfloat16(device)), device) else "float32"
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether a GPU computes in bfloat16 rather than imitates it; CPUs count as not."""
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
 def dtype_of(learner: Learner) -> str:
     """The name of the dtype that a learner computes in."""
     return str(learner.dtype).removeprefix("torch.")
-
-
-def autocast_of(dtype: str) -> torch.dtype | None:
-    """What a run of that dtype casts to; None: nothing."""
-    return _AUTOCAST.get(dtype)
-
-
-def weights_of(dtype: str) -> torch.dtype:
-    """Of weights, and of all that is not cast."""
-    return torch.float64 if dtype == "float64" else torch.float32
 
 
 def words(config: RunConfig, dtype: str, devices: list[str], *, all_have_bfloat16: bool) -> list[str]:

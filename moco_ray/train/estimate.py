@@ -15,7 +15,7 @@ from moco_ray.core.batch import resident_batch
 from moco_ray.core.encoders import build_encoder
 from moco_ray.core.method import Setting
 from moco_ray.core.optim import build_optimizer
-from moco_ray.train.arithmetic import autocast_of, has_bfloat16, weights_of
+from moco_ray.core.precision import autocast_of, has_bfloat16, weights_of
 from moco_ray.train.job import Job
 from moco_ray.train.state import build_learner
 

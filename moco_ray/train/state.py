@@ -13,8 +13,9 @@ from moco_ray.core.global_batch_norm import use_global_batch_norm
 from moco_ray.core.group_batch_norm import keep_running_share, merged_running_statistics, use_group_batch_norm
 from moco_ray.core.method import Setting
 from moco_ray.core.optim import build_optimizer, load_state
+from moco_ray.core.precision import autocast_of, weights_of
 from moco_ray.core.step import Learner
-from moco_ray.train.arithmetic import autocast_of, choose_dtype, dtype_of, weights_of
+from moco_ray.train.arithmetic import choose_dtype, dtype_of
 from moco_ray.train.checkpoint import State
 from moco_ray.train.job import Job
 

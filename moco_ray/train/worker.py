@@ -15,10 +15,11 @@ import torch.distributed as dist
 from moco_ray.config import experiment_differences, from_json
 from moco_ray.core import collectives
 from moco_ray.core.agreement import copy_from_rank_zero, ranks_agree
+from moco_ray.core.precision import has_bfloat16
 from moco_ray.core.step import Learner, StepResult
 from moco_ray.data.storage import Storage
 from moco_ray.data.stream import BadRow, Loaded, Stream, StreamError
-from moco_ray.train.arithmetic import dtype_of, fast_arithmetic, has_bfloat16, words
+from moco_ray.train.arithmetic import dtype_of, fast_arithmetic, words
 from moco_ray.train.checkpoint import CheckpointStore, State, state_of
 from moco_ray.train.job import Job, Outcome
 from moco_ray.train.measured import Measured, Pace
