@@ -117,12 +117,13 @@ def learner_of(encoder: Encoder, config: MethodConfig, optim: OptimConfig, place
     return learner
 
 
-def moco_learner(case: Case, num_groups: int, place: Place) -> Learner:
+def moco_learner(case: Case, num_groups: int, place: Place, compiler: str | None = None) -> Learner:
     """MoCo v2 with a case's backbone and batch."""
     torch.manual_seed(0)
     optim = OptimConfig(global_batch_size=case.batch_size, bn_groups=num_groups)
     config = MoCoConfig(queue_size=case.queue_size, shuffle_bn=num_groups > 1)
-    return learner_of(build_encoder(case.model, case.px), config, optim, place, autocast=place.autocast)
+    encoder = build_encoder(case.model, case.px)
+    return learner_of(encoder, config, optim, place, autocast=place.autocast, compiler=compiler)
 
 
 def random_images(case: Case, place: Place) -> Tensor:
@@ -140,10 +141,7 @@ def resident(case: Case, num_groups: int, place: Place) -> Batch:
 
 def moco_step(case: Case, num_groups: int, place: Place, *, is_compiled: bool = False) -> Callable[[], object]:
     """A step of MoCo v2 on a batch that lies on the device."""
-    learner = moco_learner(case, num_groups, place)
-    if is_compiled:
-        for encoder in (learner.method.query_encoder, learner.method.key_encoder):
-            encoder.compile()
+    learner = moco_learner(case, num_groups, place, "inductor" if is_compiled else None)
     return partial(learner.step, resident(case, num_groups, place), lr=0.01)
 
 
