@@ -57,6 +57,11 @@ class Place:
         """bfloat16 on a GPU; most CPUs only imitate it."""
         return torch.bfloat16 if self.is_cuda else None
 
+    @property
+    def compiler(self) -> str:
+        """torch.compile's backend: on a CPU one that needs no C++ compiler and gains nothing."""
+        return "inductor" if self.is_cuda else "aot_eager"
+
     def wait(self) -> None:
         """Until the device has done everything."""
         if self.is_cuda:
@@ -141,7 +146,7 @@ def resident(case: Case, num_groups: int, place: Place) -> Batch:
 
 def moco_step(case: Case, num_groups: int, place: Place, *, is_compiled: bool = False) -> Callable[[], object]:
     """A step of MoCo v2 on a batch that lies on the device."""
-    learner = moco_learner(case, num_groups, place, "inductor" if is_compiled else None)
+    learner = moco_learner(case, num_groups, place, place.compiler if is_compiled else None)
     return partial(learner.step, resident(case, num_groups, place), lr=0.01)
 
 
@@ -155,8 +160,8 @@ def bare_step(case: Case, place: Place, *, is_compiled: bool = False) -> Callabl
     optimizer = torch.optim.SGD(query.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     x = standardised(case, place)
     if is_compiled:
-        query.compile()
-        key.compile()
+        query.compile(backend=place.compiler, dynamic=False)
+        key.compile(backend=place.compiler, dynamic=False)
 
     def run() -> None:
         optimizer.zero_grad()

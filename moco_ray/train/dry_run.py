@@ -112,10 +112,10 @@ def _say_cost(ready: Prepared, job: Job, sample: Sample, say: Say) -> None:
     say(
         f"checkpoint: about {size.checkpoint / 1e6:,.0f} MB ({size.parameters / 1e6:.1f} million weights in the encoder)"
     )
-    all_groups = size.training + config.optim.bn_groups * size.activations
+    one_group = f", {(size.training + size.activations) / 1e9:,.1f} GB with one BatchNorm group at a time"
     say(
-        f"memory, estimated: {all_groups / 1e9:,.1f} GB for one worker with all of the batch, "
-        f"{(size.training + size.activations) / 1e9:,.1f} GB with one BatchNorm group at a time"
+        f"memory, estimated: {(size.training + size.all_activations) / 1e9:,.1f} GB for one worker with all of the batch"
+        f"{one_group if size.can_be_cut else '; in micro-batches it cannot be trained'}"
     )
     network_s = measure_step(job, ready.source.train_rows[: config.optim.global_batch_size])
     cores = max(1, (os.cpu_count() or 1) - (not job.uses_gpu))

@@ -13,6 +13,7 @@ from torch import Tensor
 from moco_ray.config import Config
 from moco_ray.core.batch import resident_batch
 from moco_ray.core.encoders import build_encoder
+from moco_ray.core.group_batch_norm import has_batch_norm
 from moco_ray.core.method import Setting
 from moco_ray.core.optim import build_optimizer
 from moco_ray.core.precision import autocast_of, has_bfloat16, weights_of
@@ -33,7 +34,11 @@ class Size:
     training: int
     """Of weights, gradients, optimizer and kept keys in a worker's memory."""
     activations: int
-    """Of what the backward pass of one BatchNorm group needs, beside that."""
+    """Of what the backward pass of one BatchNorm group through each trunk needs, beside that."""
+    all_activations: int
+    """Of what that of the whole batch needs, with all views that have gradients."""
+    can_be_cut: bool
+    """Whether the batch can go through the encoder in micro-batches."""
     parameters: int
     """Number of weights of the query encoder."""
 
@@ -70,8 +75,19 @@ def measure_size(config: Config, num_images: int, device: torch.device) -> Size:
     activations = sum(tensor.untyped_storage().nbytes() for name, tensor in kept.items() if name not in weights)
     if autocast_of(config.run.dtype) or (config.run.dtype == "auto" and has_bfloat16(device)):
         activations //= 2
-    parameters = sum(parameter.numel() for parameter in method.query_encoder.parameters())
-    return Size(checkpoint=checkpoint, training=checkpoint + learned, activations=activations, parameters=parameters)
+    no_pixels = torch.empty(config.optim.group_size, 1, 1, 3, dtype=torch.uint8, device="meta")
+    batch = resident_batch(
+        no_pixels, no_pixels, np.arange(len(no_pixels)), step=0, seed=0, num_groups=1, shuffle_bn=False
+    )
+    views = sum(len(images) for images in method.images(batch)) // config.optim.group_size
+    return Size(
+        checkpoint=checkpoint,
+        training=checkpoint + learned,
+        activations=activations * len(method.trunks()),
+        all_activations=activations * views * config.optim.bn_groups,
+        can_be_cut=config.method.batch_norm == "group" or not has_batch_norm(encoder.backbone),
+        parameters=sum(parameter.numel() for parameter in method.query_encoder.parameters()),
+    )
 
 
 def measure_step(job: Job, rows: np.ndarray) -> float:
