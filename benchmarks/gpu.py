@@ -9,7 +9,7 @@ on an H100; each goes on after another's failure, and says how long it took.
 - step: a whole training step against bare backbones; goals are shares of their speed. compiled: both compiled.
 - kernels: how many a step launches. h2d: what copying a batch costs. oom: a batch for which there is no room. loss:
   InfoNCE alone.
-- views: views of whole batches on the device.
+- views: views of whole batches on the device. knn: an evaluation's classification there.
 - cifar10: the MoCo authors' demo, 200 epochs (--cifar ARCHIVE, --epochs, --symmetric, --budget-s).
 
 With --tiny everything runs on a CPU within a minute, with sizes that say nothing of speed.
@@ -31,10 +31,19 @@ from benchmarks.device.cost import compiled, h2d, kernels, loss, oom, step, sync
 from benchmarks.device.setup import Place
 from benchmarks.device.views import views
 from benchmarks.harness import Row, device, finish
+from benchmarks.knn import knn_row
+
+
+def knn(place: Place) -> list[Row]:
+    """kNN of 10,000 images against 50,000."""
+    if place.is_tiny:
+        return [knn_row(place.device, num_queries=100, num_bank=500)]
+    return [knn_row(place.device)]
+
 
 SECTIONS: dict[str, Callable[[Place], list[Row]]] = {
     section.__name__: section
-    for section in (correct, ranks, syncs, kernels, step, h2d, loss, oom, views, compiled, cifar10)
+    for section in (correct, ranks, syncs, kernels, step, h2d, loss, oom, views, knn, compiled, cifar10)
 }
 
 
