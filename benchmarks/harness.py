@@ -48,7 +48,7 @@ def interleave(
     Args:
         fns: Functions by name; each runs once more at first, untimed.
         repeats: Timed runs of each, at least 1.
-        clock: Tells seconds; `time.thread_time` leaves out what other processes take of the core.
+        clock: Tells seconds; `time.process_time` leaves out what other processes take of the cores.
 
     Returns:
         Median seconds of a run, by name.
