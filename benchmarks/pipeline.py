@@ -7,7 +7,7 @@ rows of a batch, which the accelerator normalises. Each ratio is of medians of r
 - two views of 224 px: MoCo v2's, of photos. Goal 4.5: decoding, the antialiased resize, the hue in HSV and the blur
   take the time; faster kernels exist and alias or shift colours.
 - two views of 32 px: the CIFAR demo's, of images of 32 x 32. Goal 10: what is timed is the cost of calls, which falls
-  when one kind of call is made for many images in a row.
+  when one kind of call is made for many images in a row, and no call of torch is made for a small crop.
 - decode: the photos alone, against Pillow. Goal 1.0, never slower: the same libjpeg-turbo makes the same pixels in
   both, and only Pillow's copies are saved. The decoder's faster modes darken the image.
 

@@ -199,6 +199,26 @@ def test_tiny_and_extreme_images_give_views(height: int, width: int) -> None:
             assert made.shape == (24, 24, 3) and made.flags.c_contiguous
 
 
+def resized_by_torch(image: np.ndarray, side: int) -> np.ndarray:
+    x = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
+    x = torch.nn.functional.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
+    return x[0].numpy().transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize("side", [1, 2, 17, 31, 32, 33, 96])
+def test_crops_of_any_size_have_the_bytes_of_torchs_resize(side: int) -> None:
+    random = np.random.default_rng(side)
+    config = replace(PLAIN, crop_px=side)
+    for height in (*range(1, 35), 120):
+        for width in (*range(1, 35, 3), 120):
+            image = random.integers(0, 256, (height + 3, width + 2, 3), dtype=np.uint8)
+            if (height + width) % 2:
+                image = np.where(image > 127, 255, 0).astype(np.uint8)  # the largest sums
+            draw = draw_view(*image.shape[:2], config, seed=0, position=0, view=0)._replace(crop=(2, 1, height, width))
+            expected = resized_by_torch(image[2 : 2 + height, 1 : 1 + width], side)
+            assert (apply_view(image, draw, config) == expected).all()
+
+
 @pytest.mark.parametrize("crop_px", [8, 32, 48])
 @pytest.mark.parametrize("recipe", [v1_views, v2_views, v3_views, simclr_views])
 def test_views_made_together_are_those_made_alone(
