@@ -12,7 +12,8 @@ rows of a batch, which the accelerator normalises. Each ratio is of medians of r
   both, and only Pillow's copies are saved. The decoder's faster modes darken the image.
 
 PLACE is a folder of JPEGs or a tar archive of some, compressed or not, of which some are taken from all over. Without
-it the photos are those that scikit-image and scikit-learn install, up to 500 pixels wide, and the small images cut from them.
+it the photos are those that scikit-image and scikit-learn install, at most 500 pixels wide, and small images cut from
+them.
 """
 
 from __future__ import annotations
