@@ -17,11 +17,12 @@ from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import Order
 from moco_ray.data.reading import Encoded, decode, read_rows
 from moco_ray.data.storage import StorageOptions
-from moco_ray.data.views import make_view
+from moco_ray.data.views import Wanted, make_views
 
 _TASK_BYTES = 32_000_000  # of several steps: fewer blocks pass through one coordinator
 _MOST_TASK_BYTES = 80_000_000  # 256 images of 224 pixels; beside them a task holds encoded images and copies
 _MAX_STEPS_A_TASK = 8
+_TOGETHER_BYTES = 1_000_000  # of images and views that are made together: about what a core's cache holds
 _SEARCHED_IMAGES = 2000  # beyond a batch without a good image
 
 Block = dict[str, NDArray[np.generic]]
@@ -142,11 +143,11 @@ def make_blocks(
         for (t, j), images in zip(pieces, reader.map(read, pieces), strict=True):
             here = slice(j * g, (j + 1) * g)
             first = int(firsts[t]) + j * g
-            reasons = _fill_group(spec, images, first, query[t, here], key[t, here])
+            reasons = fill_group(spec, images, first, query[t, here], key[t, here])
             bad[j] += [(int(rows[t, j * g + i]), reason) for i, reason in reasons.items()]
             if len(reasons) == g:
                 images = _next_good_group(spec, source, first_step + t, groups[j], reasons[0])
-                _fill_group(spec, images, first, query[t, here], key[t, here])
+                fill_group(spec, images, first, query[t, here], key[t, here])
     if spec.shuffle_bn:
         for t in range(num_steps):
             key[t] = key[t, spec.key_rows_of_slots(first_step + t)]
@@ -161,7 +162,7 @@ def make_blocks(
         }
 
 
-def _fill_group(
+def fill_group(
     spec: StreamSpec, contents: Sequence[Encoded], first_position: int, query: NDArray[np.uint8], key: NDArray[np.uint8]
 ) -> dict[int, str]:
     """Decode each image of one group once and make its two views, the next good image standing in for a bad one.
@@ -170,18 +171,31 @@ def _fill_group(
         The reasons of the bad ones by place; if these are all, nothing has been made.
     """
     bad: dict[int, str] = {}
+    wanted: list[Wanted] = []
+    num_bytes = 0
+
+    def want(image: NDArray[np.uint8], i: int) -> None:
+        """Have the two views of an image made in place i, with those of others."""
+        nonlocal wanted, num_bytes
+        wanted.append(Wanted(image, first_position + i, 0, query[i]))
+        wanted.append(Wanted(image, first_position + i, 1, key[i]))
+        num_bytes += image.nbytes + 2 * wanted[-1].row.nbytes
+        if num_bytes >= _TOGETHER_BYTES:
+            make_views(wanted, spec.views, seed=spec.seed)
+            wanted, num_bytes = [], 0
+
     for i, content in enumerate(contents):
         try:
             image = decode(content, max_pixels=spec.max_pixels)
         except BadImage as reason:
             bad[i] = str(reason)
-            continue
-        _two_views(spec, image, first_position + i, query[i], key[i])
+        else:
+            want(image, i)
     if len(bad) < len(contents):
         for i in bad:
             stand_in = next(k % len(contents) for k in range(i + 1, i + len(contents)) if k % len(contents) not in bad)
-            image = decode(contents[stand_in], max_pixels=spec.max_pixels)
-            _two_views(spec, image, first_position + i, query[i], key[i])
+            want(decode(contents[stand_in], max_pixels=spec.max_pixels), i)
+    make_views(wanted, spec.views, seed=spec.seed)
     return bad
 
 
@@ -209,10 +223,3 @@ def _is_good(spec: StreamSpec, content: Encoded) -> bool:
     except BadImage:
         return False
     return True
-
-
-def _two_views(
-    spec: StreamSpec, image: NDArray[np.uint8], position: int, query: NDArray[np.uint8], key: NDArray[np.uint8]
-) -> None:
-    query[...] = make_view(image, spec.views, seed=spec.seed, position=position, view=0)
-    key[...] = make_view(image, spec.views, seed=spec.seed, position=position, view=1)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from moco_ray.config.views import cifar_views, v2_views
+from moco_ray.data import blocks as blocks_module
 from moco_ray.data.blocks import Source, StreamSpec, make_blocks
 from moco_ray.data.views import make_view
 from moco_ray.data.windows import plan_loads
@@ -64,6 +65,18 @@ def test_pixels_are_the_views_of_the_rows_with_each_key_in_its_slot(
                 image = pixels(int(made["rows"][t, i]))
                 expected = make_view(image, spec.views, seed=spec.seed, position=step * 12 + int(i), view=view)
                 assert (made[name][t, slot] == expected).all()
+
+
+@pytest.mark.parametrize("num_bytes", [1, 15_000])
+def test_pixels_do_not_depend_on_how_many_views_are_made_together(
+    files: Path, num_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = stream_spec()
+    source = source_of(files, spec)
+    together = batches(spec, source, 0, 3)
+    monkeypatch.setattr(blocks_module, "_TOGETHER_BYTES", num_bytes)
+    apart = batches(spec, source, 0, 3)
+    assert all((apart[name] == together[name]).all() for name in together)
 
 
 def test_a_batch_does_not_depend_on_the_task_that_makes_it(files: Path) -> None:
