@@ -22,9 +22,29 @@ def build_optimizer(modules: Iterable[nn.Module], config: OptimConfig) -> torch.
         return torch.optim.AdamW(parameters, lr=config.effective_lr, weight_decay=config.weight_decay, foreach=True)
     if config.optimizer == "lars":
         return Lars(parameters, lr=config.effective_lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    return torch.optim.SGD(
-        parameters, lr=config.effective_lr, momentum=config.momentum, weight_decay=config.weight_decay, foreach=True
+    return _build_sgd(parameters, config)
+
+
+def _build_sgd(parameters: list[nn.Parameter], config: OptimConfig) -> torch.optim.SGD:
+    """SGD in one pass over memory on a CPU, and elsewhere in few kernels, whatever the layout of a tensor."""
+    is_fused = all(p.device.type == "cpu" for p in parameters)
+    how = {"foreach": not is_fused, "fused": is_fused}
+    optimizer = torch.optim.SGD(
+        parameters, lr=config.effective_lr, momentum=config.momentum, weight_decay=config.weight_decay, **how
     )
+
+    def prepare(optimizer: torch.optim.Optimizer) -> None:
+        """Restore what a checkpoint of another device has of its own: how SGD runs there, and layouts in memory."""
+        for group in optimizer.param_groups:
+            group.update(how)
+        if is_fused:  # it takes the momentum of each parameter for granted, and its layout for that of the parameter
+            make_state(optimizer)
+            for p, state in optimizer.state.items():
+                state.update({name: torch.empty_like(p).copy_(value) for name, value in state.items()})
+
+    prepare(optimizer)
+    optimizer.register_load_state_dict_post_hook(prepare)
+    return optimizer
 
 
 def make_state(optimizer: torch.optim.Optimizer) -> None:

@@ -173,3 +173,33 @@ def test_state_that_is_made_before_changes_no_step(optimizer: Literal["sgd", "ad
             built.step()
         runs.append((encoder.state_dict(), built.state_dict()))
     torch.testing.assert_close(runs[1], runs[0], rtol=0, atol=0)
+
+
+def test_sgd_goes_on_from_a_checkpoint_of_a_gpu_and_of_another_way_to_run() -> None:
+    """There momentum lies channels-last in memory; a parameter may have none; and flags are of where it ran."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 3)).double()
+    gradients = [[torch.randn_like(p) for p in net.parameters()] for _ in range(3)]
+    expected = copy.deepcopy(net)
+    old = torch.optim.SGD(expected.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4, foreach=True)
+
+    def step(module: nn.Module, optimizer: torch.optim.Optimizer, of_step: list[torch.Tensor]) -> None:
+        for p, gradient in zip(module.parameters(), of_step, strict=True):
+            p.grad = gradient.clone()
+        optimizer.step()
+
+    for p, gradient in list(zip(expected.parameters(), gradients[0], strict=True))[:2]:  # the convolution alone
+        p.grad = gradient.clone()
+    old.step()
+    saved = copy.deepcopy(old.state_dict())
+    weights = saved["state"][0]
+    weights["momentum_buffer"] = weights["momentum_buffer"].contiguous(memory_format=torch.channels_last)
+    net.load_state_dict(expected.state_dict())
+    new = build_optimizer([net], OptimConfig(global_batch_size=256))
+    new.load_state_dict(saved)
+    assert [(group["fused"], group["foreach"]) for group in new.param_groups] == [(True, False)]
+    for of_step in gradients[1:]:
+        step(expected, old, of_step)
+        step(net, new, of_step)
+    torch.testing.assert_close(net.state_dict(), expected.state_dict(), rtol=1e-13, atol=1e-15)
+    assert new.state_dict()["state"].keys() == old.state_dict()["state"].keys()
