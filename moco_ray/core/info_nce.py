@@ -76,8 +76,10 @@ class _InfoNCE(torch.autograd.Function):
         q = q / temperature  # (N, dim)
         positive = (q * k).sum(dim=1)  # (N,)
         maxima, sums, pulls = [], [], []  # of each chunk of c negatives, relative to its largest logit
-        for chunk in negatives.split(_negatives_at_once(negatives)):
-            logits = q @ chunk.T  # (N, c)
+        at_once = _negatives_at_once(negatives)
+        room = q.new_empty(len(q), at_once)  # the same memory for all chunks, which stays in the cache
+        for chunk in negatives.split(at_once):
+            logits = torch.mm(q, chunk.T, out=room[:, : len(chunk)])  # (N, c)
             largest = logits.amax(dim=1)  # (N,)
             weights = logits.sub_(largest[:, None]).exp_()
             maxima.append(largest)
@@ -106,4 +108,4 @@ class _InfoNCE(torch.autograd.Function):
 
 def _negatives_at_once(negatives: Tensor) -> int:
     """All on a GPU, whose kernels are few and large that way."""
-    return len(negatives) if negatives.is_cuda else _NEGATIVES_A_CORE * torch.get_num_threads()
+    return len(negatives) if negatives.is_cuda else min(len(negatives), _NEGATIVES_A_CORE * torch.get_num_threads())
