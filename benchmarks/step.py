@@ -47,23 +47,28 @@ from moco_ray.core.encoders import build_backbone, momentum_update
 __all__ = ["MEAN", "STD", "Setting", "images", "setting", "waiting"]
 
 NUM_GROUPS = 8
+_ROOT = Path(__file__).resolve().parents[1]
 _CPU = Place(device=torch.device("cpu"), is_tiny=False)
 _RESNET18 = Case(arch="resnet18", batch_size=32, px=64, queue_size=65536, goal=1.03)
 _RESNET50 = Case(arch="resnet50", batch_size=16, px=96, queue_size=65536, goal=1.03)
 _CIFAR = Case(arch="resnet18", batch_size=64, px=32, queue_size=4096, stem="cifar", goal=1.015)
 _CASES = (_RESNET18, _RESNET50, _CIFAR)
 
-# In the folder of a checkout: a line to its input makes it take a step, and it answers with the seconds.
+# A line to its input makes it take a step, and it answers with the seconds. moco_ray is that of the checkout, and all
+# that builds the step is ours.
 _TAKE_TURNS = """
 import json, sys, time
-from pathlib import Path
-import torch
+checkout, ours, case = sys.argv[1:]
+sys.path.insert(0, checkout)
 import moco_ray
+assert moco_ray.__file__.startswith(checkout + "/"), moco_ray.__file__
+sys.path[0] = ours
+import torch
 from benchmarks.device.setup import Case, Place, moco_step
 
-assert Path(moco_ray.__file__).is_relative_to(Path.cwd()), f"{moco_ray.__file__} is not of this checkout"
 torch.set_num_threads(1)
-step = moco_step(Case(**json.loads(sys.argv[1])), 1, Place(device=torch.device("cpu"), is_tiny=False))
+step = moco_step(Case(**json.loads(case)), 1, Place(device=torch.device("cpu"), is_tiny=False))
+print("ready", flush=True)
 for _ in sys.stdin:
     start = time.process_time()
     step()
@@ -108,19 +113,19 @@ def reference_momentum_update(key_encoder: nn.Module, query_encoder: nn.Module, 
 
 
 def before_row(case: Case, checkout: Path, repeats: int) -> Row:
-    with steps_of(Path(__file__).parents[1], case) as ours, steps_of(checkout, case) as theirs:
+    with steps_of(_ROOT, case) as ours, steps_of(checkout, case) as theirs:
         return ratio_row(f"step {_name(case)} against before", 1.03, ours, theirs, repeats)
 
 
 @contextmanager
 def steps_of(checkout: Path, case: Case) -> Iterator[Turn]:
     """Steps of the code of a checkout, in a process that lives as long as the context."""
-    command = [sys.executable, "-c", _TAKE_TURNS, json.dumps(asdict(case))]
-    with subprocess.Popen(
-        command, cwd=checkout.resolve(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    ) as process:
+    command = [sys.executable, "-c", _TAKE_TURNS, str(checkout.resolve()), str(_ROOT), json.dumps(asdict(case))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
         requests, answers = process.stdin, process.stdout
         assert requests is not None and answers is not None
+        if answers.readline() != "ready\n":
+            sys.exit(f"the step of {checkout} does not run: its error is above")
 
         def turn() -> float:
             requests.write("\n")
