@@ -126,8 +126,7 @@ def momentum_update(key_encoder: nn.Module, query_encoder: nn.Module, momentum: 
     learned = [(k, q.detach()) for k, q in pairs if q.requires_grad]
     keys: list[Tensor] = [k for k, _ in learned]
     queries: list[Tensor] = [q for _, q in learned]
-    torch._foreach_mul_(keys, momentum)
-    torch._foreach_add_(keys, queries, alpha=1.0 - momentum)
+    torch._foreach_lerp_(keys, queries, 1.0 - momentum)  # one pass over memory
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype | None = None) -> Tensor:

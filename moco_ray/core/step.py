@@ -20,7 +20,6 @@ from moco_ray.core.group_batch_norm import commit_pending, group_batch_norms
 from moco_ray.core.hashing import rows_digest
 from moco_ray.core.info_nce import Loss
 from moco_ray.core.method import Method
-from moco_ray.core.optim import make_state
 from moco_ray.core.out_of_memory import ran_out_of_memory
 
 _ALL = slice(None)
@@ -135,7 +134,6 @@ class Learner:
 
         It takes as many groups as this rank will ever hold, which may be one more than it holds now.
         """
-        make_state(self.optimizer)
         if self._is_whole:
             return
         most = -(-batch.num_groups // collectives.world_size()) * batch.group_size

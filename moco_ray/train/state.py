@@ -12,7 +12,7 @@ from moco_ray.core.encoders import build_encoder
 from moco_ray.core.global_batch_norm import use_global_batch_norm
 from moco_ray.core.group_batch_norm import keep_running_share, merged_running_statistics, use_group_batch_norm
 from moco_ray.core.method import Setting
-from moco_ray.core.optim import build_optimizer, load_state
+from moco_ray.core.optim import build_optimizer
 from moco_ray.core.precision import autocast_of, weights_of
 from moco_ray.core.step import Learner
 from moco_ray.train.arithmetic import choose_dtype, dtype_of
@@ -48,7 +48,7 @@ def build_learner(job: Job, restored: State | None) -> Learner:
     optimizer = build_optimizer(method.trained(), config.optim)
     if restored is not None:
         method.load_state_dict(restored["method"])
-        load_state(optimizer, restored["optimizer"])
+        optimizer.load_state_dict(restored["optimizer"])
     learner = Learner(
         method,
         optimizer,

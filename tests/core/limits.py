@@ -74,16 +74,16 @@ class _Limit(nn.Module):
 
 
 class FitsLogits(TorchDispatchMode):
-    """No operator may return logits (N, num_classes) of more than `limit` queries."""
+    """No operator may return logits (N, num_negatives) of more than `limit` queries."""
 
-    def __init__(self, num_classes: int, limit: int) -> None:
+    def __init__(self, num_negatives: int, limit: int) -> None:
         super().__init__()
-        self.num_classes, self.limit = num_classes, limit
+        self.num_negatives, self.limit = num_negatives, limit
 
     def __torch_dispatch__(
         self, operator: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = operator(*args, **(kwargs or {}))
-        if isinstance(out, Tensor) and out.dim() == 2 and out.shape[1] == self.num_classes and len(out) > self.limit:
+        if isinstance(out, Tensor) and out.dim() == 2 and out.shape[1] == self.num_negatives and len(out) > self.limit:
             raise torch.OutOfMemoryError(f"logits of {len(out)} queries, room for {self.limit}")
         return out

@@ -7,15 +7,18 @@ import copy
 import pytest
 import torch
 
+from moco_ray.config.optim import OptimConfig
+from moco_ray.core.optim import build_optimizer
 from moco_ray.core.step import Learner
 from tests.core.ranks import run_on_ranks
 from tests.core.tiny import MEAN, STD, tiny_learner, train
 
 
 def _float32(learner: Learner, *, autocast: torch.dtype | None = None, compresses: bool = False) -> Learner:
+    method = learner.method.float()
     return Learner(
-        learner.method.float(),
-        learner.optimizer,
+        method,
+        build_optimizer(method.trained(), OptimConfig(lr=0.1, weight_decay=1e-3)),
         mean=MEAN,
         std=STD,
         autocast=autocast,

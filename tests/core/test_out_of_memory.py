@@ -51,7 +51,7 @@ def test_what_earlier_micro_batches_left_behind_is_forgotten(encoder: str, call:
 
 def test_logits_that_do_not_fit_are_halved_too() -> None:
     limited, whole = tiny_learner(), tiny_learner()
-    with FitsLogits(num_classes=71, limit=20):
+    with FitsLogits(num_negatives=70, limit=20):
         curve = train(limited, 2)
     assert limited.micro_batch_groups == 4
     assert_curves_equal(curve, train(whole, 2))
