@@ -117,9 +117,7 @@ def _learner(optim: OptimConfig, queue_size: int, num_images: int, place: Place)
     )
     method = config.build(build_encoder(model, 32), setting)
     use_group_batch_norm(method, optim.group_size)
-    method.to(place.device)
-    if place.is_cuda:
-        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method.to(device=place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     views = cifar_views()
     optimizer = build_optimizer(method.trained(), optim)
     return Learner(method, optimizer, mean=views.mean, std=views.std, autocast=place.autocast)

@@ -114,9 +114,7 @@ def learner_of(encoder: Encoder, config: MethodConfig, optim: OptimConfig, place
         use_group_batch_norm(method, optim.group_size)
     else:
         use_global_batch_norm(method)
-    method.to(place.device)
-    if place.is_cuda:
-        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method.to(device=place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     learner = Learner(method, build_optimizer(method.trained(), optim), mean=MEAN, std=STD, **options)
     keep_running_share(method)
     return learner
@@ -159,6 +157,8 @@ def bare_step(case: Case, place: Place, *, is_compiled: bool = False) -> Callabl
     key = copy.deepcopy(query).requires_grad_(False)
     optimizer = torch.optim.SGD(query.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
     x = standardised(case, place)
+    if not place.is_cuda:
+        x = x.contiguous()  # as torch builds networks
     if is_compiled:
         query.compile(backend=place.compiler, dynamic=False)
         key.compile(backend=place.compiler, dynamic=False)

@@ -15,12 +15,8 @@ from torch import Tensor
 
 _TILE = 4096  # numbers that a block holds at once
 _MOST_CHANNELS = 64  # of a block: 128 bytes of bfloat16 in a row
-_BLOCKS = 1024  # at least, where there is enough to do: some for each multiprocessor of the largest GPUs
-
-
-@triton.jit
-def _count(split, rows_a_split, rows):
-    return tl.maximum(tl.minimum(rows - split * rows_a_split, rows_a_split), 0)
+_BLOCKS = 1024  # about, where there is enough to do: some for each multiprocessor of the largest GPUs
+_JOINED_CHANNELS = 8  # of a block that joins partial sums: few, since it has all splits at once
 
 
 @triton.jit
@@ -74,6 +70,7 @@ def _join_moments_kernel(
     rows_a_split,
     seen,
     EPS: tl.constexpr,
+    TILE_SPLITS: tl.constexpr,
     TILE_CHANNELS: tl.constexpr,
     ACC: tl.constexpr,
 ):
@@ -82,20 +79,15 @@ def _join_moments_kernel(
     has_channel = c < channels
     means = tl.load(running_mean + c, mask=has_channel, other=0.0).to(ACC)
     variances = tl.load(running_var + c, mask=has_channel, other=0.0).to(ACC)
+    split = tl.arange(0, TILE_SPLITS)
+    here = (split < splits)[:, None] & has_channel[None, :]
+    counts = tl.maximum(tl.minimum(rows - split * rows_a_split, rows_a_split), 0).to(ACC)[:, None]
     for group in range(groups):
-        count = tl.zeros((TILE_CHANNELS,), ACC)
-        mean = tl.zeros((TILE_CHANNELS,), ACC)
-        squares = tl.zeros((TILE_CHANNELS,), ACC)
-        for split in range(splits):
-            n = _count(split, rows_a_split, rows).to(ACC)
-            place = partial + ((group * splits + split) * 2) * channels + c
-            other = tl.load(place, mask=has_channel, other=0.0)
-            more = tl.load(place + channels, mask=has_channel, other=0.0)
-            delta = other - mean
-            both = tl.maximum(count + n, 1.0)
-            mean += delta * (n / both)
-            squares += more + delta * delta * (count * n / both)
-            count += n
+        place = partial + ((group * splits + split) * 2)[:, None] * channels + c[None, :]
+        own_means = tl.load(place, mask=here, other=0.0)
+        mean = tl.sum(counts * own_means, axis=0) / rows
+        off = tl.where(here, own_means - mean[None, :], 0.0)
+        squares = tl.sum(tl.load(place + channels, mask=here, other=0.0) + counts * off * off, axis=0)
         out = stats + (group * 2) * channels + c
         tl.store(out, mean, mask=has_channel)
         tl.store(out + channels, 1.0 / tl.sqrt(squares / rows + EPS), mask=has_channel)
@@ -181,6 +173,7 @@ def _join_slopes_kernel(
     groups,
     splits,
     channels,
+    TILE_SPLITS: tl.constexpr,
     TILE_CHANNELS: tl.constexpr,
     ACC: tl.constexpr,
 ):
@@ -189,13 +182,12 @@ def _join_slopes_kernel(
     has_channel = c < channels
     of_weight = tl.zeros((TILE_CHANNELS,), ACC)
     of_bias = tl.zeros((TILE_CHANNELS,), ACC)
+    split = tl.arange(0, TILE_SPLITS)
+    here = (split < splits)[:, None] & has_channel[None, :]
     for group in range(groups):
-        total = tl.zeros((TILE_CHANNELS,), ACC)
-        along = tl.zeros((TILE_CHANNELS,), ACC)
-        for split in range(splits):
-            place = partial + ((group * splits + split) * 2) * channels + c
-            total += tl.load(place, mask=has_channel, other=0.0)
-            along += tl.load(place + channels, mask=has_channel, other=0.0)
+        place = partial + ((group * splits + split) * 2)[:, None] * channels + c[None, :]
+        total = tl.sum(tl.load(place, mask=here, other=0.0), axis=0)
+        along = tl.sum(tl.load(place + channels, mask=here, other=0.0), axis=0)
         out = sums + (group * 2) * channels + c
         tl.store(out, total, mask=has_channel)
         tl.store(out + channels, along, mask=has_channel)
@@ -273,8 +265,7 @@ class GroupNormalize(torch.autograd.Function):
                 layout.rows_a_split,
                 seen,
                 EPS=eps,
-                TILE_CHANNELS=layout.tile["TILE_CHANNELS"],
-                ACC=layout.tile["ACC"],
+                **layout.joined,
             )
             _normalize_kernel[layout.tile_grid](
                 x, stats, weight, bias, output, *size, IS_AFFINE=weight is not None, **layout.tile
@@ -302,8 +293,7 @@ class GroupNormalize(torch.autograd.Function):
                 layout.groups,
                 layout.splits,
                 layout.channels,
-                TILE_CHANNELS=layout.tile["TILE_CHANNELS"],
-                ACC=layout.tile["ACC"],
+                **layout.joined,
             )
             _dx_kernel[layout.tile_grid](
                 dy, x, stats, sums, weight, dx, *size, IS_AFFINE=weight is not None, **layout.tile
@@ -334,7 +324,12 @@ class _Layout:
         self.splits = triton.cdiv(self.rows, self.rows_a_split)
         self.split_grid = (self.splits, across, self.groups)
         self.tile_grid = (tiles, across, self.groups)
-        self.channel_grid = (across,)
+        self.joined = {
+            "TILE_SPLITS": triton.next_power_of_2(self.splits),
+            "TILE_CHANNELS": min(_JOINED_CHANNELS, triton.next_power_of_2(self.channels)),
+            "ACC": self.tile["ACC"],
+        }
+        self.channel_grid = (triton.cdiv(self.channels, self.joined["TILE_CHANNELS"]),)
 
     def partial(self, x: Tensor) -> Tensor:
         return torch.empty((self.groups, self.splits, 2, self.channels), dtype=self.dtype, device=x.device)

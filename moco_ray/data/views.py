@@ -33,8 +33,8 @@ _LOG_RATIO_MIN, _LOG_RATIO_MAX = math.log(_RATIO_MIN), math.log(_RATIO_MAX)
 _CROP_TRIES = 10
 # A centre view resizes the whole picture up to this ratio of its sides, and beyond it only the part that it shows.
 _MOST_RESIZED = 4
-# A resize to at most this side costs torch more to prepare than to do.
-_SMALL_PX = 32
+# A resize to at most this side costs torch more to prepare than to do; a product of more terms would start threads.
+_SMALL_PX, _MOST_TERMS = 32, 2**18
 _ORDERS = tuple(itertools.permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE)))
 
 
@@ -243,7 +243,8 @@ def _resize(image: UInt8Array, height: int, width: int) -> UInt8Array:
     """Resize with an antialiased bilinear filter, Pillow's within 0.04 grey levels."""
     if image.shape[:2] == (height, width):
         return image.copy()
-    if max(image.shape[:2]) <= height == width <= _SMALL_PX:
+    longer, terms = max(image.shape[:2]), 9 * image.shape[0] * image.shape[1] * width
+    if longer <= height == width <= _SMALL_PX and terms <= _MOST_TERMS:
         return _enlarge(image, width)
     # (1, 3, H, W) in channels-last memory: twice as fast as planes. numpy copies and names axes faster than torch, and
     # `image[None]` would have a stride of 0, which torch does not take for channels-last.

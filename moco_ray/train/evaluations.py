@@ -159,7 +159,7 @@ def evaluate_state(job: Job, state: State, tell: Callable[[int, int], None] = no
     """Measure the query encoder of a checkpoint's state, on a GPU if this process has one."""
     encoder = encoder_of(job, state)
     if job.uses_gpu and torch.cuda.is_available():
-        encoder = encoder.to(device="cuda", memory_format=torch.channels_last)  # type: ignore[call-overload]
+        encoder = encoder.to("cuda")
     return dict(evaluate(encoder, job.eval_set, job.config.views, job.config.eval, tell=tell))
 
 
@@ -169,8 +169,9 @@ def _query_encoder(state: State) -> State:
 
 
 def encoder_of(job: Job, state: State) -> Encoder:
-    """The query encoder of a checkpoint, with plain BatchNorm, in float32 on the CPU."""
+    """The query encoder of a checkpoint, with plain BatchNorm, in float32 and channels-last on the CPU."""
     encoder = build_encoder(job.config.model, job.config.views.crop_px)
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     own = _query_encoder(state)["method"]
     encoder.load_state_dict({name.removeprefix(_QUERY_ENCODER): value for name, value in own.items()})
     return encoder.eval()

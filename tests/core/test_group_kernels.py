@@ -74,8 +74,11 @@ def test_kernels_equal_torch() -> None:
         assert float(difference) < most[dtype], (dtype, difference, case)
 
 
-@pytest.mark.parametrize("capability", [75, 80, 90])
-def test_kernels_compile_for_gpus(capability: int) -> None:
+@pytest.mark.parametrize(
+    ("capability", "number", "acc", "is_affine"),
+    [(75, "fp16", "fp32", True), (80, "bf16", "fp32", True), (90, "bf16", "fp32", False), (90, "fp64", "fp64", True)],
+)
+def test_kernels_compile_for_gpus(capability: int, number: str, acc: str, is_affine: bool) -> None:
     import triton
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
@@ -83,15 +86,17 @@ def test_kernels_compile_for_gpus(capability: int) -> None:
 
     from moco_ray.core import group_kernels
 
-    pointers = {"x": "*bf16", "y": "*bf16", "dx": "*bf16", "dy": "*bf16"}
+    pointers = dict.fromkeys(("x", "y", "dx", "dy"), f"*{number}")
+    dtype = {"fp32": tl.float32, "fp64": tl.float64}[acc]
     numbers = ("rows", "channels", "rows_a_split", "groups", "splits", "seen")
-    constants = {"EPS": 1e-5, "IS_AFFINE": True, "TILE_ROWS": 64, "TILE_CHANNELS": 64, "ACC": tl.float32}
+    constants = {"EPS": 1e-5, "IS_AFFINE": is_affine, "TILE_ROWS": 64, "TILE_CHANNELS": 64, "ACC": dtype}
+    constants["TILE_SPLITS"] = 128
     kernels = [value for name, value in vars(group_kernels).items() if name.endswith("_kernel")]
     assert len(kernels) == 6
     for kernel in kernels:
         names = kernel.arg_names
         own = {name: constants[name] for name in names if name in constants}
-        types = {n: "constexpr" if n in own else "i32" if n in numbers else pointers.get(n, "*fp32") for n in names}
+        types = {n: "constexpr" if n in own else "i32" if n in numbers else pointers.get(n, f"*{acc}") for n in names}
         source = ASTSource(fn=kernel, signature=types, constexprs={(names.index(n),): v for n, v in own.items()})
         compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
         assert compiled.asm["cubin"]
