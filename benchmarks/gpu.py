@@ -1,7 +1,8 @@
 """Is a GPU used as it should be: python -m benchmarks.gpu [SECTION ...] [--json FILE].
 
 Needs neither Ray nor a storage, and torch 2.11 or newer. Without sections, all but cifar10 run, in about five minutes
-on an H100; each goes on after another's failure, and says how long it took.
+on an H100. Each has a process of its own, since a device whose kernel has failed is lost to its process; it says how
+long it took, and FILE is written anew after each.
 
 - correct: every method, with each optimizer and with micro-batches, in float64 against the CPU. ranks: the same on two
   and three ranks that share the device.
@@ -18,6 +19,9 @@ With --tiny everything runs on a CPU within a minute, with sizes that say nothin
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -30,7 +34,7 @@ from benchmarks.device.correct import correct, ranks
 from benchmarks.device.cost import compiled, h2d, kernels, loss, oom, step, syncs
 from benchmarks.device.setup import Place
 from benchmarks.device.views import views
-from benchmarks.harness import Row, device, finish
+from benchmarks.harness import Row, device, finish, read_json, write_json
 from benchmarks.knn import knn_row
 
 
@@ -76,8 +80,22 @@ def main() -> None:
     if not args.sections or "all" in args.sections:
         names = [name for name in SECTIONS if name != "cifar10" or args.tiny or name in names]
     print(f"{device()}, torch {torch.__version__}", flush=True)
-    rows = [row for name in names for row in _rows(name, place)]
+    rows: list[Row] = []
+    for name in names:
+        alone = place.is_cuda and len(names) > 1
+        rows += _rows_of_own_process(name) if alone else _rows(name, place)
+        if args.json is not None:
+            write_json(rows, args.json)
     finish(rows, args.json)
+
+
+def _rows_of_own_process(name: str) -> list[Row]:
+    """The figures of a section that this command measures with the same flags and no other section."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.json"
+        flags = [flag for flag in sys.argv[1:] if flag not in (*SECTIONS, "all")]
+        subprocess.run([sys.executable, "-m", "benchmarks.gpu", name, *flags, "--json", str(path)], check=False)
+        return read_json(path) if path.exists() else [_failure(name)]
 
 
 def _rows(name: str, place: Place) -> list[Row]:
@@ -88,14 +106,16 @@ def _rows(name: str, place: Place) -> list[Row]:
         rows = SECTIONS[name](place)
     except Exception:
         traceback.print_exc()
-        rows = [Row(case=f"{name} failed", value=1, unit="failures", baseline=0, ratio=1, goal=0, passed=False)]
-    if place.is_cuda:
-        torch.cuda.empty_cache()
+        rows = [_failure(name)]
     print(
         f"{name}: {time.perf_counter() - start:.0f} s, {sum(row.passed for row in rows)} of {len(rows)} goals met",
         flush=True,
     )
     return rows
+
+
+def _failure(name: str) -> Row:
+    return Row(case=f"{name} failed", value=1, unit="failures", baseline=0, ratio=1, goal=0, passed=False)
 
 
 if __name__ == "__main__":

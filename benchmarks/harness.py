@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -72,10 +73,21 @@ def finish(rows: Sequence[Row], json_path: str | None) -> None:
         table.add_row(row.case, *figures, "ok" if row.passed else "[bold]missed[/bold]")
     Console(width=120).print(table)
     if json_path is not None:
-        report = {"device": device(), "versions": versions(), "rows": [_as_json(row) for row in rows]}
-        Path(json_path).write_text(json.dumps(report, indent=2) + "\n")
+        write_json(rows, json_path)
     if not all(row.passed for row in rows):
         sys.exit(1)
+
+
+def write_json(rows: Sequence[Row], path: str | Path) -> None:
+    """Write the rows, and what they were measured on and with."""
+    report = {"device": device(), "versions": versions(), "rows": [_as_json(row) for row in rows]}
+    Path(path).write_text(json.dumps(report, indent=2) + "\n")
+
+
+def read_json(path: str | Path) -> list[Row]:
+    """Read the rows that `write_json` wrote."""
+    found: list[dict[str, Any]] = json.loads(Path(path).read_text())["rows"]
+    return [Row(**{name: value for name, value in row.items() if name != "pass"}, passed=row["pass"]) for row in found]
 
 
 def device() -> str:

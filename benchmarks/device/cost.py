@@ -140,8 +140,14 @@ def syncs(place: Place) -> list[Row]:
     from benchmarks.device.correct import METHODS, tiny_batch, tiny_learner
 
     rows = []
-    for name, config in METHODS.items():
-        learner = tiny_learner(config, place, "sgd", None, dtype=torch.float32)
+    cases = [(name, "sgd", None) for name in METHODS] + [
+        ("moco", "lars", None),
+        ("moco", "adamw", 3),
+        ("moco-v3", "adamw", None),
+    ]
+    for name, optimizer, micro in cases:
+        config = METHODS[name]
+        learner = tiny_learner(config, place, optimizer, micro, dtype=torch.float32)
         batches = [tiny_batch(config, number).to(place.device) for number in range(2)]
         learner.step(batches[0], lr=0.1)
         place.wait()
@@ -153,12 +159,13 @@ def syncs(place: Place) -> list[Row]:
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         places = sorted({f"{Path(w.filename).name}:{w.lineno}" for w in caught if "synchroniz" in str(w.message)})
+        case = f"{name}, {optimizer}{', micro-batches' * (micro is not None)}"
         if places:
-            print(f"  {name} waits at {', '.join(places)}")
+            print(f"  {case} waits at {', '.join(places)}")
         count = len(places)
         rows.append(
             Row(
-                case=f"waits in a step of {name}",
+                case=f"waits in a step of {case}",
                 value=count,
                 unit="lines",
                 baseline=0,
@@ -282,7 +289,7 @@ def loss(place: Place) -> list[Row]:
 def compiled(place: Place) -> list[Row]:
     """A step with both encoders compiled against compiled bare backbones."""
     rows = []
-    for case, num_groups in [(TINY, 1)] if place.is_tiny else [(_RESNET50, 1), (_RESNET18, 8)]:
+    for case, num_groups in [(TINY, 1)] if place.is_tiny else [(_RESNET18, 8)]:
         bare = bare_step(case, place, is_compiled=True)
         runs = {"ours": moco_step(case, num_groups, place, is_compiled=True), "bare": bare}
         rows.append(_share(f"{case.name}, {num_groups} groups, compiled", runs, case.steps, case.goal, place))

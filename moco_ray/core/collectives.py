@@ -62,14 +62,16 @@ def bytes_from_rank_zero(content: bytes | None, device: torch.device) -> bytes:
         return content
     size = torch.tensor(len(content or b""), device=device)
     dist.broadcast(size, 0)
-    whole = torch.empty(int(size), dtype=torch.uint8)
-    if content:
-        whole.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-    for part in whole.split(_CHUNK_BYTES):
-        sent = part.to(device)
+    whole = bytearray() if content is None else None
+    for start in range(0, int(size), _CHUNK_BYTES):
+        piece = bytearray(content[start : start + _CHUNK_BYTES]) if content else None
+        length = min(_CHUNK_BYTES, int(size) - start)
+        sent = torch.frombuffer(piece, dtype=torch.uint8) if piece else torch.empty(length, dtype=torch.uint8)
+        sent = sent.to(device)
         dist.broadcast(sent, 0)
-        part.copy_(sent)
-    return whole.numpy().tobytes()
+        if whole is not None:
+            whole += sent.cpu().numpy().tobytes()
+    return content if content is not None else bytes(whole or b"")
 
 
 def all_gather_rows(rows: Tensor, rows_per_rank: list[int]) -> list[Tensor]:

@@ -33,7 +33,7 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
             return super().forward(input)
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         assert self.num_batches_tracked is not None
-        if input.is_cuda:
+        if input.is_cuda and not torch.compiler.is_compiling():  # which does not know those kernels
             with torch.no_grad():
                 self.num_batches_tracked += 1
             return _GlobalNormalizeOnCuda.apply(  # type: ignore[no-any-return, no-untyped-call]
@@ -62,7 +62,7 @@ class _GlobalNormalize(torch.autograd.Function):
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1, *[1] * (x.dim() - 2)]
         count = x.numel() // x.shape[1]
-        own = torch.cat([x.mean(dim=axes), x.var(dim=axes, unbiased=False), x.new_tensor([count])])
+        own = torch.cat([x.mean(dim=axes), x.var(dim=axes, unbiased=False), x.new_full((1,), count)])
         parts = torch.stack(collectives.all_gather_rows(own[None], [1] * collectives.world_size())).squeeze(1)
         means, variances, counts = parts[:, : x.shape[1]], parts[:, x.shape[1] : -1], parts[:, -1:]
         total = counts.sum()

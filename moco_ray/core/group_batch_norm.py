@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco_ray.core import collectives
+from moco_ray.core.out_of_memory import ran_out_of_memory
 
 _batch_norm_into = torch.ops.aten.native_batch_norm.out
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward
@@ -62,6 +63,7 @@ class GroupBatchNorm(nn.BatchNorm2d):
         if torch.compiler.is_compiling():
             return self._forward_compiled(input, num_groups)
         seen, self.pending_groups = self.pending_groups, self.pending_groups + num_groups
+        assert seen >= 0, "some groups of this step have gone through compiled code, and these do not"
         mean, var = self.pending_mean, self.pending_var
         if num_groups == 1:
             weight, bias = self.weight, self.bias
@@ -118,9 +120,14 @@ def _kernels() -> type[torch.autograd.Function] | None:
     try:
         from moco_ray.core.group_kernels import GroupNormalize
 
-        x, statistics = torch.zeros(4, 8, device="cuda"), torch.zeros(2, 8, device="cuda")
-        GroupNormalize.apply(x, None, None, *statistics, 0, 2, 1e-5)  # type: ignore[no-untyped-call]
+        with torch.enable_grad():
+            weight, bias, mean, var = torch.ones(4, 8, device="cuda", requires_grad=True).unbind()
+            x = torch.zeros(4, 8, 2, 2, device="cuda").contiguous(memory_format=torch.channels_last)
+            y = GroupNormalize.apply(x, weight, bias, mean.detach(), var.detach(), 0, 2, 1e-5)  # type: ignore[no-untyped-call]
+            y.sum().backward()
     except Exception as error:  # whatever a compiler that is missing or does not know the GPU raises
+        if ran_out_of_memory(error):
+            raise
         warnings.warn(f"several BatchNorm groups on a GPU take longer here, without Triton: {error}", stacklevel=2)
         return None
     return GroupNormalize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,7 +25,8 @@ from moco_ray.data.storage import StorageOptions
 from moco_ray.data.views import center_view
 
 # What is read ahead is bounded by 2 * 16 * 64 images, 300 MB at 224 px.
-_BATCH, _BATCH_ON_GPU = 64, 512
+_BATCH = 64
+_JOINED_ON_GPU = 8
 _MAX_THREADS = 16
 _BATCHES_AHEAD = 2
 FLAT = 16  # of 255: an image whose channels vary less is of nearly one colour
@@ -83,19 +85,16 @@ class Features:
     """Images of nearly one colour, as they were encoded."""
 
 
-def load_images(
-    images: ImageSet, view: Callable[[UInt8Array, int], UInt8Array], batch_size: int = _BATCH
-) -> Iterator[ImageBatch]:
+def load_images(images: ImageSet, view: Callable[[UInt8Array, int], UInt8Array]) -> Iterator[ImageBatch]:
     """Read and decode a set of images in threads, a bounded number of batches ahead, in order.
 
     Args:
         images: What to read.
         view: Makes what is wanted of an upright RGB image uint8 (H, W, 3), given also its place in the set; runs in
             the threads. All results have one shape.
-        batch_size: Most images of a batch.
 
     Yields:
-        Batches without those that cannot be had or do not decode; never an empty one.
+        Batches of up to 64 images, without those that cannot be had or do not decode; never an empty one.
 
     Raises:
         ReadError: The storage does not answer.
@@ -119,8 +118,8 @@ def load_images(
     pool = DaemonPool(num_threads)
     ahead: deque[Future[ImageBatch]] = deque()
     try:
-        for start in range(0, len(images), batch_size):
-            ahead.append(pool.submit(load, np.arange(start, min(start + batch_size, len(images)))))
+        for start in range(0, len(images), _BATCH):
+            ahead.append(pool.submit(load, np.arange(start, min(start + _BATCH, len(images)))))
             if len(ahead) < num_threads * _BATCHES_AHEAD:
                 continue
             if len((batch := ahead.popleft().result()).places):
@@ -158,10 +157,9 @@ def encode_images(
         ReadError: An image cannot be read.
     """
     features, ids, places, num_flat = [], [], [], 0
-    is_on_gpu = next(backbone.parameters()).is_cuda
-    batches = load_images(
-        images, lambda image, _: center_view(image, crop_px, resize_px), _BATCH_ON_GPU if is_on_gpu else _BATCH
-    )
+    batches = load_images(images, lambda image, _: center_view(image, crop_px, resize_px))
+    if next(backbone.parameters()).is_cuda:
+        batches = _joined(batches)
     was_training = backbone.training
     backbone.eval()
     try:
@@ -183,6 +181,13 @@ def encode_images(
         num_bad=len(images) - len(kept),
         num_flat=num_flat,
     )
+
+
+def _joined(batches: Iterator[ImageBatch]) -> Iterator[ImageBatch]:
+    """Batches that are large enough for a GPU."""
+    while several := list(itertools.islice(batches, _JOINED_ON_GPU)):
+        pixels, places = (np.concatenate(parts) for parts in zip(*((b.pixels, b.places) for b in several), strict=True))
+        yield ImageBatch(pixels=pixels, places=places)
 
 
 @torch.inference_mode()

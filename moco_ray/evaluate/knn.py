@@ -8,6 +8,7 @@ from torch import Tensor
 
 # Bounds the similarity matrix of a chunk: 2^25 float32 numbers are 128 MiB; smaller products take longer in all.
 _CHUNK_ELEMENTS = 1 << 25
+_OWN_AT_ONCE = 64  # queries that are in the bank: their similarities are copied
 
 
 def knn_predict(
@@ -62,9 +63,9 @@ def knn_predict(
     for start in range(0, len(queries), chunk):
         similarity = queries[start : start + chunk] @ bank.T  # (n, M)
         if bank_ids is not None and query_ids is not None:
-            own = is_in_bank[start : start + chunk].nonzero().squeeze(1)  # (m,)
-            is_same = query_ids[start : start + chunk][own, None] == bank_ids  # (m, M)
-            similarity[own] = similarity[own].masked_fill_(is_same, -torch.inf)
+            for own in is_in_bank[start : start + chunk].nonzero().flatten().split(_OWN_AT_ONCE):  # (m,)
+                is_same = query_ids[start : start + chunk][own, None] == bank_ids  # (m, M)
+                similarity[own] = similarity[own].masked_fill_(is_same, -torch.inf)
         nearest, rows = similarity.topk(k, dim=1)  # both (n, k)
         predictions.append(_vote(nearest, bank_labels[rows], num_classes, temperature))
         neighbours.append(rows)

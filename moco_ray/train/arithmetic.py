@@ -9,7 +9,7 @@ import torch
 
 from moco_ray.config.run import RunConfig
 from moco_ray.core import collectives
-from moco_ray.core.precision import has_bfloat16
+from moco_ray.core.precision import autocast_of, has_bfloat16
 from moco_ray.core.step import Learner
 from moco_ray.train.checkpoint import State
 
@@ -47,10 +47,10 @@ def words(config: RunConfig, dtype: str, devices: list[str], *, all_have_bfloat1
     is_gpu = devices[0] != "cpu"
     models = ", ".join(sorted(set(devices)))
     asked = f"run.dtype {config.dtype}"
-    if is_gpu and dtype == "float32":
+    if is_gpu and dtype == "float32" and all_have_bfloat16:  # those have TF32
         lines.append(f"arithmetic: float32, factors of convolutions and matrix products rounded to TF32 ({asked})")
     elif is_gpu or dtype != "float32":
-        over = "" if dtype == "float64" else " over float32 weights"
+        over = " over float32 weights" if autocast_of(dtype) else ""
         lines.append(f"arithmetic: {dtype}{over} ({asked})")
     if is_gpu and not all_have_bfloat16:
         if dtype == "bfloat16":

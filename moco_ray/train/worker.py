@@ -67,10 +67,7 @@ def train(job: Job, place: Place, say: Callable[[str], None]) -> Outcome:
     if refusal:
         return refusal
     start = newest or 0
-    restored = None
-    if newest is not None:
-        content = store.content(newest) if place.rank == 0 else None
-        restored = state_of(collectives.bytes_from_rank_zero(content, worker_device(job.uses_gpu)))
+    restored = None if newest is None else _restored(newest, store, job, place)
     if mismatch := _mismatch(job, restored):
         return Outcome(step=start, error=mismatch)
     learner = build_learner(job, restored)
@@ -120,6 +117,12 @@ def _choose_start(
     if failure is not None:
         raise failure
     return newest, None
+
+
+def _restored(step: int, store: CheckpointStore, job: Job, place: Place) -> State:
+    """A checkpoint that rank 0 reads and sends to all. All ranks must call."""
+    content = store.content(step) if place.rank == 0 else None
+    return state_of(collectives.bytes_from_rank_zero(content, worker_device(job.uses_gpu)))
 
 
 def _mismatch(job: Job, restored: State | None) -> str | None:
@@ -295,7 +298,7 @@ class _Loop:
             raise _UserError(
                 f"the loss of step 0 is {loss}, before anything was learned: it comes from the weights to start from "
                 f"(model.init {self.job.config.model.init}), from method.temperature {self.job.config.method.temperature:g}, "
-                f"from views.std {self.job.config.views.std} or from run.dtype {self.job.config.run.dtype}"
+                f"from views.std {self.job.config.views.std} or from run.dtype {dtype_of(self.learner)}"
             )
         raise _UserError(
             f"the loss of step {step} is {loss}: training has diverged. {good}"

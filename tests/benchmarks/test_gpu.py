@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,13 @@ def test_all_sections_run_in_small_on_a_cpu(tmp_path: Path) -> None:
 def test_without_a_gpu_it_says_what_can_be_done() -> None:
     command = [sys.executable, "-m", "benchmarks.gpu"]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False, env={"CUDA_VISIBLE_DEVICES": ""}
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
     )
     assert done.returncode == 2 and "--tiny" in done.stderr
 
