@@ -32,7 +32,7 @@ from moco_ray.config.model import ModelConfig
 from moco_ray.config.optim import OptimConfig
 from moco_ray.core.batch import resident_batch
 from moco_ray.core.encoders import build_encoder, key_encoder_of
-from moco_ray.core.info_nce import info_nce, info_nce_logits
+from moco_ray.core.info_nce import info_nce_of_negatives
 
 _SMALL_US = 4.0  # kernels below this are launched about as fast as they run
 _RESNET50 = Case(arch="resnet50", batch_size=256, px=224, queue_size=65536, steps=15, goal=0.97)
@@ -250,10 +250,9 @@ def loss(place: Place) -> list[Row]:
     unit = [F.normalize(torch.randn(m, 128, generator=generator), dim=1).to(place.device) for m in (n, n, k)]
     q, key, queue = unit
     q.requires_grad_()
-    labels = torch.zeros(n, dtype=torch.int64, device=place.device)
 
     def total() -> torch.Tensor:
-        return info_nce(info_nce_logits(q, key, queue, 0.2), labels, 0.2).total
+        return info_nce_of_negatives(q, key, queue, 0.2).total
 
     def fused() -> torch.Tensor:
         scaled = q / 0.2

@@ -120,13 +120,13 @@ def learner_of(encoder: Encoder, config: MethodConfig, optim: OptimConfig, place
     return learner
 
 
-def moco_learner(case: Case, num_groups: int, place: Place, compiler: str | None = None) -> Learner:
+def moco_learner(case: Case, num_groups: int, place: Place, **options: Any) -> Learner:
     """MoCo v2 with a case's backbone and batch."""
     torch.manual_seed(0)
     optim = OptimConfig(global_batch_size=case.batch_size, bn_groups=num_groups)
     config = MoCoConfig(queue_size=case.queue_size, shuffle_bn=num_groups > 1)
     encoder = build_encoder(case.model, case.px)
-    return learner_of(encoder, config, optim, place, autocast=place.autocast, compiler=compiler)
+    return learner_of(encoder, config, optim, place, autocast=place.autocast, **options)
 
 
 def random_images(case: Case, place: Place) -> Tensor:
@@ -144,21 +144,28 @@ def resident(case: Case, num_groups: int, place: Place) -> Batch:
 
 def moco_step(case: Case, num_groups: int, place: Place, *, is_compiled: bool = False) -> Callable[[], object]:
     """A step of MoCo v2 on a batch that lies on the device."""
-    learner = moco_learner(case, num_groups, place, place.compiler if is_compiled else None)
+    learner = moco_learner(case, num_groups, place, **({"compiler": place.compiler} if is_compiled else {}))
     return partial(learner.step, resident(case, num_groups, place), lr=0.01)
 
 
-def bare_step(case: Case, place: Place, *, is_compiled: bool = False) -> Callable[[], None]:
-    """What no MoCo can do without: forward of a key backbone, forward and backward of a query backbone, and SGD."""
+def bare_step(
+    case: Case, place: Place, *, is_compiled: bool = False, layout: torch.memory_format | None = None
+) -> Callable[[], None]:
+    """What no MoCo can do without: forward of a key backbone, forward and backward of a query backbone, and SGD.
+
+    Args:
+        case: The backbone and the batch.
+        place: Where.
+        is_compiled: Whether torch.compile has both.
+        layout: Of weights and images in memory; None: channels-last on a GPU, contiguous as torch builds it on a CPU.
+    """
+    layout = layout or (torch.channels_last if place.is_cuda else torch.contiguous_format)
     torch.manual_seed(0)
     query = build_backbone(case.model, case.px).to(place.device)
-    if place.is_cuda:
-        query = query.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    query = query.to(memory_format=layout)  # type: ignore[call-overload]
     key = copy.deepcopy(query).requires_grad_(False)
     optimizer = torch.optim.SGD(query.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-    x = standardised(case, place)
-    if not place.is_cuda:
-        x = x.contiguous()  # as torch builds networks
+    x = standardised(case, place).contiguous(memory_format=layout)
     if is_compiled:
         query.compile(backend=place.compiler, dynamic=False)
         key.compile(backend=place.compiler, dynamic=False)
