@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 IN_PARALLEL := --numprocesses=4 --dist=loadfile
 
-.PHONY: install demo test test-slow check format
+.PHONY: install demo test test-slow test-gpu check format
 
 install: .venv/.installed
 
@@ -27,6 +27,9 @@ test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu" tests/sweep
 	$(BIN)/python -m pytest -m "slow and not gpu" tests/train
 	$(BIN)/python -m pytest -m "slow and not gpu" --ignore=tests/cluster --ignore=tests/sweep --ignore=tests/train $(IN_PARALLEL)
+
+test-gpu: install
+	$(BIN)/python -m pytest -m gpu
 
 check: install
 	$(BIN)/ruff format --check .

@@ -8,9 +8,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -39,12 +41,15 @@ class Row:
     """Whether it does."""
 
 
-def interleave(fns: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def interleave(
+    fns: Mapping[str, Callable[[], object]], repeats: int, *, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Time functions in turns, so that a neighbour's load falls on all of them alike.
 
     Args:
         fns: Functions by name; each runs once more at first, untimed.
         repeats: Timed runs of each, at least 1.
+        clock: Tells seconds; `time.process_time` leaves out what other processes take of the cores.
 
     Returns:
         Median seconds of a run, by name.
@@ -54,9 +59,9 @@ def interleave(fns: Mapping[str, Callable[[], object]], repeats: int) -> dict[st
     seconds: dict[str, list[float]] = {name: [] for name in fns}
     for _ in range(repeats):
         for name, fn in fns.items():
-            start = time.perf_counter()
+            start = clock()
             fn()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: statistics.median(runs) for name, runs in seconds.items()}
 
 
@@ -68,10 +73,21 @@ def finish(rows: Sequence[Row], json_path: str | None) -> None:
         table.add_row(row.case, *figures, "ok" if row.passed else "[bold]missed[/bold]")
     Console(width=120).print(table)
     if json_path is not None:
-        report = {"device": device(), "versions": versions(), "rows": [_as_json(row) for row in rows]}
-        Path(json_path).write_text(json.dumps(report, indent=2) + "\n")
+        write_json(rows, json_path)
     if not all(row.passed for row in rows):
         sys.exit(1)
+
+
+def write_json(rows: Sequence[Row], path: str | Path) -> None:
+    """Write the rows, and what they were measured on and with."""
+    report = {"device": device(), "versions": versions(), "rows": [_as_json(row) for row in rows]}
+    Path(path).write_text(json.dumps(report, indent=2) + "\n")
+
+
+def read_json(path: str | Path) -> list[Row]:
+    """Read the rows that `write_json` wrote."""
+    found: list[dict[str, Any]] = json.loads(Path(path).read_text())["rows"]
+    return [Row(**{name: value for name, value in row.items() if name != "pass"}, passed=row["pass"]) for row in found]
 
 
 def device() -> str:
@@ -85,11 +101,15 @@ def device() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a figure."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES}
+    """Versions of Python and of the packages that decide a figure; those that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _as_json(row: Row) -> dict[str, object]:
     values = asdict(row)
-    values["pass"] = values.pop("passed")
+    values["pass"] = bool(values.pop("passed"))
     return values

@@ -1,7 +1,7 @@
 """What exact micro-batches of MoCo v3 save and cost: python -m benchmarks.large_batch [--json FILE] [--repeats N].
 
 A ViT's step in eight micro-batches against the same step in one piece; both give the same gradient. On one CPU thread a
-vit_mini and 64 images of 32 pixels, on CUDA the ViT-S of the paper and 1024 images.
+vit_mini and 64 images of 32 pixels, on CUDA the ViT-S of the paper and 512 images.
 
 - memory: on the CPU the most bytes that autograd keeps for backward passes at any time, on CUDA the most that torch
   allocates. Goal 0.35: an eighth of the trunk's activations, and the heads', which see the whole batch.
@@ -58,7 +58,7 @@ def main() -> None:
 def step(device: torch.device, micro_batch_groups: int) -> Callable[[], object]:
     """A step of MoCo v3 on images that lie on the device."""
     config = load_preset("moco-v3-vit-small" if device.type == "cuda" else "moco-v3-vit-mini")
-    size = 1024 if device.type == "cuda" else 64
+    size = 512 if device.type == "cuda" else 64
     config = replace(config, optim=replace(config.optim, global_batch_size=size, bn_groups=NUM_GROUPS))
     torch.manual_seed(0)
     encoder = build_encoder(config.model, config.views.crop_px)
@@ -77,7 +77,12 @@ def step(device: torch.device, micro_batch_groups: int) -> Callable[[], object]:
     images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8).to(device)
     rows = np.arange(size)
     batch = resident_batch(images, images.flip(2), rows, step=0, seed=0, num_groups=NUM_GROUPS, shuffle_bn=False)
-    return lambda: learner.step(batch, lr=1e-4)
+
+    def run() -> None:
+        learner.step(batch, lr=1e-4)
+        assert learner.micro_batch_groups == micro_batch_groups, "memory ran out, and the batch was cut further"
+
+    return run
 
 
 def peak_bytes(work: Callable[[], object], device: torch.device) -> float:

@@ -90,7 +90,7 @@ def moco_v3_resnet50_1000ep() -> Config:
 def moco_v3_vit_small() -> Config:
     """MoCo v3 with a ViT-S/16 on ImageNet (arXiv:2104.02057), 300 epochs.
 
-    Command: python jobs/pretrain.py --preset moco-v3-vit-small --data.uri s3://BUCKET/imagenet/train --run.dtype bfloat16
+    Command: python jobs/pretrain.py --preset moco-v3-vit-small --data.uri s3://BUCKET/imagenet/train
     Hardware: 8 GPUs of 32 GB; on fewer or smaller ones the same batch in micro-batches. Expected: 73.2 % linear top-1.
     Not yet run.
     """
@@ -108,7 +108,7 @@ def moco_v3_vit_small() -> Config:
 def moco_v3_vit_base() -> Config:
     """MoCo v3 with a ViT-B/16 on ImageNet (arXiv:2104.02057), 300 epochs.
 
-    Command: python jobs/pretrain.py --preset moco-v3-vit-base --data.uri s3://BUCKET/imagenet/train --run.dtype bfloat16
+    Command: python jobs/pretrain.py --preset moco-v3-vit-base --data.uri s3://BUCKET/imagenet/train
     Hardware: 16 GPUs of 32 GB. Expected: 76.7 % linear top-1. Not yet run.
     """
     base = moco_v3_vit_small()

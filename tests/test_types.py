@@ -33,7 +33,7 @@ def _with(path: str, value: Any) -> Config:
         ("model.arch", None, r"model\.arch is None; use a text"),
         ("method.symmetric", 1, r"method\.symmetric is 1; use true or false"),
         ("run.num_workers", True, r"run\.num-workers is True; use a whole number or None"),
-        ("run.dtype", "float16", r"run\.dtype is 'float16'; use float32, bfloat16 or float64"),
+        ("run.dtype", "float8", r"run\.dtype is 'float8'; use auto, bfloat16, float16, float32 or float64"),
         ("optim.milestones", 120, r"optim\.milestones is 120; use one or more whole numbers"),
         ("views.blur_p", (0.5,), r"views\.blur-p is \[0\.5\]; use 2 numbers"),
         ("views.mean", [0.5, "a", 0.5], r"views\.mean\[1\] is 'a'; use a number"),

@@ -17,11 +17,12 @@ from moco_ray.config.run import RunConfig
 from moco_ray.config.types import check_groups, take_values
 from moco_ray.config.views import ViewsConfig
 
+_LEARNED_FROM = ("seed", "dtype", "compress_gradients")
 # Fields that may change when a run is resumed: they decide where and how it runs, not what it learns.
 _FREE_FIELDS = frozenset(
     {"data.storage_options", "data.max_bad_fraction", "data.relist"}
     | {f"eval.{name}" for name in ("every_steps", "max_bank", "k", "temperature", "resize_px", "max_time_fraction")}
-    | {f"run.{f.name}" for f in dataclasses.fields(RunConfig) if f.name not in ("seed", "dtype")}
+    | {f"run.{f.name}" for f in dataclasses.fields(RunConfig) if f.name not in _LEARNED_FROM}
 )
 # Where images lie is not what they are: whether they are the same, the run's manifest tells. Those to classify may have
 # been a part of data.uri.
@@ -79,6 +80,8 @@ def experiment_differences(old: Config, new: Config, *, passes_automatic: bool =
             path = f"{group}.{item.name}"
             was, now = getattr(getattr(old, group), item.name), getattr(getattr(new, group), item.name, None)
             if path in _FREE_FIELDS or was == now or (passes_automatic and now is None):
+                continue
+            if path == "run.dtype" and now == "auto":  # it stays what it was
                 continue
             is_moved = path in _PLACES and bool(now) >= bool(was)
             if not is_moved and not (path == "model.init" and is_same_path(was, now)):

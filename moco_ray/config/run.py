@@ -1,4 +1,4 @@
-"""Where and how a run runs. Nothing here but seed and dtype changes what is learned."""
+"""Where and how a run runs. Nothing here but seed, dtype and compress_gradients changes what is learned."""
 
 from __future__ import annotations
 
@@ -36,8 +36,13 @@ class RunConfig:
     """How often to start all over from the last checkpoint when the cluster or the storage has failed for good."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where workers train; "auto" takes GPUs where the cluster has any."""
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Arithmetic. bfloat16 is autocast over float32 weights; float64 is for proofs."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32", "float64"] = "auto"
+    """Arithmetic. "auto" is bfloat16 on GPUs that have it, else float32, and stays what it was where the run began. bfloat16
+    and float16 are autocast over float32 weights, float16 with scaled losses; float64 is for proofs."""
+    compile: bool = False
+    """Compile the encoders with torch.compile: shorter steps on a GPU, after minutes of compiling at each start."""
+    compress_gradients: bool = False
+    """Send gradients between workers in bfloat16, for slow networks; then rounding depends on the number of workers."""
     seed: int = 0
     """Seed of weights, order, augmentation, shuffles and hold-out."""
     max_steps: int | None = None

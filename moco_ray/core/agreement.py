@@ -44,7 +44,9 @@ def copy_from_rank_zero(module: nn.Module, optimizer: torch.optim.Optimizer | No
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 for value in optimizer.state[parameter].values():
-                    if isinstance(value, Tensor) and value.device == parameter.device:  # AdamW counts steps on the CPU
+                    if (
+                        isinstance(value, Tensor) and value.device == parameter.device
+                    ):  # a CPU's AdamW counts steps there
                         dist.broadcast(value, src=0)
 
 

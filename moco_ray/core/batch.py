@@ -54,19 +54,29 @@ class Batch:
     def gather_keys(self, own: Tensor) -> Tensor:
         """Gather (n, ...) of every rank's slots and undo the shuffle: (B, ...), rows in order. All ranks must call."""
         slots = self.gather(own)
-        return slots[torch.from_numpy(np.argsort(self.key_rows_of_slots)).to(slots.device, non_blocking=True)]
+        return slots[without_wait(torch.from_numpy(np.argsort(self.key_rows_of_slots)), slots.device)]
 
     def own_slot_rows(self) -> Tensor:
         """Indices in the global batch of the rows whose key views this rank's slots hold, (n,) int64."""
         return torch.from_numpy(self.key_rows_of_slots)[self.own_rows()]
 
-    def to(self, device: torch.device) -> Batch:
-        """Move the images to a device."""
-        return replace(
-            self,
-            query=self.query.to(device, non_blocking=True),
-            key=self.key.to(device, non_blocking=True),
-        )
+    def to(self, device: torch.device, stream: torch.cuda.Stream | None = None) -> Batch:
+        """Move the images to a device; on a stream of their own while the device still computes the step before."""
+        if stream is None:
+            query, key = (images.to(device, non_blocking=True) for images in (self.query, self.key))
+            return replace(self, query=query, key=key)
+        with torch.cuda.stream(stream):
+            moved = self.to(device)
+        computing = torch.cuda.current_stream(device)
+        computing.wait_stream(stream)
+        for images in (moved.query, moved.key):
+            images.record_stream(computing)  # or their memory would be given away once they are deleted here
+        return moved
+
+
+def without_wait(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a small tensor from the host to a device, which need not be waited for."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def resident_batch(
@@ -96,7 +106,7 @@ def resident_batch(
     slots = key_permutation(seed, step, size) if shuffle_bn else np.arange(size)
     batch = Batch(
         query=query,
-        key=key[torch.from_numpy(slots).to(key.device)],
+        key=key[without_wait(torch.from_numpy(slots), key.device)],
         rows=rows,
         step=step,
         groups=groups_per_rank(step * num_groups, num_groups, collectives.world_size()),
@@ -104,4 +114,5 @@ def resident_batch(
         key_rows_of_slots=slots,
     )
     own = batch.own_rows()
-    return replace(batch, query=batch.query[own], key=batch.key[own], rows=rows[own.numpy()])
+    there = without_wait(own, query.device)
+    return replace(batch, query=batch.query[there], key=batch.key[there], rows=rows[own.numpy()])

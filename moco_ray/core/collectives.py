@@ -8,6 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_CHUNK_BYTES = 2**26
+# Torch 2.11 knows it by its older name.
+_all_gather_single = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 def world_size() -> int:
     """Number of ranks."""
@@ -19,13 +23,21 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
+def host_group() -> dist.ProcessGroup | None:
+    """A group of all ranks for tensors on the CPU; None where the default one takes them. All ranks must call."""
+    if world_size() == 1 or dist.get_backend() == "gloo":
+        return None
+    group: dist.ProcessGroup = dist.new_group(backend="gloo")
+    return group
+
+
 @torch.no_grad()
-def all_reduce_sum(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     """Sum a tensor over all ranks; int64 wraps. All ranks must call; the argument stays as it is."""
     if world_size() == 1:
         return tensor.clone()
     total = tensor.detach().clone()
-    dist.all_reduce(total)
+    dist.all_reduce(total, group=group)
     return total
 
 
@@ -36,6 +48,30 @@ def all_reduce_min(number: int, device: torch.device) -> int:
     smallest = torch.tensor(number, device=device)
     dist.all_reduce(smallest, dist.ReduceOp.MIN)
     return int(smallest)
+
+
+def bytes_from_rank_zero(content: bytes | None, device: torch.device) -> bytes:
+    """Send bytes that rank 0 has to all. All ranks must call; the device is one that they send from.
+
+    Args:
+        content: The bytes on rank 0, None elsewhere.
+        device: Where pieces of them pass through, 64 MB at a time.
+    """
+    if world_size() == 1:
+        assert content is not None
+        return content
+    size = torch.tensor(len(content or b""), device=device)
+    dist.broadcast(size, 0)
+    whole = bytearray() if content is None else None
+    for start in range(0, int(size), _CHUNK_BYTES):
+        piece = bytearray(content[start : start + _CHUNK_BYTES]) if content else None
+        length = min(_CHUNK_BYTES, int(size) - start)
+        sent = torch.frombuffer(piece, dtype=torch.uint8) if piece else torch.empty(length, dtype=torch.uint8)
+        sent = sent.to(device)
+        dist.broadcast(sent, 0)
+        if whole is not None:
+            whole += sent.cpu().numpy().tobytes()
+    return content if content is not None else bytes(whole or b"")
 
 
 def all_gather_rows(rows: Tensor, rows_per_rank: list[int]) -> list[Tensor]:
@@ -65,7 +101,7 @@ class _AllGather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         gathered = rows.new_empty((world_size() * len(rows), *rows.shape[1:]))
-        dist.all_gather_single(gathered, rows)
+        _all_gather_single(gathered, rows)
         return gathered
 
     @staticmethod

@@ -14,14 +14,10 @@ from moco_ray.core.group_batch_norm import GroupBatchNorm, is_plain_batch_norm, 
 class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
     """BatchNorm whose batch is the global batch: all ranks must call it together, each with a share of any size.
 
-    Torch's SyncBatchNorm on CUDA; on the CPU, where that does not exist, the same in plain torch. Running statistics
-    are the same on all ranks. Since every image changes every other, a forward pass cannot be cut into micro-batches.
-    It is no subclass of SyncBatchNorm, which DistributedDataParallel refuses on the CPU.
+    Running statistics are the same on all ranks. Since every image changes every other, a forward pass cannot be cut
+    into micro-batches. On CUDA it is torch's SyncBatchNorm without its waits: that looks which ranks hold images, and
+    here all do.
     """
-
-    process_group = None  # these three are what SyncBatchNorm.forward looks up
-    _check_input_dim = nn.SyncBatchNorm._check_input_dim
-    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
 
     @classmethod
     def like(cls, norm: nn.modules.batchnorm._BatchNorm) -> GlobalBatchNorm:
@@ -33,14 +29,18 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (N, C, ...) over the N images of this rank and those of all others."""
-        if input.is_cuda:
-            return self._forward_on_cuda(input)
         if not self.training or collectives.world_size() == 1:
             return super().forward(input)
-        x = input if input.dtype == torch.float64 else input.float()  # statistics of bfloat16 would be coarse
-        output, mean, var, count = _GlobalNormalize.apply(x, self.eps)  # type: ignore[no-untyped-call]
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         assert self.num_batches_tracked is not None
+        if input.is_cuda and not torch.compiler.is_compiling():  # which does not know those kernels
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+            return _GlobalNormalizeOnCuda.apply(  # type: ignore[no-any-return, no-untyped-call]
+                input, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps
+            )
+        x = input if input.dtype == torch.float64 else input.float()  # statistics of bfloat16 would be coarse
+        output, mean, var, count = _GlobalNormalize.apply(x, self.eps)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -50,8 +50,8 @@ class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
         shape = (1, -1, *[1] * (input.dim() - 2))
         return (output * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)  # type: ignore[no-any-return]
 
-    def _forward_on_cuda(self, input: Tensor) -> Tensor:
-        return nn.SyncBatchNorm.forward(self, input)  # type: ignore[arg-type]
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass  # (N, C) of a head as well as (N, C, H, W)
 
 
 class _GlobalNormalize(torch.autograd.Function):
@@ -62,7 +62,7 @@ class _GlobalNormalize(torch.autograd.Function):
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1, *[1] * (x.dim() - 2)]
         count = x.numel() // x.shape[1]
-        own = torch.cat([x.mean(dim=axes), x.var(dim=axes, unbiased=False), x.new_tensor([count])])
+        own = torch.cat([x.mean(dim=axes), x.var(dim=axes, unbiased=False), x.new_full((1,), count)])
         parts = torch.stack(collectives.all_gather_rows(own[None], [1] * collectives.world_size())).squeeze(1)
         means, variances, counts = parts[:, : x.shape[1]], parts[:, x.shape[1] : -1], parts[:, -1:]
         total = counts.sum()
@@ -82,6 +82,56 @@ class _GlobalNormalize(torch.autograd.Function):
         mean, along = collectives.all_reduce_sum(own) / total  # (C,) each
         centred = gradient - mean.view(ctx.shape) - output * along.view(ctx.shape)
         return centred * scale.view(ctx.shape), None
+
+
+class _GlobalNormalizeOnCuda(torch.autograd.Function):
+    """The same and weight and bias, by the kernels of torch's SyncBatchNorm, with nothing that the host waits for."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor,
+        running_var: Tensor,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        x = _dense(x)
+        own_mean, own_scale = torch.batch_norm_stats(x, eps)  # (C,) each
+        count = torch.full((1,), x.numel() // x.shape[1], dtype=own_mean.dtype, device=x.device)
+        own = torch.cat([own_mean, own_scale, count])
+        parts = torch.cat(collectives.all_gather_rows(own[None], [1] * collectives.world_size()))
+        means, scales, counts = parts.split([len(own_mean), len(own_mean), 1], dim=1)
+        mean, scale = torch.batch_norm_gather_stats_with_counts(
+            x,
+            means.contiguous(),
+            scales.contiguous(),
+            running_mean,
+            running_var,
+            momentum,
+            eps,
+            counts.flatten().to(running_mean.dtype),
+        )
+        ctx.save_for_backward(x, weight, mean, scale, counts.to(torch.int32))
+        return torch.batch_norm_elemt(x, weight, bias, mean, scale, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, scale, counts = ctx.saved_tensors
+        gradient = _dense(gradients[0])
+        sums, along, of_weight, of_bias = torch.batch_norm_backward_reduce(
+            gradient, x, mean, scale, weight, True, weight is not None, weight is not None
+        )
+        sums, along = collectives.all_reduce_sum(torch.stack([sums, along]))
+        of_x = torch.batch_norm_backward_elemt(gradient, x, mean, scale, weight, sums, along, counts)
+        return of_x, *((None, None) if weight is None else (of_weight, of_bias)), *[None] * 4
+
+
+def _dense(x: Tensor) -> Tensor:
+    """The same values in a layout that the kernels know."""
+    return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
 
 
 class _GlobalBatchNormAct(GlobalBatchNorm):

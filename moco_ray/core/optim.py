@@ -3,25 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from moco_ray.config.optim import OptimConfig
 from moco_ray.core.lars import Lars
 
 
 def build_optimizer(modules: Iterable[nn.Module], config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer over all parameters of some modules that are not frozen.
+    """The optimizer over all parameters of some modules that are not frozen, on the device on which they are.
 
     SGD and AdamW decay every parameter, as the references of v1, v2 and v3 do. LARS leaves out tensors of one
-    dimension, as v3's and SimCLR's does.
+    dimension, as v3's and SimCLR's does. Each takes all tensors at once. Its state is there from the beginning, of zeros,
+    and one that it loads, perhaps of another device, becomes what steps here need.
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    optimizer = _build(parameters, config)
+    ways: list[dict[str, Any]] = [
+        {name: group[name] for name in ("foreach", "fused") if name in group} for group in optimizer.param_groups
+    ]
+
+    def go_on_here(optimizer: torch.optim.Optimizer) -> None:
+        for group, way in zip(optimizer.param_groups, ways, strict=True):
+            group.update(way)
+        _make_state(optimizer)
+
+    _make_state(optimizer)
+    optimizer.register_load_state_dict_post_hook(go_on_here)
+    return optimizer
+
+
+def _build(parameters: list[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+    lr, weight_decay = config.effective_lr, config.weight_decay
+    is_on_gpu = parameters[0].is_cuda
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.effective_lr, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, foreach=not is_on_gpu, fused=is_on_gpu)
     if config.optimizer == "lars":
-        return Lars(parameters, lr=config.effective_lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        return Lars(parameters, lr=lr, momentum=config.momentum, weight_decay=weight_decay)
+    is_fused = is_on_gpu or parameters[0].device.type == "cpu"  # one pass over memory; not on the meta device
     return torch.optim.SGD(
-        parameters, lr=config.effective_lr, momentum=config.momentum, weight_decay=config.weight_decay
+        parameters,
+        lr=lr,
+        momentum=config.momentum,
+        weight_decay=weight_decay,
+        foreach=not is_fused,
+        fused=is_fused,
     )
+
+
+def _make_state(optimizer: torch.optim.Optimizer) -> None:
+    """Make what the first step would make, so that memory for it is there before, and mend what was loaded.
+
+    Steps are the same as without. Moments take the layout in memory of their parameters, which fused kernels take for
+    granted and others are slow without.
+    """
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            state = optimizer.state[p]
+            for name, new in _first_state(optimizer, group, p).items():
+                value = state.setdefault(name, new)
+                if value is None or value.stride() != new.stride() or value.device != new.device:
+                    state[name] = new if value is None else new.copy_(value)
+
+
+def _first_state(optimizer: torch.optim.Optimizer, group: dict[str, Any], p: Tensor) -> dict[str, Tensor]:
+    if isinstance(optimizer, torch.optim.AdamW):
+        step = torch.zeros((), device=p.device if group["fused"] else "cpu")
+        return {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+    return {"momentum_buffer": torch.zeros_like(p)} if group["momentum"] else {}

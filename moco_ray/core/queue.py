@@ -27,6 +27,8 @@ class Queue(nn.Module):
         self.register_buffer("keys", F.normalize(torch.randn(queue_size, dim, generator=generator), dim=1))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
         self.register_buffer("num_enqueued", torch.zeros((), dtype=torch.int64))
+        self._seen_fill = 0.0
+        self.register_load_state_dict_post_hook(_forget_fill)  # type: ignore[no-untyped-call]
 
     @property
     def size(self) -> int:
@@ -35,8 +37,10 @@ class Queue(nn.Module):
 
     @property
     def fill(self) -> float:
-        """Fraction of the slots that hold real keys, 0..1."""
-        return min(1.0, int(self.num_enqueued) / self.size)
+        """Fraction of the slots that hold real keys, 0..1; waits for the device until all do."""
+        if self._seen_fill < 1.0:
+            self._seen_fill = min(1.0, int(self.num_enqueued) / self.size)
+        return self._seen_fill
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
@@ -52,3 +56,7 @@ class Queue(nn.Module):
         self.keys[slots] = keys.to(self.keys.dtype)
         self.pointer.copy_((self.pointer + len(keys)) % self.size)
         self.num_enqueued += len(keys)
+
+
+def _forget_fill(queue: Queue, _: object) -> None:
+    queue._seen_fill = 0.0

@@ -9,18 +9,21 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from moco_ray.core import collectives
 from moco_ray.core.batch import Batch
 from moco_ray.core.encoders import normalize
 from moco_ray.core.global_batch_norm import has_global_batch_norm
-from moco_ray.core.group_batch_norm import group_batch_norms
+from moco_ray.core.group_batch_norm import commit_pending, group_batch_norms
 from moco_ray.core.hashing import rows_digest
 from moco_ray.core.info_nce import Loss
 from moco_ray.core.method import Method
+from moco_ray.core.out_of_memory import ran_out_of_memory
 
 _ALL = slice(None)
+_MOST_SHAPES = 64  # of micro-batches through one encoder, with and without gradient: torch gives up after 8
 
 T = TypeVar("T")
 
@@ -58,6 +61,8 @@ class Learner:
         optimizer: Over the parameters that the method trains.
         micro_batch_groups: BatchNorm groups that go through a trunk at once. Halved when memory runs out;
             it changes memory and time, never the result.
+        scaler: Of the loss, in float16: steps whose gradients overflow are skipped. Else it does nothing.
+        compiler: torch.compile's backend for what images go through; None: it is not compiled.
     """
 
     def __init__(
@@ -69,6 +74,8 @@ class Learner:
         std: tuple[float, float, float],
         autocast: torch.dtype | None = None,
         micro_batch_groups: int | None = None,
+        compiler: str | None = None,
+        compresses_gradients: bool = False,
     ) -> None:
         parameter = next(method.query_encoder.parameters())
         self.method = method
@@ -76,10 +83,13 @@ class Learner:
         self.micro_batch_groups = micro_batch_groups or 2**30
         self._agreed_groups = self.micro_batch_groups  # the same on all ranks, where a rank may need smaller ones later
         self.device = parameter.device
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=autocast == torch.float16)
+        self.compiler = compiler
         self._autocast = autocast
         self._mean = torch.tensor(mean, dtype=parameter.dtype, device=self.device)
         self._std = torch.tensor(std, dtype=parameter.dtype, device=self.device)
         self._is_whole = any(has_global_batch_norm(trunk) for trunk in method.trunks())
+        self._norms = group_batch_norms(method)
         self._trunks = _Trunks(method, self._apply)
         self._synced: nn.Module = self._trunks
         if collectives.world_size() > 1:
@@ -87,6 +97,13 @@ class Learner:
             self._synced = DistributedDataParallel(
                 self._trunks, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
             )
+            if compresses_gradients:
+                self._synced.register_comm_hook(None, bf16_compress_hook)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which encoders compute."""
+        return self._autocast or self._mean.dtype
 
     def step(self, batch: Batch, *, lr: float, progress: float = 0.0) -> StepResult:
         """Train on one global batch. All ranks must call, each with its own groups.
@@ -104,12 +121,12 @@ class Learner:
         with torch.no_grad():
             keys = method.keys(batch, self._apply_in_parts(batch))
         totals, outputs = self._until_it_fits(images[0], batch, lambda: self._gradients(images, batch, keys))
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         with torch.no_grad():
             method.end(batch, keys, outputs)
         own_groups = len(batch.groups[collectives.rank()])
-        for norm in group_batch_norms(method):
-            norm.commit_pending(batch.num_groups, own_groups)
+        commit_pending(self._norms, batch.num_groups, own_groups)
         return self._result(batch, totals)
 
     def try_memory(self, batch: Batch) -> None:
@@ -140,7 +157,7 @@ class Learner:
             totals: (3,) float64 sums of loss, correct queries and cosines over this rank's queries.
             outputs: Of each trunk for all of this rank's images, without gradient.
         """
-        self.optimizer.zero_grad(set_to_none=False)
+        self.optimizer.zero_grad()
         parts = self._parts(images[0], batch)
         if not self.method.is_separable:
             if self._some_rank_cuts(images[0], batch):
@@ -187,13 +204,22 @@ class Learner:
 
     def _backward(self, loss: Loss, batch: Batch) -> None:
         """Backward from the mean over the global batch: DDP's mean over ranks takes the world size out again."""
-        (loss.total * (collectives.world_size() / batch.global_batch_size)).backward()
+        self.scaler.scale(loss.total * (collectives.world_size() / batch.global_batch_size)).backward()
 
     def _apply(self, module: nn.Module, x: Tensor) -> Tensor:
         """Apply a module to uint8 images (n, H, W, 3) or features (n, d); the result in the training dtype."""
+        if x.dtype == torch.uint8:
+            self._compile(module)
+            x = normalize(x, self._mean, self._std, self.dtype)
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
-            output: Tensor = module(normalize(x, self._mean, self._std) if x.dtype == torch.uint8 else x)
+            output: Tensor = module(x)
         return output.to(self._mean.dtype)
+
+    def _compile(self, module: nn.Module) -> None:
+        """Compile a module that images go through, when the first ones do; its keys stay."""
+        if self.compiler and module._compiled_call_impl is None:
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_SHAPES)
+            module.compile(backend=self.compiler, dynamic=False)
 
     def _apply_in_parts(self, batch: Batch) -> Callable[[nn.Module, Tensor], Tensor]:
         """`_apply` without gradient, whose images go through in micro-batches."""
@@ -249,10 +275,12 @@ class Learner:
             self._sync_has_begun = False
             try:
                 return work()
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not ran_out_of_memory(error):
+                    raise
                 groups = self._groups_at_once(images, batch)
                 if groups == 1 or self._is_whole:
-                    raise ValueError(self._does_not_fit(batch)) from error
+                    raise ValueError(f"{self._does_not_fit(batch)} ({_first_line(error)})") from error
                 if self._sync_has_begun and collectives.world_size() > 1:
                     raise  # other ranks already wait inside the gradient reduction: only a restart is safe
             self.micro_batch_groups = (groups + 1) // 2
@@ -274,7 +302,7 @@ class Learner:
     def _forget(self, module: nn.Module | None = None) -> None:
         """Undo what an interrupted pass left behind: through one encoder, or through all that is trained."""
         if module is None:
-            self.optimizer.zero_grad(set_to_none=False)
+            self.optimizer.zero_grad()
         for part in [module] if module is not None else self.method.trained():
             for norm in group_batch_norms(part):
                 norm.discard_pending()
@@ -303,3 +331,7 @@ class _Trunks(nn.Module):
 def _sums(loss: Loss) -> Tensor:
     """Loss, correct queries and cosines, (3,) float64."""
     return torch.stack([value.detach().double() for value in loss])
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

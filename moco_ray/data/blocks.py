@@ -1,4 +1,4 @@
-"""One data task: read, decode and augment global batches, and cut them into BatchNorm groups."""
+"""One data task: read, decode and augment BatchNorm groups of global batches."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import Order
 from moco_ray.data.reading import Encoded, decode, read_rows
 from moco_ray.data.storage import StorageOptions
-from moco_ray.data.views import make_view
+from moco_ray.data.views import Wanted, make_views
 
-_TASK_BYTES = 16_000_000
+_TASK_BYTES = 32_000_000  # of several steps: fewer blocks pass through one coordinator
+_MOST_TASK_BYTES = 80_000_000  # 256 images of 224 pixels; beside them a task holds encoded images and copies
 _MAX_STEPS_A_TASK = 8
+_TOGETHER_BYTES = 1_000_000  # of images and views that are made together: about what a core's cache holds
 _SEARCHED_IMAGES = 2000  # beyond a batch without a good image
 
 Block = dict[str, NDArray[np.generic]]
@@ -51,8 +53,25 @@ class StreamSpec:
     @property
     def steps_per_task(self) -> int:
         """Steps that one task prepares: several where images are small, so that tasks are worth starting."""
-        step_bytes = 2 * self.global_batch_size * self.views.crop_px**2 * 3
-        return int(np.clip(_TASK_BYTES // step_bytes, 1, _MAX_STEPS_A_TASK))
+        return int(np.clip(_TASK_BYTES // self.step_bytes, 1, _MAX_STEPS_A_TASK))
+
+    @property
+    def groups_per_task(self) -> int:
+        """Groups that one task prepares: fewer than all where images are many; all where their key views change groups."""
+        if self.shuffle_bn:
+            return self.num_groups
+        return int(np.clip(_MOST_TASK_BYTES * self.num_groups // self.step_bytes, 1, self.num_groups))
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of the views of one step."""
+        return 2 * self.global_batch_size * self.views.crop_px**2 * 3
+
+    @property
+    def task_bytes(self) -> int:
+        """Memory that a task takes, about: views, a copy where they change groups, and the images that it reads."""
+        views = self.step_bytes * self.steps_per_task * self.groups_per_task // self.num_groups
+        return 2 * views + views // 2 * self.shuffle_bn
 
     def key_rows_of_slots(self, step: int) -> NDArray[np.int64]:
         """For each slot of the key batch, the row of the batch whose key view it holds, (B,)."""
@@ -76,9 +95,14 @@ class Source:
 
 
 def make_blocks(
-    spec: StreamSpec, source: Source, first_step: int, num_steps: int, contents: Sequence[Encoded] | None = None
+    spec: StreamSpec,
+    source: Source,
+    first_step: int,
+    num_steps: int,
+    contents: Sequence[Encoded] | None = None,
+    groups: range | None = None,
 ) -> Iterator[Block]:
-    """Prepare `num_steps` global batches and yield one block for each of the G groups.
+    """Prepare groups of `num_steps` global batches and yield one block for each group.
 
     Block j holds group j of every step: `query` and `key` (num_steps, g, H, W, 3) uint8, `rows`
     (num_steps, g) int64 manifest rows, `group` () int64, `bad` () JSON of [[row, uri, reason], ...] for rows of
@@ -92,19 +116,22 @@ def make_blocks(
         first_step: The first of the batches.
         num_steps: How many.
         contents: Their encoded images in order, where they have been read with others; None: they are read here.
+        groups: Which groups; None: all. Only where key views stay in their groups may it be some.
 
     Raises:
         ValueError: None of the files that were tried can be read, or none of many images in a row is a good one.
         ReadError: The storage does not answer.
     """
-    g, size, px = spec.group_size, spec.global_batch_size, spec.views.crop_px
+    groups = groups or range(spec.num_groups)
+    assert len(groups) == spec.num_groups or not spec.shuffle_bn
+    g, px = spec.group_size, spec.views.crop_px
+    size = len(groups) * g
     query = np.empty((num_steps, size, px, px, 3), dtype=np.uint8)
     key = np.empty_like(query)
-    rows = np.empty((num_steps, size), dtype=np.int64)
-    bad: list[list[tuple[int, str]]] = [[] for _ in range(spec.num_groups)]
-    positions = np.arange(first_step * size, (first_step + num_steps) * size)
-    rows.reshape(-1)[:] = source.train_rows[source.order.rows(positions)]
-    pieces = [(t, j) for t in range(num_steps) for j in range(spec.num_groups)]
+    firsts = (first_step + np.arange(num_steps)) * spec.global_batch_size + groups.start * g  # position of each step's
+    rows = source.train_rows[source.order.rows(firsts[:, None] + np.arange(size))]  # (num_steps, size)
+    bad: list[list[tuple[int, str]]] = [[] for _ in groups]
+    pieces = [(t, j) for t in range(num_steps) for j in range(len(groups))]
     with DaemonPool(1) as reader:  # reads the next group while this one is decoded
 
         def read(piece: tuple[int, int]) -> Sequence[Encoded]:
@@ -115,26 +142,27 @@ def make_blocks(
 
         for (t, j), images in zip(pieces, reader.map(read, pieces), strict=True):
             here = slice(j * g, (j + 1) * g)
-            first = (first_step + t) * size + j * g
-            reasons = _fill_group(spec, images, first, query[t, here], key[t, here])
+            first = int(firsts[t]) + j * g
+            reasons = fill_group(spec, images, first, query[t, here], key[t, here])
             bad[j] += [(int(rows[t, j * g + i]), reason) for i, reason in reasons.items()]
             if len(reasons) == g:
-                images = _next_good_group(spec, source, first_step + t, j, reasons[0])
-                _fill_group(spec, images, first, query[t, here], key[t, here])
-    for t in range(num_steps):
-        key[t] = key[t, spec.key_rows_of_slots(first_step + t)]
-    for j in range(spec.num_groups):
+                images = _next_good_group(spec, source, first_step + t, groups[j], reasons[0])
+                fill_group(spec, images, first, query[t, here], key[t, here])
+    if spec.shuffle_bn:
+        for t in range(num_steps):
+            key[t] = key[t, spec.key_rows_of_slots(first_step + t)]
+    for j, group in enumerate(groups):
         here = slice(j * g, (j + 1) * g)
         yield {
             "query": query[:, here],
             "key": key[:, here],
             "rows": rows[:, here],
-            "group": np.array(j),
+            "group": np.array(group),
             "bad": np.array(json.dumps([(row, source.manifest.uri(row), reason) for row, reason in bad[j]])),
         }
 
 
-def _fill_group(
+def fill_group(
     spec: StreamSpec, contents: Sequence[Encoded], first_position: int, query: NDArray[np.uint8], key: NDArray[np.uint8]
 ) -> dict[int, str]:
     """Decode each image of one group once and make its two views, the next good image standing in for a bad one.
@@ -143,18 +171,31 @@ def _fill_group(
         The reasons of the bad ones by place; if these are all, nothing has been made.
     """
     bad: dict[int, str] = {}
+    wanted: list[Wanted] = []
+    num_bytes = 0
+
+    def want(image: NDArray[np.uint8], i: int) -> None:
+        """Have the two views of an image made in place i, with those of others."""
+        nonlocal wanted, num_bytes
+        wanted.append(Wanted(image, first_position + i, 0, query[i]))
+        wanted.append(Wanted(image, first_position + i, 1, key[i]))
+        num_bytes += image.nbytes + 2 * wanted[-1].row.nbytes
+        if num_bytes >= _TOGETHER_BYTES:
+            make_views(wanted, spec.views, seed=spec.seed)
+            wanted, num_bytes = [], 0
+
     for i, content in enumerate(contents):
         try:
             image = decode(content, max_pixels=spec.max_pixels)
         except BadImage as reason:
             bad[i] = str(reason)
-            continue
-        _two_views(spec, image, first_position + i, query[i], key[i])
+        else:
+            want(image, i)
     if len(bad) < len(contents):
         for i in bad:
             stand_in = next(k % len(contents) for k in range(i + 1, i + len(contents)) if k % len(contents) not in bad)
-            image = decode(contents[stand_in], max_pixels=spec.max_pixels)
-            _two_views(spec, image, first_position + i, query[i], key[i])
+            want(decode(contents[stand_in], max_pixels=spec.max_pixels), i)
+    make_views(wanted, spec.views, seed=spec.seed)
     return bad
 
 
@@ -182,10 +223,3 @@ def _is_good(spec: StreamSpec, content: Encoded) -> bool:
     except BadImage:
         return False
     return True
-
-
-def _two_views(
-    spec: StreamSpec, image: NDArray[np.uint8], position: int, query: NDArray[np.uint8], key: NDArray[np.uint8]
-) -> None:
-    query[...] = make_view(image, spec.views, seed=spec.seed, position=position, view=0)
-    key[...] = make_view(image, spec.views, seed=spec.seed, position=position, view=1)

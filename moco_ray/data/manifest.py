@@ -11,12 +11,14 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from moco_ray.data.storage import Storage
 
 _CHUNK_ROWS = 32
+_HASHED_AT_ONCE = 100_000
 _METADATA = b"moco_ray"
 _FIRST_ORDER, _ORDER = 1, 2  # of runs that began before manifests said so, and of those that begin now
 
@@ -28,7 +30,7 @@ class Manifest:
     """Every image of a data set, in a fixed order; a row's number is its identity."""
 
     table: pa.Table
-    """Columns uri (string), row_group and row_in_group (int32, -1 for single files), num_bytes (int64, -1 when
+    """In one chunk, as `take` would otherwise copy all of it each time: columns uri (large_string), row_group and row_in_group (int32, -1 for single files), num_bytes (int64, -1 when
     unknown), label (int32, -1 without one), is_holdout (bool)."""
     kind: Literal["files", "parquet"]
     """Whether a row is a file, or a row of a Parquet file."""
@@ -44,6 +46,10 @@ class Manifest:
     """How a run orders the rows, for as long as it lasts."""
     window_rows: int | None = None
     """Rows of Parquet files that are shuffled together, about, but at least a global batch; None: no more than that."""
+
+    def __post_init__(self) -> None:
+        """Bring the table into one chunk."""
+        object.__setattr__(self, "table", _in_one_chunk(self.table))
 
     def __len__(self) -> int:
         """Number of images."""
@@ -67,8 +73,9 @@ class Manifest:
         hashed = hashlib.sha256(self._metadata())
         for name in ("row_group", "row_in_group", "num_bytes", "label", "is_holdout"):
             hashed.update(np.ascontiguousarray(self._column(name)).tobytes())
-        for uri in self.table["uri"].to_pylist():
-            hashed.update(uri.encode() + b"\n")
+        uris = self.table["uri"].chunk(0)
+        for start in range(0, len(uris), _HASHED_AT_ONCE):
+            hashed.update(_lines(uris.slice(start, _HASHED_AT_ONCE)))
         return hashed.hexdigest()
 
     def uri(self, row: int) -> str:
@@ -83,6 +90,12 @@ class Manifest:
     def train_rows(self) -> IntArray:
         """Rows that training may see."""
         return np.flatnonzero(~self._column("is_holdout")).astype(np.int64)
+
+    def other_rows(self, rows: IntArray) -> IntArray:
+        """All rows but some, ascending."""
+        is_other = np.ones(len(self), dtype=bool)
+        is_other[rows] = False
+        return np.flatnonzero(is_other).astype(np.int64)
 
     def with_holdout(self, mask: NDArray[np.bool_]) -> Manifest:
         """The same images, of which training does not see those in the mask."""
@@ -101,7 +114,7 @@ class Manifest:
         rows = self.train_rows()
         if len(rows) == 0:
             return None
-        files = self.table["uri"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)[rows]
+        files = self.table["uri"].chunk(0).dictionary_encode().indices.to_numpy(zero_copy_only=False)[rows]
         groups = self._column("row_group")[rows]
         starts_run = np.r_[True, (files[1:] != files[:-1]) | (groups[1:] != groups[:-1])]
         run_start = np.maximum.accumulate(np.where(starts_run, np.arange(len(rows)), 0))
@@ -150,7 +163,7 @@ class Manifest:
             )
         return manifest
 
-    def moved(self, uris: pa.Array) -> Manifest:
+    def moved(self, uris: pa.Array | pa.ChunkedArray) -> Manifest:
         """The same images in other places; checkpoints know them as before."""
         index = self.table.schema.get_field_index("uri")
         return replace(self, table=self.table.set_column(index, "uri", uris), known_as=self.digest)
@@ -187,7 +200,7 @@ def make_manifest(
     unknown = np.full(n, -1)
     table = pa.table(
         {
-            "uri": pa.array(uris, pa.string()) if isinstance(uris, list) else uris,
+            "uri": pa.array(uris, pa.large_string()) if isinstance(uris, list) else uris,
             "row_group": pa.array(unknown if row_groups is None else row_groups, pa.int32()),
             "row_in_group": pa.array(unknown if rows_in_group is None else rows_in_group, pa.int32()),
             "num_bytes": pa.array(unknown if num_bytes is None else num_bytes, pa.int64()),
@@ -197,3 +210,20 @@ def make_manifest(
     )
     kind: Literal["files", "parquet"] = "files" if image_column is None else "parquet"
     return Manifest(table, kind, image_column, classes, order_version=_ORDER, window_rows=window_rows)
+
+
+def _in_one_chunk(table: pa.Table) -> pa.Table:
+    """Of one chunk a column, with room for more than 2 GB of URIs."""
+    index = table.schema.get_field_index("uri")
+    if table.schema.types[index] != pa.large_string():
+        table = table.set_column(index, "uri", table["uri"].cast(pa.large_string()))
+    columns = [column.chunk(0) if column.num_chunks == 1 else column.combine_chunks() for column in table.columns]
+    return pa.Table.from_arrays(columns, schema=table.schema)
+
+
+def _lines(texts: pa.LargeStringArray) -> memoryview:
+    """UTF-8 of some texts, each with a line break after it."""
+    nothing, line_break = (pa.scalar(text, pa.large_string()) for text in ("", "\n"))
+    joined = pc.binary_join_element_wise(texts, nothing, line_break)
+    offsets = np.frombuffer(joined.buffers()[1], dtype=np.int64)[joined.offset : joined.offset + len(joined) + 1]
+    return memoryview(joined.buffers()[2])[offsets[0] : offsets[-1]]

@@ -27,10 +27,13 @@ if TYPE_CHECKING:
     from ray.data import DataIterator, Dataset
 
 _STORE_FRACTION = 0.4  # of the memory for objects: the rest holds what ranks have asked for, and all else
+_MOST_OF_MEMORY = 0.8  # of a node's, for one task
 _RESERVED_CPUS = re.compile("CPU_group_[0-9a-f]+")  # of a placement group, on a node
 # A window is read beside the tasks that decode it: one CPU has room for one of these and some that read.
 _DECODING_CPUS, _READING_CPUS = 0.98, 0.005
 _CPUS_A_READER = 8  # that one task that reads can keep busy: it reads the next window while the last one is decoded
+
+_sources: dict[str, Source] = {}  # of this process's last task, by reference
 
 
 def local_segment(spec: StreamSpec, source: Source, first_step: int, last_step: int) -> Iterator[Block]:
@@ -68,7 +71,7 @@ def ray_segment(
 ) -> list[DataIterator]:
     """Plan a segment as a Ray data set and split it: one iterator for each rank. One rank calls.
 
-    One task makes one or a few global batches and yields a block, of one row, for each BatchNorm group. Where rows lie
+    One task makes one or a few global batches, or some groups of a large one, and yields a block, of one row, for each group. Where rows lie
     in row groups that several batches share, tasks before them read whole windows, and yield the encoded images of one
     such task each. With the order preserved and one row a block, `streaming_split` deals blocks exactly round-robin.
 
@@ -86,7 +89,7 @@ def ray_segment(
     if is_read_in_windows(ray.get(source)):
         dataset = _windows_on_ray(spec, source, first_step, last_step, label)
     else:
-        dataset = _tasks_on_ray(spec, source, first_step, last_step)
+        dataset = _tasks_on_ray(spec, source, first_step, last_step, label)
     dataset.context.target_max_block_size = 1  # every row becomes a block of its own
     dataset.context.execution_options.preserve_order = True
     dataset.context.execution_options.label_selector = label
@@ -100,7 +103,9 @@ def ray_segment(
     return dataset.streaming_split(num_ranks, equal=False)
 
 
-def _tasks_on_ray(spec: StreamSpec, source: ObjectRef[Source], first_step: int, last_step: int) -> Dataset:
+def _tasks_on_ray(
+    spec: StreamSpec, source: ObjectRef[Source], first_step: int, last_step: int, label: dict[str, str] | None
+) -> Dataset:
     """Tasks that read for themselves."""
     import ray
 
@@ -108,9 +113,10 @@ def _tasks_on_ray(spec: StreamSpec, source: ObjectRef[Source], first_step: int, 
 
     def task(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for index in batch["id"]:
-            yield from _rows_of_blocks(spec, ray.get(source), loads[int(index)])
+            yield from _rows_of_blocks(spec, _kept_source(source), loads[int(index)])
 
-    return ray.data.range(len(loads), override_num_blocks=len(loads)).map_batches(task, batch_size=None)
+    numbers = ray.data.range(len(loads), override_num_blocks=len(loads))
+    return numbers.map_batches(task, batch_size=None, memory=_task_memory(spec, label))
 
 
 def _windows_on_ray(
@@ -126,12 +132,12 @@ def _windows_on_ray(
 
     def read(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         runs = list(zip(batch["first_step"].tolist(), batch["last_step"].tolist(), strict=True))
-        for load in read_windows(spec, ray.get(source), runs):
+        for load in read_windows(spec, _kept_source(source), runs):
             yield {"load": np.frombuffer(pickle.dumps(load), dtype=np.uint8)[None]}
 
     def decode(batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for load in batch["load"]:
-            yield from _rows_of_blocks(spec, ray.get(source), pickle.loads(load))
+            yield from _rows_of_blocks(spec, _kept_source(source), pickle.loads(load))
 
     runs = ray.get(source).order.runs(first_step, last_step)
     windows = [pa.table({"first_step": [first], "last_step": [last]}) for first, last in runs]
@@ -139,7 +145,7 @@ def _windows_on_ray(
     encoded = ray.data.from_arrow(windows).map_batches(
         read, batch_size=None, num_cpus=_READING_CPUS, compute=TaskPoolStrategy(size=readers)
     )
-    return encoded.map_batches(decode, batch_size=None, num_cpus=_DECODING_CPUS)
+    return encoded.map_batches(decode, batch_size=None, num_cpus=_DECODING_CPUS, memory=_task_memory(spec, label))
 
 
 def _rows_of_blocks(spec: StreamSpec, source: Source, load: Load) -> Iterator[dict[str, Any]]:
@@ -147,6 +153,22 @@ def _rows_of_blocks(spec: StreamSpec, source: Source, load: Load) -> Iterator[di
     torch.set_num_threads(1)
     for block in _numbered_blocks(spec, source, load):
         yield {name: value[None] for name, value in block.items()}
+
+
+def _kept_source(reference: ObjectRef[Source]) -> Source:
+    """The source, and with it what its order has computed, as this process has it from an earlier task."""
+    import ray
+
+    if (found := _sources.get(name := reference.hex())) is None:
+        _sources.clear()  # of an earlier run
+        found = _sources[name] = ray.get(reference)
+    return found
+
+
+def _task_memory(spec: StreamSpec, label: dict[str, str] | None) -> int:
+    """Bytes to ask for a task that decodes, so that a node starts no more of them than fit; never more than it has."""
+    nodes = [resources.get("memory", 0.0) for resources, _ in _data_nodes(label)]
+    return int(min([spec.task_bytes, *(_MOST_OF_MEMORY * memory for memory in nodes)]))
 
 
 def _store_bytes_of_data_nodes(label: dict[str, str] | None) -> float:
@@ -182,10 +204,10 @@ def _numbered_blocks(spec: StreamSpec, source: Source, load: Load) -> Iterator[B
     about = {"first_step": np.array(load.first_step)}
     if not load.error:
         try:
-            for block in make_blocks(spec, source, load.first_step, load.num_steps, load.contents):
+            for block in make_blocks(spec, source, load.first_step, load.num_steps, load.contents, load.groups):
                 yield {**block, **about, "error": np.array(""), "may_pass": np.array(False)}
             return
         except (ValueError, ReadError) as error:
             load = replace(load, error=str(error), may_pass=isinstance(error, ReadError))
-    for group in range(spec.num_groups):
+    for group in load.groups:
         yield {**about, "group": np.array(group), "error": np.array(load.error), "may_pass": np.array(load.may_pass)}

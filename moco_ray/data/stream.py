@@ -85,7 +85,7 @@ class Stream:
         segments: queue.Queue[tuple[int, int, Iterable[Block]] | None] = queue.Queue()
         ready: queue.Queue[Loaded | BaseException | None] = queue.Queue(maxsize=_READ_AHEAD_STEPS)
         stop = threading.Event()
-        length = _SEGMENT_TASKS * self.spec.steps_per_task
+        length = max(1, _SEGMENT_TASKS * self.spec.steps_per_task * self.spec.groups_per_task // self.spec.num_groups)
         opened = self.first_step
         thread = threading.Thread(target=self._prepare, args=(segments, ready, stop), name="stream", daemon=True)
         thread.start()
@@ -173,8 +173,11 @@ class Stream:
 
     def _batch(self, held: list[Block], t: int, step: int, groups: list[list[int]]) -> Batch:
         def images(name: str) -> torch.Tensor:
-            tensor = torch.from_numpy(np.concatenate([block[name][t] for block in held]))
-            return tensor.pin_memory() if self.pin_memory else tensor
+            parts = [block[name][t] for block in held]
+            shape = (sum(map(len, parts)), *parts[0].shape[1:])
+            together = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory)
+            np.concatenate(parts, out=together.numpy())
+            return together
 
         return Batch(
             query=images("query"),

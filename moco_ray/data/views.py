@@ -8,12 +8,14 @@ away on average (v1: 0.6), at most 3 or 4 in 99 % of the values, and up to 2 in 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, cast
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -31,11 +33,12 @@ _LOG_RATIO_MIN, _LOG_RATIO_MAX = math.log(_RATIO_MIN), math.log(_RATIO_MAX)
 _CROP_TRIES = 10
 # A centre view resizes the whole picture up to this ratio of its sides, and beyond it only the part that it shows.
 _MOST_RESIZED = 4
+# A resize to at most this side costs torch more to prepare than to do; a product of more terms would start threads.
+_SMALL_PX, _MOST_TERMS = 32, 2**18
 _ORDERS = tuple(itertools.permutations((BRIGHTNESS, CONTRAST, SATURATION, HUE)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ViewDraw:
+class ViewDraw(NamedTuple):
     """What chance decided for one view."""
 
     crop: tuple[int, int, int, int]
@@ -52,6 +55,19 @@ class ViewDraw:
     """Whether bright pixels are inverted."""
     is_flipped: bool
     """Whether left and right change places."""
+
+
+class Wanted(NamedTuple):
+    """A view to make, and where to."""
+
+    image: UInt8Array
+    """uint8 (H, W, 3) RGB."""
+    position: int
+    """Of the image in the run's stream."""
+    view: int
+    """0 or 1."""
+    row: UInt8Array
+    """uint8 (crop_px, crop_px, 3) that becomes the view, such as a row of a batch."""
 
 
 def draw_view(height: int, width: int, config: ViewsConfig, *, seed: int, position: int, view: int) -> ViewDraw:
@@ -108,21 +124,7 @@ def apply_view(image: UInt8Array, draw: ViewDraw, config: ViewsConfig) -> UInt8A
     Returns:
         uint8 (crop_px, crop_px, 3), contiguous, its own memory.
     """
-    top, left, height, width = draw.crop
-    x = _resize(image[top : top + height, left : left + width], config.crop_px, config.crop_px)
-    if draw.jitter_order or draw.is_gray:
-        x = jitter(
-            x,
-            draw.jitter_order,
-            draw.jitter_factors,
-            gray_first=draw.is_gray and config.grayscale_first,
-            gray_last=draw.is_gray and not config.grayscale_first,
-        )
-    if draw.blur_sigma:
-        x = blur(x, draw.blur_sigma)
-    if draw.is_solarized:
-        x = solarize(x)
-    return np.ascontiguousarray(x[:, ::-1]) if draw.is_flipped else x
+    return _flip(_colour(_crop(image, draw, config), draw, config), draw)
 
 
 def make_view(image: UInt8Array, config: ViewsConfig, *, seed: int, position: int, view: int) -> UInt8Array:
@@ -138,9 +140,26 @@ def make_view(image: UInt8Array, config: ViewsConfig, *, seed: int, position: in
     Returns:
         uint8 (crop_px, crop_px, 3).
     """
-    height, width = image.shape[:2]
-    draw = draw_view(height, width, config, seed=seed, position=position, view=view)
+    draw = draw_view(*_size(image), config, seed=seed, position=position, view=view)
     return apply_view(image, draw, config)
+
+
+def make_views(wanted: Sequence[Wanted], config: ViewsConfig, *, seed: int) -> None:
+    """Make many views, each the one that `make_view` makes.
+
+    Each step is taken for all of them before the next, so that its code stays in the processor's cache: views of 32 px
+    are made 1.6 times as fast. Images and views should fit into that cache, too.
+
+    Args:
+        wanted: Images, which views of them, and the rows to fill.
+        config: The augmentation.
+        seed: Of the run.
+    """
+    draws = [draw_view(*_size(one.image), config, seed=seed, position=one.position, view=one.view) for one in wanted]
+    views = [_crop(one.image, draw, config) for one, draw in zip(wanted, draws, strict=True)]
+    views = [_colour(x, draw, config) for x, draw in zip(views, draws, strict=True)]
+    for x, draw, one in zip(views, draws, wanted, strict=True):
+        one.row[...] = _flip(x, draw)
 
 
 def center_view(image: UInt8Array, crop_px: int, resize_px: int) -> UInt8Array:
@@ -186,6 +205,36 @@ def _draw_crop(height: int, width: int, area_min: float, uniform: Callable[[], f
     return (height - h) // 2, (width - w) // 2, h, w
 
 
+def _crop(image: UInt8Array, draw: ViewDraw, config: ViewsConfig) -> UInt8Array:
+    """Crop and resize; the result shares no memory with the image."""
+    top, left, height, width = draw.crop
+    return _resize(image[top : top + height, left : left + width], config.crop_px, config.crop_px)
+
+
+def _colour(x: UInt8Array, draw: ViewDraw, config: ViewsConfig) -> UInt8Array:
+    """Jitter, turn grey, blur and solarize a cropped view, whose memory may be used."""
+    if draw.jitter_order or draw.is_gray:
+        x = jitter(
+            x,
+            draw.jitter_order,
+            draw.jitter_factors,
+            gray_first=draw.is_gray and config.grayscale_first,
+            gray_last=draw.is_gray and not config.grayscale_first,
+        )
+    if draw.blur_sigma:
+        x = blur(x, draw.blur_sigma)
+    return solarize(x) if draw.is_solarized else x
+
+
+def _flip(x: UInt8Array, draw: ViewDraw) -> UInt8Array:
+    return cast(UInt8Array, cv2.flip(x, 1)) if draw.is_flipped else x
+
+
+def _size(image: UInt8Array) -> tuple[int, int]:
+    height, width, _ = image.shape
+    return height, width
+
+
 def _between(low: float, high: float, uniform: float) -> float:
     return low + (high - low) * uniform
 
@@ -194,10 +243,37 @@ def _resize(image: UInt8Array, height: int, width: int) -> UInt8Array:
     """Resize with an antialiased bilinear filter, Pillow's within 0.04 grey levels."""
     if image.shape[:2] == (height, width):
         return image.copy()
-    # (1, 3, H, W) in channels-last memory: twice as fast as planes, and the result needs no transpose.
-    x = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
+    longer, terms = max(image.shape[:2]), 9 * image.shape[0] * image.shape[1] * width
+    if longer <= height == width <= _SMALL_PX and terms <= _MOST_TERMS:
+        return _enlarge(image, width)
+    # (1, 3, H, W) in channels-last memory: twice as fast as planes. numpy copies and names axes faster than torch, and
+    # `image[None]` would have a stride of 0, which torch does not take for channels-last.
+    x = torch.from_numpy(np.ascontiguousarray(image).reshape(1, *image.shape)).permute(0, 3, 1, 2)
     x = functional.interpolate(x, (height, width), mode="bilinear", antialias=True, align_corners=False)
-    return np.ascontiguousarray(x[0].permute(1, 2, 0).numpy())
+    return np.ascontiguousarray(x.numpy()[0].transpose(1, 2, 0))
+
+
+def _enlarge(image: UInt8Array, side: int) -> UInt8Array:
+    """Make a small image larger with two matrix products: the bytes of torch, which takes longer to call.
+
+    float32 holds the sums exactly: bytes times weights of at most 15 bits.
+    """
+    height, width, _ = image.shape
+    rows: NDArray[np.float32] = image.reshape(height, 3 * width).astype(np.float32) @ _enlarging(width, side, 3)
+    rows = np.floor(rows + 0.5)  # torch, too, rounds to bytes between the two
+    both: NDArray[np.float32] = _enlarging(height, side, 1).T @ rows
+    return (both + 0.5).astype(np.uint8).reshape(side, side, 3)
+
+
+@functools.cache
+def _enlarging(length: int, side: int, channels: int) -> NDArray[np.float32]:
+    """Return the (length * channels, side * channels) matrix that enlarges one axis, with torch's weights."""
+    x = torch.eye(length, dtype=torch.float64)[None, None]
+    weights = functional.interpolate(x, (length, side), mode="bilinear", antialias=True, align_corners=False)[0, 0]
+    # For bytes torch makes them 16-bit integers, with as many bits as the largest allows.
+    steps = 2**15 if weights.max() * 2**15 + 0.5 < 2**15 else 2**14
+    rounded = torch.floor(weights * steps + 0.5) / steps
+    return np.kron(rounded.numpy(), np.eye(channels)).astype(np.float32)
 
 
 def _resize_part(image: UInt8Array, size: tuple[int, int], corner: tuple[int, int], side: int) -> UInt8Array:

@@ -29,6 +29,8 @@ class Load:
     """The first of its batches."""
     num_steps: int
     """How many they are."""
+    groups: range
+    """Which groups of each."""
     contents: Sequence[Encoded] | None = None
     """Their encoded images in order; None: the task reads them."""
     error: str = ""
@@ -38,12 +40,16 @@ class Load:
 
 
 def plan_loads(spec: StreamSpec, first_step: int, last_step: int, *, num_short: int = 0) -> Generator[Load, None, None]:
-    """The data tasks of a run of steps, each of which reads for itself; the first `num_short` make one step each."""
+    """The data tasks of a run of steps, each of which reads for itself; the first `num_short` steps make one each."""
     soon = min(first_step + num_short, last_step)
-    for step in range(first_step, soon):
-        yield Load(first_step=step, num_steps=1)
-    for step in range(soon, last_step, spec.steps_per_task):
-        yield Load(first_step=step, num_steps=min(spec.steps_per_task, last_step - step))
+    steps = [(step, 1) for step in range(first_step, soon)]
+    steps += [
+        (step, min(spec.steps_per_task, last_step - step)) for step in range(soon, last_step, spec.steps_per_task)
+    ]
+    for step, num_steps in steps:
+        for group in range(0, spec.num_groups, spec.groups_per_task):
+            groups = range(group, min(group + spec.groups_per_task, spec.num_groups))
+            yield Load(first_step=step, num_steps=num_steps, groups=groups)
 
 
 def is_read_in_windows(source: Source) -> bool:
@@ -117,9 +123,10 @@ class _Run:
 
     def loads(self) -> Iterator[Load]:
         """The data tasks, waiting for what each needs."""
-        size = self.spec.global_batch_size
+        size, g = self.spec.global_batch_size, self.spec.group_size
         for load in plan_loads(self.spec, 0, self.num_steps):
-            here = slice(load.first_step * size, (load.first_step + load.num_steps) * size)
+            steps = np.arange(load.first_step, load.first_step + load.num_steps)[:, None]
+            here = (steps * size + np.arange(load.groups.start * g, load.groups.stop * g)).ravel()
             places = zip(self.groups[here].tolist(), self.places[here].tolist(), strict=True)
             load = replace(load, first_step=self.first_step + load.first_step)
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moco_ray.core.encoders import normalize
+from moco_ray.core.precision import has_bfloat16
 from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.decode import BadImage
 from moco_ray.data.manifest import Manifest
@@ -24,6 +26,7 @@ from moco_ray.data.views import center_view
 
 # What is read ahead is bounded by 2 * 16 * 64 images, 300 MB at 224 px.
 _BATCH = 64
+_JOINED_ON_GPU = 8
 _MAX_THREADS = 16
 _BATCHES_AHEAD = 2
 FLAT = 16  # of 255: an image whose channels vary less is of nearly one colour
@@ -71,7 +74,7 @@ class Features:
     """Encoded images."""
 
     features: Tensor
-    """(N, d) float32 on the CPU."""
+    """(N, d) float32, on the device that encoded them."""
     labels: Tensor
     """(N,) int64, -1 without a label."""
     ids: Tensor
@@ -155,6 +158,8 @@ def encode_images(
     """
     features, ids, places, num_flat = [], [], [], 0
     batches = load_images(images, lambda image, _: center_view(image, crop_px, resize_px))
+    if next(backbone.parameters()).is_cuda:
+        batches = _joined(batches)
     was_training = backbone.training
     backbone.eval()
     try:
@@ -178,15 +183,28 @@ def encode_images(
     )
 
 
+def _joined(batches: Iterator[ImageBatch]) -> Iterator[ImageBatch]:
+    """Batches that are large enough for a GPU."""
+    while several := list(itertools.islice(batches, _JOINED_ON_GPU)):
+        pixels, places = (np.concatenate(parts) for parts in zip(*((b.pixels, b.places) for b in several), strict=True))
+        yield ImageBatch(pixels=pixels, places=places)
+
+
 @torch.inference_mode()
 def apply_to_pixels(
     module: nn.Module, pixels: UInt8Array, *, mean: tuple[float, float, float], std: tuple[float, float, float]
 ) -> Tensor:
-    """Standardise images uint8 (n, H, W, 3) and apply a module on its device; returns float32 (n, d) on the CPU."""
+    """Standardise images uint8 (n, H, W, 3) and apply a module; returns float32 (n, d) on the module's device.
+
+    On CUDA in bfloat16, where the device has it, and channels-last, if the module is.
+    """
     parameter = next(module.parameters())
-    center, scale = (torch.tensor(v, dtype=parameter.dtype, device=parameter.device) for v in (mean, std))
-    outputs: Tensor = module(normalize(torch.from_numpy(pixels).to(parameter.device), center, scale))
-    return outputs.float().cpu()
+    device = parameter.device
+    center, scale = (torch.tensor(v, dtype=parameter.dtype, device=device) for v in (mean, std))
+    autocast = torch.bfloat16 if has_bfloat16(device) else None
+    with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+        outputs: Tensor = module(normalize(torch.from_numpy(pixels).to(device), center, scale, autocast))
+    return outputs.float()
 
 
 def _identity(image: UInt8Array) -> int:

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Bounds the similarity matrix of a chunk: 2^24 float32 numbers are 64 MiB.
-_CHUNK_ELEMENTS = 1 << 24
+# Bounds the similarity matrix of a chunk: 2^25 float32 numbers are 128 MiB; smaller products take longer in all.
+_CHUNK_ELEMENTS = 1 << 25
+_OWN_AT_ONCE = 64  # queries that are in the bank: their similarities are copied
 
 
 def knn_predict(
@@ -24,7 +25,8 @@ def knn_predict(
     """Classify queries by a vote of the k most similar bank images, of weight exp(similarity / temperature).
 
     Args:
-        bank: (M, d) float features, of any length: similarity is the cosine.
+        bank: (M, d) float features, of any length: similarity is the cosine. All is computed on its device, in chunks,
+            wherever the other arguments are.
         bank_labels: (M,) int64 in [0, num_classes).
         queries: (N, d) float features.
         num_classes: Number of classes.
@@ -36,7 +38,7 @@ def knn_predict(
 
     Returns:
         (N,) int64 predicted classes, -1 where no neighbour was left, and (N, min(k, M)) int64 bank rows, the
-        most similar first (rows of the query's own identity come last).
+        most similar first (rows of the query's own identity come last), on the bank's device.
 
     Raises:
         ValueError: An empty bank, k < 1 or temperature <= 0.
@@ -49,16 +51,21 @@ def knn_predict(
         raise ValueError(f"eval.k is {k}; use at least 1 neighbour")
     if temperature <= 0:
         raise ValueError(f"eval.temperature is {temperature}; use a value above 0")
-    k = min(k, len(bank))
+    k, device = min(k, len(bank)), bank.device
     bank = F.normalize(bank.float(), dim=1)  # (M, d)
-    queries = F.normalize(queries.float(), dim=1)  # (N, d)
+    queries = F.normalize(queries.to(device).float(), dim=1)  # (N, d)
+    bank_labels = bank_labels.to(device)
+    if bank_ids is not None and query_ids is not None:
+        bank_ids, query_ids = bank_ids.to(device), query_ids.to(device)
+        is_in_bank = torch.isin(query_ids, bank_ids)  # (N,): few or none, and looking costs a pass over all pairs
     predictions, neighbours = [], []
     chunk = max(1, _CHUNK_ELEMENTS // len(bank))
     for start in range(0, len(queries), chunk):
         similarity = queries[start : start + chunk] @ bank.T  # (n, M)
         if bank_ids is not None and query_ids is not None:
-            is_same = query_ids[start : start + chunk, None] == bank_ids  # (n, M)
-            similarity.masked_fill_(is_same, -torch.inf)
+            for own in is_in_bank[start : start + chunk].nonzero().flatten().split(_OWN_AT_ONCE):  # (m,)
+                is_same = query_ids[start : start + chunk][own, None] == bank_ids  # (m, M)
+                similarity[own] = similarity[own].masked_fill_(is_same, -torch.inf)
         nearest, rows = similarity.topk(k, dim=1)  # both (n, k)
         predictions.append(_vote(nearest, bank_labels[rows], num_classes, temperature))
         neighbours.append(rows)
@@ -108,4 +115,4 @@ def knn_top1(
         bank_ids=bank_ids,
         query_ids=query_ids,
     )
-    return 100.0 * float((predictions == query_labels).double().mean())
+    return 100.0 * float((predictions == query_labels.to(predictions.device)).double().mean())

@@ -17,7 +17,7 @@ def rankme(features: Tensor) -> float:
 
     Source: Garrido et al. 2023, arXiv:2210.02885, Eq. 1; it does not centre the features.
     """
-    singular = torch.linalg.svdvals(features.double())  # (min(N, d),)
+    singular = torch.linalg.svdvals(features.double().cpu())  # (min(N, d),); in float64 most GPUs are slower
     if not singular.any():
         return 0.0
     p = singular / singular.sum()

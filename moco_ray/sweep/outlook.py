@@ -61,7 +61,7 @@ def say_time(
         config=config,
         spec=stream_spec(config),
         num_rows=len(train_rows),
-        held_out_rows=np.setdiff1d(np.arange(len(manifest)), train_rows),
+        held_out_rows=manifest.other_rows(train_rows),
         manifest_digest=manifest.digest,
         last_step=last_step(config, len(train_rows)),
         run_uri="",

@@ -76,9 +76,15 @@ class CheckpointStore:
         Raises:
             ValueError: It was written by a newer version of moco_ray.
         """
-        content = read_verified(self.storage, step)
-        state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        return state
+        return state_of(self.content(step))
+
+    def content(self, step: int) -> bytes:
+        """Bytes of the state of a checkpoint that verifies.
+
+        Raises:
+            ValueError: It was written by a newer version of moco_ray.
+        """
+        return read_verified(self.storage, step)
 
     def marker(self, step: int) -> dict[str, Any]:
         """What the marker of a checkpoint says."""
@@ -109,3 +115,9 @@ class CheckpointStore:
 
     def _write(self, path: str, data: bytes) -> None:
         self.storage.write_bytes(self.storage.join(*path.split("/")), data)
+
+
+def state_of(content: bytes) -> State:
+    """The state that is in the bytes of a checkpoint, on the CPU."""
+    state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state

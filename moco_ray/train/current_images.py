@@ -96,4 +96,4 @@ def _current(
     say(f"the {len(stored):,} images of {field} {was} lie in {uri} now")
     if difference.relabelled:
         say(f"warning: {len(difference.relabelled):,} have another label there; the run keeps its own (--data.relist)")
-    return stored.moved(new.table["uri"].combine_chunks().take(difference.new_rows)), None
+    return stored.moved(new.table["uri"].take(difference.new_rows)), None

@@ -18,6 +18,7 @@ from moco_ray.train.prepare import Prepared, folder_of, prepare, with_name
 from moco_ray.train.progress import duration
 from moco_ray.train.sampling import Sample, look_at_sample
 from moco_ray.train.shared_paths import check_paths
+from moco_ray.train.state import worker_device
 from moco_ray.train.workers import choose_workers, trains_here
 
 Say = Callable[[str], None]
@@ -89,7 +90,7 @@ def _say_experiment(ready: Prepared, say: Say) -> None:
     )
     say(
         f"optimizer: {optim.optimizer}, effective learning rate {optim.effective_lr:g}, {optim.schedule} a "
-        f"{optim.schedule_per}, weight decay {optim.weight_decay:g}; {config.run.dtype}"
+        f"{optim.schedule_per}, weight decay {optim.weight_decay:g}; run.dtype {config.run.dtype}"
     )
     say(
         f"run: {num_rows:,} images, {optim.epochs:g} epochs of {num_rows / optim.global_batch_size:,.1f} steps; "
@@ -107,14 +108,14 @@ def _fields(settings: object) -> str:
 def _say_cost(ready: Prepared, job: Job, sample: Sample, say: Say) -> None:
     """Say what the run would take, as far as this machine can tell."""
     config = ready.config
-    size = measure_size(config, job.num_rows)
+    size = measure_size(config, job.num_rows, worker_device(job.uses_gpu))
     say(
         f"checkpoint: about {size.checkpoint / 1e6:,.0f} MB ({size.parameters / 1e6:.1f} million weights in the encoder)"
     )
-    all_groups = size.training + config.optim.bn_groups * size.activations
+    one_group = f", {(size.training + size.activations) / 1e9:,.1f} GB with one BatchNorm group at a time"
     say(
-        f"memory, estimated: {all_groups / 1e9:,.1f} GB for one worker with all of the batch, "
-        f"{(size.training + size.activations) / 1e9:,.1f} GB with one BatchNorm group at a time"
+        f"memory, estimated: {(size.training + size.all_activations) / 1e9:,.1f} GB for one worker with all of the batch"
+        f"{one_group if size.can_be_cut else '; in micro-batches it cannot be trained'}"
     )
     network_s = measure_step(job, ready.source.train_rows[: config.optim.global_batch_size])
     cores = max(1, (os.cpu_count() or 1) - (not job.uses_gpu))

@@ -13,8 +13,10 @@ from torch import Tensor
 from moco_ray.config import Config
 from moco_ray.core.batch import resident_batch
 from moco_ray.core.encoders import build_encoder
+from moco_ray.core.group_batch_norm import has_batch_norm
 from moco_ray.core.method import Setting
 from moco_ray.core.optim import build_optimizer
+from moco_ray.core.precision import autocast_of, has_bfloat16, weights_of
 from moco_ray.train.job import Job
 from moco_ray.train.state import build_learner
 
@@ -32,19 +34,24 @@ class Size:
     training: int
     """Of weights, gradients, optimizer and kept keys in a worker's memory."""
     activations: int
-    """Of what the backward pass of one BatchNorm group needs, beside that."""
+    """Of what the backward pass of one BatchNorm group through each trunk needs, beside that."""
+    all_activations: int
+    """Of what that of the whole batch needs, with all views that have gradients."""
+    can_be_cut: bool
+    """Whether the batch can go through the encoder in micro-batches."""
     parameters: int
     """Number of weights of the query encoder."""
 
 
-def measure_size(config: Config, num_images: int) -> Size:
+def measure_size(config: Config, num_images: int, device: torch.device) -> Size:
     """Count the memory of a run, on the meta device: no weight is drawn.
 
     Args:
         config: With every automatic value decided.
         num_images: Images that training sees.
+        device: Where it would train, on which an automatic dtype depends.
     """
-    dtype = torch.float64 if config.run.dtype == "float64" else torch.float32
+    dtype = weights_of(config.run.dtype)
     no_rows = np.arange(0)
     with torch.device("meta"):
         encoder = build_encoder(config.model, config.views.crop_px)
@@ -66,10 +73,21 @@ def measure_size(config: Config, num_images: int) -> Size:
         method.query_encoder(images)
     weights = {id(parameter.untyped_storage()) for parameter in method.parameters()}
     activations = sum(tensor.untyped_storage().nbytes() for name, tensor in kept.items() if name not in weights)
-    if config.run.dtype == "bfloat16":
+    if autocast_of(config.run.dtype) or (config.run.dtype == "auto" and has_bfloat16(device)):
         activations //= 2
-    parameters = sum(parameter.numel() for parameter in method.query_encoder.parameters())
-    return Size(checkpoint=checkpoint, training=checkpoint + learned, activations=activations, parameters=parameters)
+    no_pixels = torch.empty(config.optim.group_size, 1, 1, 3, dtype=torch.uint8, device="meta")
+    batch = resident_batch(
+        no_pixels, no_pixels, np.arange(len(no_pixels)), step=0, seed=0, num_groups=1, shuffle_bn=False
+    )
+    views = sum(len(images) for images in method.images(batch)) // config.optim.group_size
+    return Size(
+        checkpoint=checkpoint,
+        training=checkpoint + learned,
+        activations=activations * len(method.trunks()),
+        all_activations=activations * views * config.optim.bn_groups,
+        can_be_cut=config.method.batch_norm == "group" or not has_batch_norm(encoder.backbone),
+        parameters=sum(parameter.numel() for parameter in method.query_encoder.parameters()),
+    )
 
 
 def measure_step(job: Job, rows: np.ndarray) -> float:

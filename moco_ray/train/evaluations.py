@@ -16,6 +16,7 @@ from moco_ray.train.place import Place
 
 _FINISH_TIMEOUT_S = 600.0
 _TELL_EVERY_S = 5.0
+_QUERY_ENCODER = "query_encoder."
 
 Line = dict[str, Any]
 
@@ -48,6 +49,7 @@ class Evaluations:
         if any(line["step"] == step for line in self.lines) or step in self._running:
             return
         try:
+            state = _query_encoder(state)  # the rest is four times as much, and travels for nothing
             waits = self._job.config.eval.max_time_fraction == 1  # whoever decides on a measurement needs it now
             poll = None if waits else self._place.submit(evaluate_state, self._job, state)
         except Exception as error:
@@ -155,14 +157,21 @@ class Evaluations:
 
 def evaluate_state(job: Job, state: State, tell: Callable[[int, int], None] = no_word) -> dict[str, float]:
     """Measure the query encoder of a checkpoint's state, on a GPU if this process has one."""
-    encoder = encoder_of(job, state).to("cuda" if job.uses_gpu and torch.cuda.is_available() else "cpu")
+    encoder = encoder_of(job, state)
+    if job.uses_gpu and torch.cuda.is_available():
+        encoder = encoder.to("cuda")
     return dict(evaluate(encoder, job.eval_set, job.config.views, job.config.eval, tell=tell))
 
 
+def _query_encoder(state: State) -> State:
+    """Of a checkpoint's state what is measured."""
+    return {"method": {name: value for name, value in state["method"].items() if name.startswith(_QUERY_ENCODER)}}
+
+
 def encoder_of(job: Job, state: State) -> Encoder:
-    """The query encoder of a checkpoint, with plain BatchNorm, in float32 on the CPU."""
+    """The query encoder of a checkpoint, with plain BatchNorm, in float32 and channels-last on the CPU."""
     encoder = build_encoder(job.config.model, job.config.views.crop_px)
-    prefix = "query_encoder."
-    own = {name.removeprefix(prefix): value for name, value in state["method"].items() if name.startswith(prefix)}
-    encoder.load_state_dict(own)
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    own = _query_encoder(state)["method"]
+    encoder.load_state_dict({name.removeprefix(_QUERY_ENCODER): value for name, value in own.items()})
     return encoder.eval()

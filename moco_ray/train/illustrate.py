@@ -73,7 +73,7 @@ def _neighbours(config: Config, backbone: nn.Module, eval_set: EvalSet) -> bytes
     queries = eval_set.queries.spread(_ROWS)
     bank = (eval_set.bank or eval_set.queries).spread(_BANK)
     ours, theirs = (features_of(backbone, images, config.views, config.eval) for images in (queries, bank))
-    similarity = F.normalize(ours.features, dim=1) @ F.normalize(theirs.features, dim=1).T
+    similarity = (F.normalize(ours.features, dim=1) @ F.normalize(theirs.features, dim=1).T).cpu()
     similarity[ours.ids[:, None] == theirs.ids[None, :]] = -math.inf
     top = similarity.topk(min(_COLUMNS - 1, similarity.shape[1]), dim=1)  # (rows, columns)
     # Where there are few images, the last of them may be the image itself.

@@ -26,6 +26,7 @@ from moco_ray.train.network import network_without_weights
 _EVALUATIONS_A_RUN = 20
 _BATCHES_LOOKED_AT = 20
 _LEAST_MIXED = 0.9
+_MANY_FILES = 10_000_000
 
 Say = Callable[[str], None]
 
@@ -73,6 +74,11 @@ def list_images(config: Config, options: StorageOptions, say: Say, *, holds_out:
     say(f"{len(train):,} images{held_out}; {listed.words}")
     for note in listed.notes:
         say(note)
+    if len(train) > _MANY_FILES and train.image_column is None:
+        say(
+            f"warning: {len(train):,} single files take long to list and a request each to read; pack them into Parquet files "
+            "with a column of image bytes"
+        )
     if num_held_out:
         say(
             f"{num_held_out:,} of {int((train.labels >= 0).sum()):,} labelled images are held out for kNN and never trained "

@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from moco_ray.config import Config, experiment_differences, from_json
 from moco_ray.data.blocks import Source, StreamSpec
 from moco_ray.data.checkpoint_files import checkpoint_steps
@@ -65,7 +63,7 @@ class Prepared:
             config=self.config,
             spec=stream_spec(self.config),
             num_rows=len(self.source.train_rows),
-            held_out_rows=np.setdiff1d(np.arange(len(manifest)), self.source.train_rows),
+            held_out_rows=manifest.other_rows(self.source.train_rows),
             manifest_digest=manifest.digest,
             former_digests=manifest.former_digests,
             listed_at_step=kept.listed_at_step if kept else 0,
@@ -100,6 +98,8 @@ def prepare(config: Config, folder: str, run: Storage, say: Say) -> Prepared:
         stored_lines(run, INTERRUPTIONS)  # damaged, it would only stop the workers
         if not config.data.relist:  # soon, as what follows would speak of the new values
             _check_experiment(old, config, folder, passes_automatic=True)
+        if config.run.dtype == "auto":
+            config = replace(config, run=replace(config.run, dtype=old.run.dtype))
     weights = _weights(config, run, say)
     data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
     kept = images_of_run(run, old, config, say) if old is not None else None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from moco_ray.core import collectives
-from moco_ray.core.step import Learner
+from moco_ray.core.method import Method
 from moco_ray.data.known_bad import too_many_bad
 from moco_ray.data.stream import BadRow
 from moco_ray.evaluate.encoder_file import state_encoder
@@ -22,6 +22,7 @@ from moco_ray.train.interruptions import Interruptions
 from moco_ray.train.job import Job
 from moco_ray.train.learning import LearningWatch
 from moco_ray.train.lease import StepDone, check_lease
+from moco_ray.train.measured import Pace, Values
 from moco_ray.train.metrics import Line, StepLines, delete_provisional_parts, join_parts
 from moco_ray.train.place import Place
 from moco_ray.train.progress import Progress
@@ -72,9 +73,7 @@ class Recorder:
         """Say what comes."""
         self._progress.begin()
 
-    def add_steps(
-        self, first: int, values: list[dict[str, float | int]], wait_fraction: float, elapsed_s: float, learner: Learner
-    ) -> None:
+    def add_steps(self, first: int, values: list[Values], pace: Pace, method: Method) -> None:
         """Add the lines of steps from `first` on; the last one carries the metrics of the interval."""
         if math.isinf(self._next_checkpoint_s):  # the first steps: before them there is nothing to save
             self._next_checkpoint_s = time.monotonic() + self._checkpoint_pause_s
@@ -92,13 +91,14 @@ class Recorder:
                 "rows_digest": value["rows_digest"],
             }
             lines.append(line)
+        last_position = (first + len(values) - 1) * size
         interval = {
             "train/contrast_accuracy": sum(v["train/contrast_accuracy"] for v in values) / len(values),
             "train/positive_cosine": sum(v["train/positive_cosine"] for v in values) / len(values),
-            "train/lr": float(learner.optimizer.param_groups[0]["lr"]),
-            **learner.method.metrics(config.optim.progress_at((first + len(values) - 1) * size, n)),
-            "perf/images_per_s": len(values) * size / elapsed_s,
-            "perf/data_wait_fraction": min(wait_fraction, 1.0),
+            "train/lr": config.optim.lr_at(last_position, n),
+            **method.metrics(config.optim.progress_at(last_position, n)),
+            "perf/images_per_s": pace.steps_per_s * size,
+            "perf/data_wait_fraction": min(pace.wait_fraction, 1.0),
             "data/bad_images": len(self._bad),
         }
         lines[-1].update(interval)

@@ -13,7 +13,9 @@ from moco_ray.core.global_batch_norm import use_global_batch_norm
 from moco_ray.core.group_batch_norm import keep_running_share, merged_running_statistics, use_group_batch_norm
 from moco_ray.core.method import Setting
 from moco_ray.core.optim import build_optimizer
+from moco_ray.core.precision import autocast_of, weights_of
 from moco_ray.core.step import Learner
+from moco_ray.train.arithmetic import choose_dtype, dtype_of
 from moco_ray.train.checkpoint import State
 from moco_ray.train.job import Job
 
@@ -38,10 +40,10 @@ def build_learner(job: Job, restored: State | None) -> Learner:
         use_group_batch_norm(method, config.optim.group_size)
     else:
         use_global_batch_norm(method)
-    device = _device(job.uses_gpu)
-    method.to(device=device, dtype=torch.float64 if config.run.dtype == "float64" else torch.float32)
-    if device.type == "cuda":
-        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device = worker_device(job.uses_gpu)
+    dtype = choose_dtype(config.run, restored, device)
+    method.to(device=device, dtype=weights_of(dtype))
+    method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(method.trained(), config.optim)
     if restored is not None:
         method.load_state_dict(restored["method"])
@@ -51,9 +53,13 @@ def build_learner(job: Job, restored: State | None) -> Learner:
         optimizer,
         mean=config.views.mean,
         std=config.views.std,
-        autocast=torch.bfloat16 if config.run.dtype == "bfloat16" else None,
+        autocast=autocast_of(dtype),
         micro_batch_groups=config.run.micro_batch_groups,
+        compiler="inductor" if config.run.compile else None,
+        compresses_gradients=config.run.compress_gradients,
     )
+    if restored is not None and restored["scaler"]:
+        learner.scaler.load_state_dict(restored["scaler"])
     keep_running_share(method)
     method.train()
     return learner
@@ -68,7 +74,8 @@ def learner_state(job: Job, learner: Learner, step: int, *, copy: bool) -> State
     return {
         "method": {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.items()},
         "optimizer": _to_cpu(learner.optimizer.state_dict()),
-        "scaler": None,  # bfloat16 needs no loss scaling
+        "scaler": learner.scaler.state_dict() or None,
+        "dtype": dtype_of(learner),
         "step": step,
         "position": step * job.config.optim.global_batch_size,
         "seed": job.config.run.seed,
@@ -77,7 +84,8 @@ def learner_state(job: Job, learner: Learner, step: int, *, copy: bool) -> State
     }
 
 
-def _device(uses_gpu: bool) -> torch.device:
+def worker_device(uses_gpu: bool) -> torch.device:
+    """The device that this worker trains on."""
     if not uses_gpu:
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())

@@ -6,9 +6,8 @@ import logging
 import math
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 import torch.distributed as dist
@@ -16,15 +15,18 @@ import torch.distributed as dist
 from moco_ray.config import experiment_differences, from_json
 from moco_ray.core import collectives
 from moco_ray.core.agreement import copy_from_rank_zero, ranks_agree
+from moco_ray.core.precision import has_bfloat16
 from moco_ray.core.step import Learner, StepResult
 from moco_ray.data.storage import Storage
 from moco_ray.data.stream import BadRow, Loaded, Stream, StreamError
-from moco_ray.train.checkpoint import CheckpointStore, State
+from moco_ray.train.arithmetic import dtype_of, fast_arithmetic, words
+from moco_ray.train.checkpoint import CheckpointStore, State, state_of
 from moco_ray.train.job import Job, Outcome
+from moco_ray.train.measured import Measured, Pace
 from moco_ray.train.notes import LEAVING
 from moco_ray.train.place import Place
 from moco_ray.train.recorder import Recorder
-from moco_ray.train.state import build_learner, learner_state
+from moco_ray.train.state import build_learner, learner_state, worker_device
 
 _MAX_STARTS_WITHOUT_PROGRESS = 3
 _LOOK_EVERY_S = 5.0  # longest time in which a group does not hear that it must save
@@ -65,16 +67,17 @@ def train(job: Job, place: Place, say: Callable[[str], None]) -> Outcome:
     if refusal:
         return refusal
     start = newest or 0
-    restored = store.read(newest) if newest is not None else None
+    restored = None if newest is None else _restored(newest, store, job, place)
     if mismatch := _mismatch(job, restored):
         return Outcome(step=start, error=mismatch)
     learner = build_learner(job, restored)
     recorder = Recorder(job, store, restored, start, place, before, say) if place.rank == 0 else None
     del restored
-    _say_devices(learner.device, say)
+    _say_devices(job, learner, say)
     loop = _Loop(job=job, place=place, learner=learner, step=start, recorder=recorder, say=say)
     try:
-        loop.run()
+        with fast_arithmetic(learner.device, dtype_of(learner)):
+            loop.run()
     except (_UserError, StreamError) as error:
         return Outcome(step=loop.step, error=str(error))
     return Outcome(step=loop.step, summary=recorder.summary() if recorder else None)
@@ -116,6 +119,12 @@ def _choose_start(
     return newest, None
 
 
+def _restored(step: int, store: CheckpointStore, job: Job, place: Place) -> State:
+    """A checkpoint that rank 0 reads and sends to all. All ranks must call."""
+    content = store.content(step) if place.rank == 0 else None
+    return state_of(collectives.bytes_from_rank_zero(content, worker_device(job.uses_gpu)))
+
+
 def _mismatch(job: Job, restored: State | None) -> str | None:
     """Why a checkpoint does not belong to this run, or why it cannot start without one."""
     init = job.config.model.init
@@ -144,6 +153,10 @@ class _Loop:
     say: Callable[[str], None]
     _next_look: int = field(default=0, init=False)
     _polled_s: float = field(default_factory=time.monotonic, init=False)
+    _copies: torch.cuda.Stream | None = field(default=None, init=False)
+    """Where batches are copied to a GPU."""
+    _between_hosts: dist.ProcessGroup | None = field(default_factory=collectives.host_group, init=False)
+    """Over which ranks agree, so that no look waits for a GPU."""
 
     def run(self) -> None:
         self._stop_if_too_many_are_bad()
@@ -168,37 +181,30 @@ class _Loop:
         )
         if self.step == 0 or self._is_eval_step():  # of a checkpoint, too: it was written before its evaluation
             self._evaluate(may_wait=True)
-        in_flight: deque[torch.cuda.Event] = deque()
-        pending: list[StepResult] = []
+        if self.learner.device.type == "cuda":
+            self._copies = torch.cuda.Stream(self.learner.device)
+        measured = Measured(device=self.learner.device, first=self.step)
         bad: list[BadRow] = []
-        fresh, since, waited = True, time.monotonic(), 0.0
+        since, looked_at, waited, is_first = time.monotonic(), self.step, 0.0, True
         for loaded in stream:
-            pending.append(self._train_on(loaded, fresh))
+            measured.add(self._train_on(loaded, is_first))
             bad += loaded.bad
-            fresh = False
+            is_first = False
             self.step += 1
             _LOG.info("step %d", self.step)
             if self.recorder:
                 self.place.done(self.step)
-            self._bound_run_ahead(in_flight)
             if self._looks_up():
                 elapsed = max(time.monotonic() - since, 1e-9)
-                self._look(pending, bad, (stream.wait_s - waited) / elapsed, elapsed)
-                pending, bad = [], []
-                since, waited = time.monotonic(), stream.wait_s
-
-    def _bound_run_ahead(self, in_flight: deque[torch.cuda.Event]) -> None:
-        """Let a GPU fall at most one step behind, so that what the loop waits for data, the GPU waits too."""
-        if self.learner.device.type != "cuda":
-            return
-        event = torch.cuda.Event()
-        event.record()
-        in_flight.append(event)
-        if len(in_flight) > 1:
-            in_flight.popleft().synchronize()
+                pace = Pace(
+                    steps_per_s=(self.step - looked_at) / elapsed, wait_fraction=(stream.wait_s - waited) / elapsed
+                )
+                self._look(measured, bad, pace)
+                bad = []
+                since, looked_at, waited = time.monotonic(), self.step, stream.wait_s
 
     def _train_on(self, loaded: Loaded, is_first: bool) -> StepResult:
-        batch = loaded.batch.to(self.learner.device)
+        batch = loaded.batch.to(self.learner.device, self._copies)
         if is_first and self.place.num_ranks > 1 and self.job.uses_gpu:
             self.learner.try_memory(batch)
         optim, num_rows = self.job.config.optim, self.job.num_rows
@@ -224,31 +230,32 @@ class _Loop:
         assert every is not None
         return self.step % every == 0 or self.step == self.job.last_step
 
-    def _look(self, results: list[StepResult], bad: list[BadRow], wait_fraction: float, elapsed_s: float) -> None:
-        """Read the results since the last look, record them, and checkpoint and evaluate if due."""
-        values = [result.values() for result in results]
-        first = self.step - len(values)
-        for offset, value in enumerate(values):
-            if not math.isfinite(value["train/loss"]):
-                self._stop_on_nan(first + offset, value["train/loss"])
-        own = _Wishes(num_bad=float(len(bad)), wait_fraction=wait_fraction)
+    def _look(self, measured: Measured, bad: list[BadRow], pace: Pace) -> None:
+        """Record what has been measured, and checkpoint and evaluate if due; before either, the device is waited for."""
+        own = _Wishes(num_bad=float(len(bad)), wait_fraction=pace.wait_fraction)
         if self.recorder:
             own.checkpoint = float(self.recorder.wants_checkpoint(self.step))
-            own.steps_to_next_look = max(1, int(_LOOK_EVERY_S * len(values) / elapsed_s))
+            own.steps_to_next_look = max(1, int(_LOOK_EVERY_S * pace.steps_per_s))
             own.poll = float(time.monotonic() - self._polled_s > _LOOK_EVERY_S)
             own.save = float(own.poll and self.place.is_asked_to_save())
-        wishes = own.summed_over_ranks(self.learner.device)
+        wishes = own.summed_over_ranks(self._between_hosts)
         self._next_look = self.step + int(wishes.steps_to_next_look)
-        if wishes.num_bad:
-            bad = _gather_bad(bad)
-        if self.recorder:
-            self.recorder.add_bad(bad)
-            wait_fraction = wishes.wait_fraction / self.place.num_ranks
-            self.recorder.add_steps(first, values, wait_fraction, elapsed_s, self.learner)
         if wishes.poll:
             self._polled_s = time.monotonic()
         loses_node = bool(wishes.poll) and self.place.is_losing_a_node()
-        if wishes.checkpoint or wishes.save or loses_node:
+        saves = bool(wishes.checkpoint or wishes.save or loses_node)
+        first, values = measured.take(everything=saves or self._is_eval_step())
+        for offset, value in enumerate(values):
+            if not math.isfinite(value["train/loss"]):
+                self._stop_on_nan(first + offset, value["train/loss"])
+        if wishes.num_bad:
+            bad = _gather_bad(bad, self._between_hosts)
+        if self.recorder:
+            self.recorder.add_bad(bad)
+            pace = replace(pace, wait_fraction=wishes.wait_fraction / self.place.num_ranks)
+            if values:
+                self.recorder.add_steps(first, values, pace, self.learner.method)
+        if saves:
             self._checkpoint()
         if wishes.save or loses_node:
             self._wait_until_saved(loses_node)
@@ -291,7 +298,7 @@ class _Loop:
             raise _UserError(
                 f"the loss of step 0 is {loss}, before anything was learned: it comes from the weights to start from "
                 f"(model.init {self.job.config.model.init}), from method.temperature {self.job.config.method.temperature:g}, "
-                f"from views.std {self.job.config.views.std} or from run.dtype {self.job.config.run.dtype}"
+                f"from views.std {self.job.config.views.std} or from run.dtype {dtype_of(self.learner)}"
             )
         raise _UserError(
             f"the loss of step {step} is {loss}: training has diverged. {good}"
@@ -308,12 +315,12 @@ class _Loop:
         raise RuntimeError(f"at step {self.step} the workers no longer hold the same weights and queue")
 
 
-def _gather_bad(bad: list[BadRow]) -> list[BadRow]:
+def _gather_bad(bad: list[BadRow], group: dist.ProcessGroup | None) -> list[BadRow]:
     """Bad rows of all ranks. All ranks must call."""
     if collectives.world_size() == 1:
         return bad
     parts: list[list[BadRow]] = [[] for _ in range(collectives.world_size())]
-    dist.all_gather_object(parts, bad)
+    dist.all_gather_object(parts, bad, group)
     return [item for part in parts for item in part]
 
 
@@ -328,15 +335,19 @@ class _Wishes:
     num_bad: float = 0.0
     wait_fraction: float = 0.0
 
-    def summed_over_ranks(self, device: torch.device) -> _Wishes:
+    def summed_over_ranks(self, group: dist.ProcessGroup | None) -> _Wishes:
         own = torch.tensor([getattr(self, item.name) for item in fields(self)], dtype=torch.float64)
-        sums = collectives.all_reduce_sum(own.to(device)).tolist()
+        sums = collectives.all_reduce_sum(own, group).tolist()
         return _Wishes(**{item.name: value for item, value in zip(fields(self), sums, strict=True)})
 
 
-def _say_devices(device: torch.device, say: Callable[[str], None]) -> None:
-    """Say so where workers have different GPUs. All ranks must call."""
-    if advice := _about_devices(_device_models(device)):
+def _say_devices(job: Job, learner: Learner, say: Callable[[str], None]) -> None:
+    """Say in which numbers the run computes, and where workers have different GPUs. All ranks must call."""
+    device, models = learner.device, _device_models(learner.device)
+    all_have = bool(collectives.all_reduce_min(int(has_bfloat16(device)), device))
+    for line in words(job.config.run, dtype_of(learner), models, all_have_bfloat16=all_have):
+        say(line)
+    if advice := _about_devices(models):
         say(advice)
 
 

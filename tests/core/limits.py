@@ -26,18 +26,19 @@ class FitsForward(TinyResNet):
 
 
 class FailsOnCalls(TinyResNet):
-    """Its forward pass runs out of memory at the given calls, counted from 1, whatever the number of images."""
+    """Its forward pass fails at the given calls, counted from 1, whatever the number of images."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: Exception | None = None) -> None:
         super().__init__()
         self.calls: set[int] = set()
+        self.error = error or torch.OutOfMemoryError("no room")
         self.num_calls = 0
 
     def forward(self, images: Tensor) -> Tensor:
         self.num_calls += 1
         features = super().forward(images)
         if self.num_calls in self.calls:
-            raise torch.OutOfMemoryError(f"call {self.num_calls}")
+            raise self.error
         return features
 
 
@@ -73,16 +74,16 @@ class _Limit(nn.Module):
 
 
 class FitsLogits(TorchDispatchMode):
-    """No operator may return logits (N, num_classes) of more than `limit` queries."""
+    """No operator may return logits (N, num_negatives) of more than `limit` queries."""
 
-    def __init__(self, num_classes: int, limit: int) -> None:
+    def __init__(self, num_negatives: int, limit: int) -> None:
         super().__init__()
-        self.num_classes, self.limit = num_classes, limit
+        self.num_negatives, self.limit = num_negatives, limit
 
     def __torch_dispatch__(
         self, operator: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = operator(*args, **(kwargs or {}))
-        if isinstance(out, Tensor) and out.dim() == 2 and out.shape[1] == self.num_classes and len(out) > self.limit:
+        if isinstance(out, Tensor) and out.dim() == 2 and out.shape[1] == self.num_negatives and len(out) > self.limit:
             raise torch.OutOfMemoryError(f"logits of {len(out)} queries, room for {self.limit}")
         return out

@@ -17,6 +17,7 @@ from moco_ray.core.encoders import (
     key_encoder_of,
     momentum_update,
     normalize,
+    standardize_at_once,
 )
 from tests.core.tiny import MEAN, STD, TinyResNet, tiny_encoder
 
@@ -104,7 +105,21 @@ def test_normalize_equals_torchvision() -> None:
     ours = normalize(images, torch.tensor(MEAN), torch.tensor(STD))
     nchw = transforms.to_dtype(images.permute(0, 3, 1, 2), torch.float32, scale=True)
     torch.testing.assert_close(ours, transforms.normalize(nchw, list(MEAN), list(STD)))
-    assert ours.shape == (2, 3, 5, 7) and ours.is_contiguous() and torch.equal(images, before)
+    assert ours.shape == (2, 3, 5, 7) and ours.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_one_pass_over_memory_standardises_like_several(dtype: torch.dtype) -> None:
+    images = torch.randint(0, 256, (3, 5, 7, 3), dtype=torch.uint8)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    mean, std = torch.tensor(MEAN, dtype=wide), torch.tensor(STD, dtype=wide)
+    expected = normalize(images, mean, std, dtype)
+    ours = standardize_at_once(images, mean * 255, std * 255, dtype).permute(0, 3, 1, 2)
+    assert ours.dtype == expected.dtype == dtype
+    assert expected.is_contiguous(memory_format=torch.channels_last)
+    tolerance = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}[dtype]
+    torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
 
 
 def test_normalize_computes_in_the_dtype_of_the_mean() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
 import pytest
 import timm.optim.lars
@@ -153,3 +154,86 @@ def test_adamw_decays_all_that_is_trained() -> None:
 def test_progress_is_the_share_of_the_run() -> None:
     config = OptimConfig(epochs=4)
     assert [config.progress_at(position, 100) for position in (0, 100, 400, 420)] == [0.0, 0.25, 1.0, 1.0]
+
+
+def _torchs(encoder: nn.Module, name: str) -> torch.optim.Optimizer:
+    """The same optimizer as torch makes it, or timm, without any state before the first step."""
+    if name == "adamw":
+        return torch.optim.AdamW(encoder.parameters(), lr=0.03, weight_decay=1e-4)
+    if name == "sgd":
+        return torch.optim.SGD(encoder.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4)
+    matrices, vectors = ([p for p in encoder.parameters() if (p.ndim > 1) == is_matrix] for is_matrix in (True, False))
+    groups = [
+        {"params": matrices, "weight_decay": 1e-4, "always_adapt": True},
+        {"params": vectors, "weight_decay": 0.0, "always_adapt": False},
+    ]
+    return timm.optim.lars.Lars(groups, lr=0.03, momentum=0.9)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
+def test_state_that_is_there_from_the_beginning_changes_no_step(optimizer: Literal["sgd", "adamw", "lars"]) -> None:
+    runs = []
+    for makes in (True, False):
+        torch.manual_seed(0)
+        encoder = tiny_encoder().double()
+        built = build_optimizer([encoder], OptimConfig(optimizer=optimizer)) if makes else _torchs(encoder, optimizer)
+        assert bool(built.state) == makes
+        for _ in range(4):
+            for parameter in encoder.parameters():
+                parameter.grad = torch.randn(parameter.shape, dtype=parameter.dtype)
+            built.step()
+        runs.append((encoder.state_dict(), built.state_dict()["state"]))
+    rtol = 1e-5 if optimizer == "lars" else 1e-12  # timm's scales pass through float32
+    torch.testing.assert_close(runs[1], runs[0], rtol=rtol, atol=1e-8 if optimizer == "lars" else 1e-14)
+
+
+def test_adamw_goes_on_from_a_checkpoint_of_a_gpu() -> None:
+    """There steps are counted on the device, moments lie channels-last, and the step is fused."""
+    torch.manual_seed(0)
+    nets = [nn.Conv2d(3, 4, 3).double() for _ in range(2)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    config = OptimConfig(optimizer="adamw", lr=1e-2)
+    first, second = (build_optimizer([net], config) for net in nets)
+    for turn in range(3):
+        for net, optimizer in zip(nets, (first, second), strict=True):
+            for p in net.parameters():
+                p.grad = p.detach() * (turn + 1)
+            optimizer.step()
+        saved = copy.deepcopy(first.state_dict())
+        saved["param_groups"][0].update(fused=True, foreach=False)
+        for name in ("exp_avg", "exp_avg_sq"):
+            saved["state"][0][name] = saved["state"][0][name].contiguous(memory_format=torch.channels_last)
+        first.load_state_dict(saved)
+        assert first.param_groups[0]["foreach"] and not first.param_groups[0]["fused"]
+        assert all(s["exp_avg"].stride() == p.stride() for p, s in first.state.items())
+    torch.testing.assert_close(nets[0].state_dict(), nets[1].state_dict(), rtol=0, atol=0)
+
+
+def test_sgd_goes_on_from_a_checkpoint_of_a_gpu_and_of_another_way_to_run() -> None:
+    """There momentum lies channels-last in memory; a parameter may have none; and flags are of where it ran."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 3)).double()
+    gradients = [[torch.randn_like(p) for p in net.parameters()] for _ in range(3)]
+    expected = copy.deepcopy(net)
+    old = torch.optim.SGD(expected.parameters(), lr=0.03, momentum=0.9, weight_decay=1e-4, foreach=True)
+
+    def step(module: nn.Module, optimizer: torch.optim.Optimizer, of_step: list[torch.Tensor]) -> None:
+        for p, gradient in zip(module.parameters(), of_step, strict=True):
+            p.grad = gradient.clone()
+        optimizer.step()
+
+    for p, gradient in list(zip(expected.parameters(), gradients[0], strict=True))[:2]:  # the convolution alone
+        p.grad = gradient.clone()
+    old.step()
+    saved = copy.deepcopy(old.state_dict())
+    weights = saved["state"][0]
+    weights["momentum_buffer"] = weights["momentum_buffer"].contiguous(memory_format=torch.channels_last)
+    net.load_state_dict(expected.state_dict())
+    new = build_optimizer([net], OptimConfig(global_batch_size=256))
+    new.load_state_dict(saved)
+    assert [(group["fused"], group["foreach"]) for group in new.param_groups] == [(True, False)]
+    for of_step in gradients[1:]:
+        step(expected, old, of_step)
+        step(net, new, of_step)
+    torch.testing.assert_close(net.state_dict(), expected.state_dict(), rtol=1e-13, atol=1e-15)
+    assert new.state_dict()["state"].keys() == old.state_dict()["state"].keys()

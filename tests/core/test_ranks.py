@@ -71,7 +71,7 @@ def memory_here(kind: str, *, try_first: bool) -> dict[str, Any]:
     limit = 9 if collectives.rank() == collectives.world_size() - 1 else 1000
     backbone = {"forward": FitsForward, "backward": FitsBackward}.get(kind)
     learner = tiny_learner(partial(backbone, limit)) if backbone else tiny_learner()
-    with FitsLogits(num_classes=71, limit=limit if kind == "logits" else 1000):
+    with FitsLogits(num_negatives=70, limit=limit if kind == "logits" else 1000):
         if try_first:
             learner.try_memory(tiny_batch(0))
         curve = train(learner, 3)
@@ -97,7 +97,7 @@ def memory_alone(kind: str) -> dict[str, Any]:
 def short_of_memory_here(kind: str) -> str:
     learner = tiny_learner(partial(FitsBackward, 9 if kind == "backward" else 1000))
     try:
-        with FitsLogits(num_classes=71, limit=9 if kind == "logits" else 1000):
+        with FitsLogits(num_negatives=70, limit=9 if kind == "logits" else 1000):
             train(learner, 1)
     except torch.OutOfMemoryError:
         return "out of memory"

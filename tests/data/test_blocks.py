@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from moco_ray.config.views import cifar_views, v2_views
+from moco_ray.data import blocks as blocks_module
 from moco_ray.data.blocks import Source, StreamSpec, make_blocks
 from moco_ray.data.views import make_view
+from moco_ray.data.windows import plan_loads
 from tests.data.small import pixels, source_of, stream_spec, write_files, write_parquet
 
 N = 37
@@ -65,6 +67,18 @@ def test_pixels_are_the_views_of_the_rows_with_each_key_in_its_slot(
                 assert (made[name][t, slot] == expected).all()
 
 
+@pytest.mark.parametrize("num_bytes", [1, 15_000])
+def test_pixels_do_not_depend_on_how_many_views_are_made_together(
+    files: Path, num_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = stream_spec()
+    source = source_of(files, spec)
+    together = batches(spec, source, 0, 3)
+    monkeypatch.setattr(blocks_module, "_TOGETHER_BYTES", num_bytes)
+    apart = batches(spec, source, 0, 3)
+    assert all((apart[name] == together[name]).all() for name in together)
+
+
 def test_a_batch_does_not_depend_on_the_task_that_makes_it(files: Path) -> None:
     spec = stream_spec()
     source = source_of(files, spec)
@@ -72,6 +86,38 @@ def test_a_batch_does_not_depend_on_the_task_that_makes_it(files: Path) -> None:
     for t in range(5):
         alone = batches(spec, source, 2 + t, 1)
         assert all((alone[name][0] == together[name][t]).all() for name in together)
+
+
+@pytest.mark.parametrize("kind", ["files", "parquet"])
+def test_groups_do_not_depend_on_the_task_that_makes_them(kind: str, request: pytest.FixtureRequest) -> None:
+    spec = stream_spec(shuffle_bn=False)
+    source = source_of(request.getfixturevalue(kind), spec)
+    together = list(make_blocks(spec, source, 2, 3))
+    apart = [block for j in range(4) for block in make_blocks(spec, source, 2, 3, groups=range(j, j + 1))]
+    for whole, part in zip(together, apart, strict=True):
+        assert whole.keys() == part.keys() and all((whole[name] == part[name]).all() for name in whole)
+
+
+@pytest.mark.parametrize("shuffle_bn", [True, False])
+def test_tasks_of_large_batches_are_cut_where_keys_stay_in_their_groups(shuffle_bn: bool) -> None:
+    specs = [
+        StreamSpec(
+            seed=0, global_batch_size=size, num_groups=8, shuffle_bn=shuffle_bn, views=v2_views(), max_pixels=10**8
+        )
+        for size in (32, 256, 1024, 4096)
+    ]
+    assert [spec.groups_per_task for spec in specs] == ([8] * 4 if shuffle_bn else [8, 8, 2, 1])
+    assert shuffle_bn or max(spec.task_bytes for spec in specs) <= 320e6
+    for spec in specs:
+        loads = list(plan_loads(spec, 3, 12))
+        planned = [
+            (step, group)
+            for load in loads
+            for step in range(load.first_step, load.first_step + load.num_steps)
+            for group in load.groups
+        ]
+        assert sorted(planned) == [(step, group) for step in range(3, 12) for group in range(8)]
+        assert all(load.num_steps == 1 or len(load.groups) == 8 for load in loads)  # so blocks come in order
 
 
 def test_query_views_do_not_depend_on_the_number_of_groups(files: Path) -> None:
@@ -173,4 +219,4 @@ def test_tasks_hold_several_steps_of_small_images_and_one_of_large_ones() -> Non
         spec = StreamSpec(seed=0, global_batch_size=size, num_groups=8, shuffle_bn=True, views=views, max_pixels=1)
         return spec.steps_per_task
 
-    assert (steps(256, 224), steps(512, 32), steps(8, 32)) == (1, 5, 8)
+    assert (steps(256, 224), steps(1024, 32), steps(8, 32)) == (1, 5, 8)

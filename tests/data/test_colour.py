@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 from torchvision.transforms import functional as TF
 
 from moco_ray.config.views import ViewsConfig, cifar_views, simclr_views, v1_views, v2_views, v3_views
-from moco_ray.data.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION, jitter
+from moco_ray.data.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION, jitter, shift_hue
 from moco_ray.data.views import apply_view, draw_view
 from tests.data.pictures import pillow_view
 
@@ -72,6 +73,14 @@ def test_a_grey_view_stays_grey_whatever_the_colours(order: tuple[int, ...]) -> 
     for factor in (0.21, 0.77, 1.37, 1.79):
         grey = jitter(image, order, (factor, factor, factor, 0.1), gray_first=True)
         assert (np.ptp(grey, axis=2) == 0).all()
+
+
+@pytest.mark.parametrize("turns", [-0.5, -0.1, -0.004, 0.02, 0.37])
+def test_the_hue_is_shifted_on_opencvs_circle_and_goes_around(turns: float) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (31, 33, 3), dtype=np.uint8)
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+    hsv[..., 0] = (hsv[..., 0].astype(int) + round(int(turns * 255) * 256 / 255)) % 256
+    assert (shift_hue(image, turns) == cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)).all()
 
 
 def test_whole_products_are_not_darkened() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
@@ -188,3 +189,33 @@ def test_a_damaged_manifest_is_named(content: bytes, folder: Storage) -> None:
     folder.write_bytes(folder.join("manifest.parquet"), content)
     with pytest.raises(ValueError, match=r"manifest\.parquet is damaged"):
         Manifest.read(folder, folder.join("manifest.parquet"))
+
+
+@pytest.mark.parametrize("num_files", [0, 200_000])
+def test_a_manifest_is_one_chunk_however_it_came_about(num_files: int, folder: Storage) -> None:
+    uris = [f"s3://bucket/ä{i}.png" for i in range(num_files)]
+    made = make_manifest(uris=uris, labels=np.full(num_files, -1), classes=())
+    made.write(folder, folder.join("manifest.parquet"))
+    read = Manifest.read(folder, folder.join("manifest.parquet"))
+    moved = read.moved(pa.chunked_array([pa.array(uris[:10], pa.string()), pa.array(uris[10:], pa.string())]))
+    for manifest in (made, read, moved, made.with_holdout(np.zeros(num_files, dtype=bool))):
+        assert {column.num_chunks for column in manifest.table.columns} == {1}
+        assert manifest.table.schema.field("uri").type == pa.large_string() and len(manifest) == num_files
+        assert manifest.digest == made.digest
+
+
+def test_the_digest_is_of_every_column_and_every_uri_a_line(folder: Storage) -> None:
+    manifest = files_manifest(folder, ["a", "ü", "c"])
+    hashed = hashlib.sha256(
+        b'{"kind": "files", "image_column": null, "classes": ["a", "b", "c"], "order": {"version": 2, '
+        b'"window_rows": null}}'
+    )
+    for values, kind in (([-1] * 3, "<i4"), ([-1] * 3, "<i4"), ([1, 2, 1], "<i8"), ([0, 1, 2], "<i4"), ([0] * 3, "?")):
+        hashed.update(np.array(values, dtype=kind).tobytes())
+    hashed.update("".join(f"{folder.uri(folder.join(name))}\n" for name in ("a", "ü", "c")).encode())
+    assert manifest.digest == hashed.hexdigest()
+
+
+def test_the_other_rows_are_all_but_those_named(folder: Storage) -> None:
+    manifest = files_manifest(folder, ["a", "b", "c"])
+    assert manifest.other_rows(np.array([2, 0])).tolist() == [1] and manifest.other_rows(np.arange(3)).tolist() == []

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moco_ray.data import blocks
 from moco_ray.data.blocks import Block, Source, StreamSpec
 from moco_ray.data.segments import local_segment
 from moco_ray.data.stream import Loaded, OpenSegment, Stream, StreamError
@@ -135,6 +136,20 @@ def test_segments_follow_one_another_without_a_seam(
     parts = list(with_segments(spec, open_segment, 2, LAST))
     assert opened == [(2, 10), (10, 18), (18, LAST)]
     assert all(same(a, b) for a, b in zip(parts, whole[2:], strict=True))
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_a_stream_of_tasks_that_make_parts_of_a_batch_is_the_same(
+    source: Source, num_ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = stream_spec(shuffle_bn=False)
+    monkeypatch.setattr(blocks, "_TASK_BYTES", 1)
+    ranks = [list(stream(spec, source, 3, rank=rank, num_ranks=num_ranks)) for rank in range(num_ranks)]
+    monkeypatch.setattr(blocks, "_MOST_TASK_BYTES", 2 * spec.step_bytes // spec.num_groups)
+    assert spec.groups_per_task == 2
+    for rank, expected in enumerate(ranks):
+        found = list(stream(spec, source, 3, rank=rank, num_ranks=num_ranks))
+        assert len(found) == LAST - 3 and all(same(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_no_steps_are_an_empty_stream(source: Source) -> None:

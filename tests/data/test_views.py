@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import cv2
@@ -17,10 +17,10 @@ from PIL import Image, ImageFilter
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as TF
 
-from moco_ray.config.views import ViewsConfig, cifar_views, v1_views, v2_views
+from moco_ray.config.views import ViewsConfig, cifar_views, simclr_views, v1_views, v2_views, v3_views
 from moco_ray.data import views
 from moco_ray.data.colour import blur
-from moco_ray.data.views import ViewDraw, apply_view, center_view, draw_view, make_view
+from moco_ray.data.views import ViewDraw, Wanted, apply_view, center_view, draw_view, make_view, make_views
 from tests.data.pictures import pillow_view
 
 PLAIN = ViewsConfig(jitter_p=0, grayscale_p=0, blur_p=(0, 0), flip_p=0)
@@ -69,7 +69,7 @@ def test_every_order_of_the_jitter_is_followed(photos: list[np.ndarray]) -> None
     drawn = draw_view(64, 64, config, seed=0, position=0, view=0)
     results = []
     for order in itertools.permutations(range(4)):
-        draw = replace(drawn, crop=(0, 0, 64, 64), jitter_order=order, jitter_factors=(1.3, 0.6, 1.4, 0.09))
+        draw = drawn._replace(crop=(0, 0, 64, 64), jitter_order=order, jitter_factors=(1.3, 0.6, 1.4, 0.09))
         view = apply_view(image, draw, config).astype(int)
         assert np.abs(view - pillow_view(image, draw, config)).mean() < 2
         results.append(view)
@@ -197,6 +197,42 @@ def test_tiny_and_extreme_images_give_views(height: int, width: int) -> None:
         for view in (0, 1):
             made = make_view(image, v2_views(crop_px=24), seed=0, position=position, view=view)
             assert made.shape == (24, 24, 3) and made.flags.c_contiguous
+
+
+def resized_by_torch(image: np.ndarray, side: int) -> np.ndarray:
+    x = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
+    x = torch.nn.functional.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
+    return x[0].numpy().transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize("side", [1, 2, 17, 31, 32, 33, 96])
+def test_crops_of_any_size_have_the_bytes_of_torchs_resize(side: int) -> None:
+    random = np.random.default_rng(side)
+    config = replace(PLAIN, crop_px=side)
+    for height in (*range(1, 35), 120):
+        for width in (*range(1, 35, 3), 120):
+            image = random.integers(0, 256, (height + 3, width + 2, 3), dtype=np.uint8)
+            if (height + width) % 2:
+                image = np.where(image > 127, 255, 0).astype(np.uint8)  # the largest sums
+            draw = draw_view(*image.shape[:2], config, seed=0, position=0, view=0)._replace(crop=(2, 1, height, width))
+            expected = resized_by_torch(image[2 : 2 + height, 1 : 1 + width], side)
+            assert (apply_view(image, draw, config) == expected).all()
+
+
+@pytest.mark.parametrize("crop_px", [8, 32, 48])
+@pytest.mark.parametrize("recipe", [v1_views, v2_views, v3_views, simclr_views])
+def test_views_made_together_are_those_made_alone(
+    photos: list[np.ndarray], recipe: Callable[[int], ViewsConfig], crop_px: int
+) -> None:
+    config = recipe(crop_px)
+    images = [photos[i % 4][: 32 + 9 * i, : 32 + 7 * i] for i in range(16)]
+    batch = np.zeros((16, 2, crop_px, crop_px, 3), np.uint8)
+    wanted = [Wanted(image, 100 + i, view, batch[i, view]) for i, image in enumerate(images) for view in (0, 1)]
+    make_views(wanted, config, seed=5)
+    for i, image in enumerate(images):
+        for view in (0, 1):
+            assert (batch[i, view] == make_view(image, config, seed=5, position=100 + i, view=view)).all()
+    make_views([], config, seed=5)
 
 
 def test_the_image_is_not_changed(photos: list[np.ndarray]) -> None:

@@ -76,7 +76,7 @@ def test_blocks_of_what_was_read_before_are_those_of_who_reads_for_themselves(pa
     spec = stream_spec()
     source = source_of(parquet, spec, window_rows=48)
     for load in read_windows(spec, source, source.order.runs(3, 12)):
-        ours = make_blocks(spec, source, load.first_step, load.num_steps, load.contents)
+        ours = make_blocks(spec, source, load.first_step, load.num_steps, load.contents, load.groups)
         theirs = make_blocks(spec, source, load.first_step, load.num_steps)
         for a, b in zip(ours, theirs, strict=True):
             assert a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)

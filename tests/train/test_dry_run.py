@@ -143,7 +143,7 @@ def test_a_checkpoint_is_counted_as_it_is_written(method: str, copies: int, imag
         config = replace(config, method=method_class(method)())
     if method == "memory-bank":
         config = replace(config, method=replace(config.method, num_negatives=64))
-    size = measure_size(decide(config, 191), 191)
+    size = measure_size(decide(config, 191), 191, torch.device("cpu"))
     folder = Path(pretrain(config, say=lambda line: None).folder)
     written = (folder / "checkpoint_000000001" / "state.pt").stat().st_size
     assert size.checkpoint == pytest.approx(written, rel=0.12)

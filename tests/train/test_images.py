@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from moco_ray.config import Config
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.storage import Storage, StorageOptions
+from moco_ray.train import plan
 from moco_ray.train.dry_run import dry_run
 from moco_ray.train.plan import Images, list_images
 from moco_ray.train.pretrain import pretrain
@@ -151,3 +153,14 @@ def test_the_dry_run_says_classes_parts_and_what_is_classified(splits: Path, tmp
     text = "\n".join(said)
     assert "10 classes: " in text and "trains on train/ (" in text and "evaluates on val/ (" in text
     assert "kNN: 20 images are classified by 100 training images of the 10 classes" in text
+
+
+def test_very_many_single_files_are_said_to_be_better_packed(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, said = tiny_config(images, tmp_path), []
+    list_images(config, StorageOptions({}), said.append)
+    assert not any("pack them" in line for line in said)
+    monkeypatch.setattr(plan, "_MANY_FILES", 100)
+    list_images(config, StorageOptions({}), said.append)
+    assert any(re.search(r"warning: \d+ single files .* pack them into Parquet files", line) for line in said)

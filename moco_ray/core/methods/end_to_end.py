@@ -41,4 +41,4 @@ class EndToEnd(Method):
         q, slots = (F.normalize(output, dim=1) for output in outputs)  # (n, dim) each
         k = batch.gather_keys(slots)  # (B, dim), with gradients to all ranks
         labels = batch.own_rows().to(q.device, non_blocking=True)
-        return info_nce(q @ k.T / self.config.temperature, labels, self.config.temperature)
+        return info_nce(q / self.config.temperature @ k.T, labels, self.config.temperature)

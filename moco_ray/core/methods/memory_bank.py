@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moco_ray.config.methods.memory_bank import MemoryBankConfig
-from moco_ray.core.batch import Batch
+from moco_ray.core.batch import Batch, without_wait
 from moco_ray.core.encoders import Encoder
 from moco_ray.core.hashing import hash64
 from moco_ray.core.info_nce import Loss, info_nce, info_nce_logits
@@ -66,7 +66,7 @@ class MemoryBank(Method):
 
     def keys(self, batch: Batch, apply: Apply) -> _Keys:
         own = self._entries(batch)  # (n,)
-        sample = self.sample(batch.step).to(self.bank.device, non_blocking=True)  # (K,)
+        sample = without_wait(self.sample(batch.step), self.bank.device)  # (K,)
         return _Keys(self.bank[own], self.bank[sample], own[:, None] == sample)
 
     def loss(self, outputs: list[Tensor], keys: _Keys, part: slice, batch: Batch, apply: Apply) -> Loss:

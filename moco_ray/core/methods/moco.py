@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from moco_ray.config.methods.moco import MoCoConfig
 from moco_ray.core.batch import Batch
 from moco_ray.core.encoders import Encoder, key_encoder_of, momentum_update
-from moco_ray.core.info_nce import Loss, info_nce, info_nce_logits
+from moco_ray.core.info_nce import Loss, info_nce_of_negatives
 from moco_ray.core.method import Apply, Method
 from moco_ray.core.queue import Queue
 
@@ -63,20 +63,14 @@ class MoCo(Method):
 
     def loss(self, outputs: list[Tensor], keys: _Keys, part: slice, batch: Batch, apply: Apply) -> Loss:
         q = F.normalize(outputs[0], dim=1)  # (n, dim)
-        logits = info_nce_logits(q, keys.own[part], self.queue.keys, self.config.temperature)  # (n, 1 + K)
-        return info_nce(logits, _first_class(logits), self.config.temperature)
+        return info_nce_of_negatives(q, keys.own[part], self.queue.keys, self.config.temperature)
 
     def trial_loss(self, outputs: list[Tensor]) -> Tensor:
         q = F.normalize(outputs[0], dim=1)
-        logits = info_nce_logits(q, torch.zeros_like(q), self.queue.keys, self.config.temperature)
-        return info_nce(logits, _first_class(logits), self.config.temperature).total
+        return info_nce_of_negatives(q, torch.zeros_like(q), self.queue.keys, self.config.temperature).total
 
     def end(self, batch: Batch, keys: _Keys, outputs: list[Tensor]) -> None:
         self.queue.enqueue(keys.enqueued)
 
     def metrics(self, progress: float) -> dict[str, float]:
         return {"train/encoder_momentum": self.config.encoder_momentum, "train/queue_fill": self.queue.fill}
-
-
-def _first_class(logits: Tensor) -> Tensor:
-    return torch.zeros(len(logits), dtype=torch.int64, device=logits.device)

@@ -66,5 +66,5 @@ class MoCoV3(Method):
     def _contrast(self, q: Tensor, k: Tensor, batch: Batch) -> Loss:
         """Sum over this rank's q of ctr(q, k): the cross-entropy of q k / tau, its own row the class, times 2 tau."""
         temperature = self.config.temperature
-        loss = info_nce(q @ k.T / temperature, batch.own_rows().to(q.device, non_blocking=True), temperature)
+        loss = info_nce((q / temperature) @ k.T, batch.own_rows().to(q.device, non_blocking=True), temperature)
         return loss._replace(total=loss.total * 2 * temperature)

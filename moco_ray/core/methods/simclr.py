@@ -42,6 +42,6 @@ class SimCLR(Method):
         rows = batch.own_rows().to(own.device, non_blocking=True)
         size = batch.global_batch_size
         itself, partner = torch.cat([rows, rows + size]), torch.cat([rows + size, rows])  # (2n,) indices in z
-        logits = (own @ z.T / self.config.temperature).scatter(1, itself[:, None], -math.inf)  # (2n, 2B)
+        logits = (own / self.config.temperature @ z.T).scatter(1, itself[:, None], -math.inf)  # (2n, 2B)
         loss = info_nce(logits, partner, self.config.temperature)
         return loss._replace(total=loss.total / 2)  # the paper's mean is over 2B

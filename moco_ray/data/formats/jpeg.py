@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
-import simplejpeg
 from PIL.JpegImagePlugin import JpegImageFile
 
 from moco_ray.data.formats.bad_image import BadImage
@@ -28,8 +27,7 @@ _STRAY = re.compile(r"(\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
 _MAX_STRAY_BYTES = 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Header:
+class _Header(NamedTuple):
     frame: int = 0
     bits: int = 8
     height: int = 0
@@ -76,7 +74,9 @@ def _decode_checked(
         if header.frame in _PROGRESSIVE and data.count(_SCAN) > _MAX_SCANS:
             raise BadImage(f"JPEG of {data.count(_SCAN)} scans; more than {_MAX_SCANS} are refused")
     pixels, problem = _turbo(data, header, shrink)
-    if pixels is None and "Premature end of JPEG file" in problem and _END not in data[-2:]:
+    if not problem:
+        return data, pixels
+    if "Premature end of JPEG file" in problem and _END not in data[-2:]:
         data += _END
         pixels, problem = _turbo(data, header, shrink)
         if problem or (header.frame in _PROGRESSIVE and not _has_all_scans(data, header)):
@@ -88,12 +88,11 @@ def _decode_checked(
 
 def _turbo(data: bytes, header: _Header, shrink: int) -> tuple[UInt8Array | None, str]:
     """Decode a JPEG of any colours; what libjpeg-turbo minds is no picture but words, and Pillow may forgive it."""
+    import simplejpeg  # here, so that views and models work where it is not installed
+
     try:
-        _, _, colours, _ = simplejpeg.decode_jpeg_header(data)
-    except (ValueError, RuntimeError) as error:
-        return None, str(error)
-    try:
-        if colours in ("YCbCr", "RGB", "Gray"):
+        # One component is grey and three are YCbCr or RGB: that needs no other look at the header.
+        if header.num_components in (1, 3) or simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "RGB", "Gray"):
             return simplejpeg.decode_jpeg(data, "RGB", min_factor=shrink), ""
         if header.num_components == 4:
             simplejpeg.decode_jpeg(data, "CMYK", min_factor=shrink)
