@@ -42,22 +42,20 @@ def _build(parameters: list[nn.Parameter], config: OptimConfig) -> torch.optim.O
         return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, foreach=not is_on_gpu, fused=is_on_gpu)
     if config.optimizer == "lars":
         return Lars(parameters, lr=lr, momentum=config.momentum, weight_decay=weight_decay)
-    is_fused = is_on_gpu or parameters[0].device.type == "cpu"  # one pass over memory; not on the meta device
     return torch.optim.SGD(
         parameters,
         lr=lr,
         momentum=config.momentum,
         weight_decay=weight_decay,
-        foreach=not is_fused,
-        fused=is_fused,
+        foreach=not is_on_gpu,  # fused on a CPU it copies channels-last gradients, and misreads those of another layout
+        fused=is_on_gpu,
     )
 
 
 def _make_state(optimizer: torch.optim.Optimizer) -> None:
     """Make what the first step would make, so that memory for it is there before, and mend what was loaded.
 
-    Steps are the same as without. Moments take the layout in memory of their parameters, which fused kernels take for
-    granted and others are slow without.
+    Steps are the same as without. Moments take the layout in memory of their parameters, without which steps are slow.
     """
     for group in optimizer.param_groups:
         for p in group["params"]:
