@@ -30,8 +30,8 @@ class Manifest:
     """Every image of a data set, in a fixed order; a row's number is its identity."""
 
     table: pa.Table
-    """In one chunk, as `take` would otherwise copy all of it each time: columns uri (large_string), row_group and row_in_group (int32, -1 for single files), num_bytes (int64, -1 when
-    unknown), label (int32, -1 without one), is_holdout (bool)."""
+    """Columns uri (large_string), row_group and row_in_group (int32, -1 for single files), num_bytes (int64, -1 when unknown),
+    label (int32, -1 without one), is_holdout (bool); in one chunk, since `take` would otherwise copy all of it each time."""
     kind: Literal["files", "parquet"]
     """Whether a row is a file, or a row of a Parquet file."""
     image_column: str | None

@@ -33,7 +33,8 @@ _RESERVED_CPUS = re.compile("CPU_group_[0-9a-f]+")  # of a placement group, on a
 _DECODING_CPUS, _READING_CPUS = 0.98, 0.005
 _CPUS_A_READER = 8  # that one task that reads can keep busy: it reads the next window while the last one is decoded
 
-_sources: dict[str, Source] = {}  # of this process's last task, by reference
+# Of this process's last task, by reference: Ray gives a task nothing else that would outlast it.
+_sources: dict[str, Source] = {}
 
 
 def local_segment(spec: StreamSpec, source: Source, first_step: int, last_step: int) -> Iterator[Block]:
@@ -71,9 +72,10 @@ def ray_segment(
 ) -> list[DataIterator]:
     """Plan a segment as a Ray data set and split it: one iterator for each rank. One rank calls.
 
-    One task makes one or a few global batches, or some groups of a large one, and yields a block, of one row, for each group. Where rows lie
-    in row groups that several batches share, tasks before them read whole windows, and yield the encoded images of one
-    such task each. With the order preserved and one row a block, `streaming_split` deals blocks exactly round-robin.
+    One task makes one or a few global batches, or some groups of a large one, and yields a block, of one row, for each
+    group. Where rows lie in row groups that several batches share, tasks before them read whole windows, and yield the
+    encoded images of one such task each. With the order preserved and one row a block, `streaming_split` deals blocks
+    exactly round-robin.
 
     Args:
         spec: What is streamed.
