@@ -123,7 +123,7 @@ def momentum_update(key_encoder: nn.Module, query_encoder: nn.Module, momentum: 
     parameters stay bitwise what they are.
     """
     pairs = zip(key_encoder.parameters(), query_encoder.parameters(), strict=True)
-    learned = [(k, q.detach()) for k, q in pairs if q.requires_grad]
+    learned = [(k, q) for k, q in pairs if q.requires_grad]
     keys: list[Tensor] = [k for k, _ in learned]
     queries: list[Tensor] = [q for _, q in learned]
     torch._foreach_lerp_(keys, queries, 1.0 - momentum)  # one pass over memory
