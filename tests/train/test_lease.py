@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -246,8 +246,10 @@ def test_a_lease_that_cannot_be_renewed_ends_no_run(images: Path, tmp_path: Path
     def say(line: str) -> None:
         if line.startswith("step 1/"):
             lease_path = tmp_path / "run" / "lease.json"
-            lease_path.unlink()
-            lease_path.mkdir()
+            while not lease_path.is_dir():  # a renewal that is under way writes it anew
+                lease_path.unlink(missing_ok=True)
+                with suppress(FileExistsError):
+                    lease_path.mkdir()
             (lease_path / "in the way").touch()
             broken.append(lease_path)
 
