@@ -19,7 +19,7 @@ from moco_ray.data.reading import Encoded, decode, read_rows
 from moco_ray.data.storage import StorageOptions
 from moco_ray.data.views import Wanted, make_views
 
-_TASK_BYTES = 32_000_000  # of several steps: fewer blocks pass through one coordinator
+_TASK_BYTES = 16_000_000
 _MOST_TASK_BYTES = 80_000_000  # 256 images of 224 pixels; beside them a task holds encoded images and copies
 _MAX_STEPS_A_TASK = 8
 _TOGETHER_BYTES = 1_000_000  # of images and views that are made together: about what a core's cache holds

@@ -219,4 +219,4 @@ def test_tasks_hold_several_steps_of_small_images_and_one_of_large_ones() -> Non
         spec = StreamSpec(seed=0, global_batch_size=size, num_groups=8, shuffle_bn=True, views=views, max_pixels=1)
         return spec.steps_per_task
 
-    assert (steps(256, 224), steps(1024, 32), steps(8, 32)) == (1, 5, 8)
+    assert (steps(256, 224), steps(512, 32), steps(8, 32)) == (1, 5, 8)
