@@ -44,9 +44,8 @@ def copy_from_rank_zero(module: nn.Module, optimizer: torch.optim.Optimizer | No
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 for value in optimizer.state[parameter].values():
-                    if (
-                        isinstance(value, Tensor) and value.device == parameter.device
-                    ):  # a CPU's AdamW counts steps there
+                    # Not the steps that AdamW counts on the CPU beside parameters on a GPU.
+                    if isinstance(value, Tensor) and value.device == parameter.device:
                         dist.broadcast(value, src=0)
 
 

@@ -62,16 +62,16 @@ def bytes_from_rank_zero(content: bytes | None, device: torch.device) -> bytes:
         return content
     size = torch.tensor(len(content or b""), device=device)
     dist.broadcast(size, 0)
-    whole = bytearray() if content is None else None
+    received = []
     for start in range(0, int(size), _CHUNK_BYTES):
-        piece = bytearray(content[start : start + _CHUNK_BYTES]) if content else None
-        length = min(_CHUNK_BYTES, int(size) - start)
-        sent = torch.frombuffer(piece, dtype=torch.uint8) if piece else torch.empty(length, dtype=torch.uint8)
-        sent = sent.to(device)
-        dist.broadcast(sent, 0)
-        if whole is not None:
-            whole += sent.cpu().numpy().tobytes()
-    return content if content is not None else bytes(whole or b"")
+        if content is not None:
+            piece = bytearray(content[start : start + _CHUNK_BYTES])
+            dist.broadcast(torch.frombuffer(piece, dtype=torch.uint8).to(device), 0)
+        else:
+            sent = torch.empty(min(_CHUNK_BYTES, int(size) - start), dtype=torch.uint8, device=device)
+            dist.broadcast(sent, 0)
+            received.append(sent.cpu().numpy().tobytes())
+    return b"".join(received) if content is None else content
 
 
 def all_gather_rows(rows: Tensor, rows_per_rank: list[int]) -> list[Tensor]:

@@ -112,7 +112,7 @@ class _GlobalNormalizeOnCuda(torch.autograd.Function):
             running_var,
             momentum,
             eps,
-            counts.flatten().to(running_mean.dtype),
+            counts.flatten(),
         )
         ctx.save_for_backward(x, weight, mean, scale, counts.to(torch.int32))
         return torch.batch_norm_elemt(x, weight, bias, mean, scale, eps)

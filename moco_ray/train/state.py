@@ -42,8 +42,7 @@ def build_learner(job: Job, restored: State | None) -> Learner:
         use_global_batch_norm(method)
     device = worker_device(job.uses_gpu)
     dtype = choose_dtype(config.run, restored, device)
-    method.to(device=device, dtype=weights_of(dtype))
-    method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method.to(device=device, dtype=weights_of(dtype), memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(method.trained(), config.optim)
     if restored is not None:
         method.load_state_dict(restored["method"])
