@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.harness import Row, finish
+from benchmarks.harness import at_most, finish
 from moco_ray.config import Config, to_json
 from moco_ray.config.data import DataConfig
 from moco_ray.config.eval import EvalConfig
@@ -58,17 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     risked = statistics.median(loss[2] for loss in losses)
     finish(
         [
-            _row("node loss to the next committed step, against the interval", seconds, "s", default_s, LOSS_GOAL),
-            _row("steps redone, against those of one checkpoint interval", redone, "steps", risked, REDONE_GOAL),
-            _row("stall of training by one checkpoint, against the interval", stall_s, "s", default_s, STALL_GOAL),
+            at_most("node loss to the next committed step, against the interval", seconds, default_s, "s", LOSS_GOAL),
+            at_most("steps redone, against those of one checkpoint interval", redone, risked, "steps", REDONE_GOAL),
+            at_most("stall of training by one checkpoint, against the interval", stall_s, default_s, "s", STALL_GOAL),
         ],
         options.json,
     )
-
-
-def _row(case: str, value: float, unit: str, baseline: float, goal: float) -> Row:
-    ratio = value / baseline
-    return Row(case=case, value=value, unit=unit, baseline=baseline, ratio=ratio, goal=goal, passed=ratio <= goal)
 
 
 def config_of(images: Path, storage_path: Path, **run: object) -> Config:

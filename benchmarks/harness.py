@@ -41,6 +41,31 @@ class Row:
     """Whether it does."""
 
 
+def at_most(case: str, value: float, baseline: float, unit: str, goal: float = 1.0, *, is_judged: bool = True) -> Row:
+    """A figure whose ratio to the baseline should not be above the goal; one that is not judged passes."""
+    ratio = value / baseline
+    passed = not is_judged or ratio <= goal
+    return Row(case=case, value=value, unit=unit, baseline=baseline, ratio=ratio, goal=goal, passed=passed)
+
+
+def at_least(case: str, value: float, baseline: float, unit: str, goal: float = 1.0, *, is_judged: bool = True) -> Row:
+    """A figure whose ratio to the baseline should not be below the goal; one that is not judged passes."""
+    ratio = value / baseline
+    passed = not is_judged or ratio >= goal
+    return Row(case=case, value=value, unit=unit, baseline=baseline, ratio=ratio, goal=goal, passed=passed)
+
+
+def waiting(work: Callable[[], object], device: torch.device) -> Callable[[], None]:
+    """Work that ends only when the device is done."""
+
+    def run() -> None:
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return run
+
+
 def interleave(
     fns: Mapping[str, Callable[[], object]], repeats: int, *, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:

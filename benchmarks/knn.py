@@ -10,7 +10,7 @@ import argparse
 
 import torch
 
-from benchmarks.harness import Row, finish, interleave
+from benchmarks.harness import Row, at_most, finish, interleave
 from moco_ray.evaluate.knn import knn_top1
 
 _SECONDS = {"cuda": 1.0, "cpu": 5.0}
@@ -37,15 +37,7 @@ def knn_row(device: torch.device, *, num_queries: int = 10_000, num_bank: int = 
 
     seconds = interleave({"knn": classify}, repeats)["knn"]
     limit = _SECONDS[device.type]
-    return Row(
-        case=f"kNN of {num_queries:,} images against {num_bank:,}",
-        value=seconds,
-        unit="s",
-        baseline=limit,
-        ratio=seconds / limit,
-        goal=1.0,
-        passed=seconds <= limit,
-    )
+    return at_most(f"kNN of {num_queries:,} images against {num_bank:,}", seconds, limit, "s")
 
 
 def main() -> None:

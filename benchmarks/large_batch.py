@@ -20,14 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, finish, interleave
-from benchmarks.step import MEAN, STD, waiting
+from benchmarks.device.setup import Place, learner_of
+from benchmarks.harness import at_most, finish, interleave, waiting
 from moco_ray.core.batch import resident_batch
 from moco_ray.core.encoders import build_encoder
-from moco_ray.core.global_batch_norm import use_global_batch_norm
-from moco_ray.core.method import Setting
-from moco_ray.core.optim import build_optimizer
-from moco_ray.core.step import Learner
 from moco_ray.presets import load_preset
 
 NUM_GROUPS = 8
@@ -48,8 +44,8 @@ def main() -> None:
     case = "in eight micro-batches, against one piece"
     finish(
         [
-            _row(f"memory {case}", kept["cut"], "MiB", kept["whole"], MEMORY_GOAL),
-            _row(f"time {case}", seconds["cut"], "s", seconds["whole"], TIME_GOAL),
+            at_most(f"memory {case}", kept["cut"], kept["whole"], "MiB", MEMORY_GOAL),
+            at_most(f"time {case}", seconds["cut"], seconds["whole"], "s", TIME_GOAL),
         ],
         args.json,
     )
@@ -62,17 +58,9 @@ def step(device: torch.device, micro_batch_groups: int) -> Callable[[], object]:
     config = replace(config, optim=replace(config.optim, global_batch_size=size, bn_groups=NUM_GROUPS))
     torch.manual_seed(0)
     encoder = build_encoder(config.model, config.views.crop_px)
-    setting = Setting(seed=0, model=config.model, num_images=size, held_out_rows=np.zeros(0, dtype=np.int64))
-    method = config.method.build(encoder, setting).to(device)
-    use_global_batch_norm(method)
-    learner = Learner(
-        method,
-        build_optimizer(method.trained(), config.optim),
-        mean=MEAN,
-        std=STD,
-        autocast=torch.bfloat16 if device.type == "cuda" else None,
-        micro_batch_groups=micro_batch_groups,
-    )
+    place = Place(device=device, is_tiny=False)
+    options = {"autocast": place.autocast, "micro_batch_groups": micro_batch_groups}
+    learner = learner_of(encoder, config.model, config.method, config.optim, place, **options)
     shape = (size, config.views.crop_px, config.views.crop_px, 3)
     images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8).to(device)
     rows = np.arange(size)
@@ -119,11 +107,6 @@ def _kept_bytes() -> Iterator[list[float]]:
 
     with torch.autograd.graph.saved_tensors_hooks(Kept, lambda held: held.tensor):
         yield peak
-
-
-def _row(case: str, value: float, unit: str, baseline: float, goal: float) -> Row:
-    ratio = value / baseline
-    return Row(case=case, value=value, unit=unit, baseline=baseline, ratio=ratio, goal=goal, passed=ratio <= goal)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.harness import Row, finish
+from benchmarks.harness import Row, at_least, at_most, finish
 from benchmarks.pipeline import jpeg, picture
 from moco_ray.config.data import DataConfig
 from moco_ray.config.views import v2_views
@@ -74,17 +74,7 @@ def mixing_rows(folder: Path) -> list[Row]:
         table = pa.table({"image": [image] * len(names), "label": names})
         pq.write_table(table, target / "rows.parquet", row_group_size=group, use_dictionary=["label"])
         found = classes_of_batches(listed(target))
-        rows.append(
-            Row(
-                case=f"classes in a batch, row groups of {group:,}",
-                value=found,
-                unit="classes",
-                baseline=files,
-                ratio=found / files,
-                goal=MIXING_GOAL,
-                passed=found >= MIXING_GOAL * files,
-            )
-        )
+        rows.append(at_least(f"classes in a batch, row groups of {group:,}", found, files, "classes", MIXING_GOAL))
     return rows
 
 
@@ -125,30 +115,11 @@ def take_turns(runs: dict[str, Callable[[], Iterable[Block]]], repeats: int) -> 
 
 def speed_row(case: str, seconds: dict[str, tuple[float, float]]) -> Row:
     rates = {name: (STEPS - FIRST_STEP) * SPEED_BATCH / run_s for name, (_, run_s) in seconds.items()}
-    ratio = rates["windows"] / rates["tasks"]
-    return Row(
-        case=f"images from windows, {case}",
-        value=rates["windows"],
-        unit="images/s",
-        baseline=rates["tasks"],
-        ratio=ratio,
-        goal=SPEED_GOAL,
-        passed=ratio >= SPEED_GOAL,
-    )
+    return at_least(f"images from windows, {case}", rates["windows"], rates["tasks"], "images/s", SPEED_GOAL)
 
 
 def first_row(seconds: dict[str, tuple[float, float]]) -> Row:
-    ours, theirs = seconds["windows"][0], seconds["tasks"][0]
-    ratio = ours / theirs
-    return Row(
-        case="first batch from windows, threads",
-        value=ours,
-        unit="s",
-        baseline=theirs,
-        ratio=ratio,
-        goal=FIRST_GOAL,
-        passed=ratio <= FIRST_GOAL,
-    )
+    return at_most("first batch from windows, threads", seconds["windows"][0], seconds["tasks"][0], "s", FIRST_GOAL)
 
 
 def speed_rows(folder: Path, repeats: int) -> list[Row]:

@@ -30,7 +30,7 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
-from benchmarks.harness import Row, finish, interleave
+from benchmarks.harness import Row, at_least, finish, interleave
 from benchmarks.photos import jpegs_of, shipped_photos, shipped_small, spread
 from moco_ray.config.views import ViewsConfig, cifar_views, v2_views
 from moco_ray.data.blocks import StreamSpec, fill_group
@@ -106,16 +106,7 @@ def theirs(files: Sequence[bytes], views: ViewsConfig) -> Callable[[], None]:
 def rate_row(case: str, goal: float, runs: dict[str, Callable[[], None]], num_images: int, repeats: int) -> Row:
     seconds = interleave(runs, repeats, clock=time.process_time)
     rates = {name: num_images / run_s for name, run_s in seconds.items()}
-    ratio = rates["ours"] / rates["theirs"]
-    return Row(
-        case=case,
-        value=rates["ours"],
-        unit="images/s",
-        baseline=rates["theirs"],
-        ratio=ratio,
-        goal=goal,
-        passed=ratio >= goal,
-    )
+    return at_least(case, rates["ours"], rates["theirs"], "images/s", goal)
 
 
 def views_row(case: str, goal: float, files: Sequence[bytes], views: ViewsConfig, repeats: int) -> Row:

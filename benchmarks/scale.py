@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmarks.harness import Row, finish
+from benchmarks.harness import Row, at_most, finish
 from moco_ray.data.blocks import Source
 from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.order import make_order
@@ -122,34 +122,23 @@ def _peak_bytes() -> float:
 def rows_of(kind: str, found: dict[float, dict[str, float]]) -> list[Row]:
     """Figures of one kind of list, by millions of images."""
     least, most = min(found), max(found)
-    growth, rows = most / least, []
-
-    def row(case: str, unit: str, value: float, baseline: float, goal: float) -> None:
-        ratio = value / baseline
-        rows.append(
-            Row(case=case, value=value, unit=unit, baseline=baseline, ratio=ratio, goal=goal, passed=ratio <= goal)
-        )
-
+    growth, rows = most / least, list[Row]()
     for millions, values in found.items():
         case = f"{kind}, {millions:g} million"
         task, resumed = (max(values[name], _SMALLEST_TASK_S) for name in ("task_s", "resumed_task_s"))
-        row(
-            f"{case}: a task's rows after a resume against a fresh list's",
-            "ms",
-            1e3 * resumed,
-            1e3 * task,
-            _MOST_RESUME,
-        )
+        what = f"{case}: a task's rows after a resume against a fresh list's"
+        rows.append(at_most(what, 1e3 * resumed, 1e3 * task, "ms", _MOST_RESUME))
     if growth > 1:
         first, last = found[least], found[most]
         tasks = [max(values["task_s"], _SMALLEST_TASK_S) for values in (last, first)]
         case = f"{kind}, {most:g} million against {least:g}"
-        row(f"{case}: a task's rows", "ms", 1e3 * tasks[0], 1e3 * tasks[1], _MOST_TASK_GROWTH)
+        rows.append(at_most(f"{case}: a task's rows", 1e3 * tasks[0], 1e3 * tasks[1], "ms", _MOST_TASK_GROWTH))
         for name, what, unit, scale in (
             ("start_s", "seconds to start", "s", 1.0),
             ("list_bytes", "the list", "MB", 1e-6),
         ):
-            row(f"{case}: {what}", unit, scale * last[name], scale * first[name], _MOST_GROWTH * growth)
+            figures = (scale * last[name], scale * first[name])
+            rows.append(at_most(f"{case}: {what}", *figures, unit, _MOST_GROWTH * growth))
     return rows
 
 

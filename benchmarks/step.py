@@ -35,18 +35,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.device.setup import MEAN, STD, Case, Place, bare_step, moco_step
-from benchmarks.harness import Row, finish
+from benchmarks.device.setup import Case, Place, bare_step, moco_step
+from benchmarks.harness import Row, at_most, finish
 from moco_ray.config.model import ModelConfig
 from moco_ray.core.encoders import build_backbone, momentum_update
-
-__all__ = ["MEAN", "STD", "Setting", "images", "setting", "waiting"]
 
 NUM_GROUPS = 8
 _ROOT = Path(__file__).resolve().parents[1]
@@ -156,63 +154,12 @@ def ratio_row(case: str, goal: float, ours: Turn, theirs: Turn, repeats: int) ->
         ours(), theirs()
     seconds = [(ours(), theirs()) for _ in range(repeats)]
     value, baseline = (statistics.median(side) for side in zip(*seconds, strict=True))
-    ratio = value / baseline
-    return Row(case=case, value=value, unit="s", baseline=baseline, ratio=ratio, goal=goal, passed=ratio <= goal)
+    return at_most(case, value, baseline, "s", goal)
 
 
 def _name(case: Case) -> str:
     stem = "" if case.stem == "imagenet" else f", {case.stem} stem"
     return f"{case.name}{stem}, queue {case.queue_size:,}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """A backbone and a batch that the device can do several times a minute, for benchmarks that compare methods."""
-
-    model: ModelConfig
-    size_px: int
-    batch_size: int
-    queue_size: int
-    device: torch.device
-    autocast: torch.dtype | None
-
-
-def setting() -> Setting:
-    if torch.cuda.is_available():
-        return Setting(
-            model=ModelConfig(arch="resnet50"),
-            size_px=224,
-            batch_size=256,
-            queue_size=65536,
-            device=torch.device("cuda", 0),
-            autocast=torch.bfloat16,
-        )
-    torch.set_num_threads(1)
-    return Setting(
-        model=ModelConfig(arch="resnet18", stem="cifar"),
-        size_px=32,
-        batch_size=64,
-        queue_size=4096,
-        device=torch.device("cpu"),
-        autocast=None,
-    )
-
-
-def waiting(work: Callable[[], object], device: torch.device) -> Callable[[], None]:
-    """Work that ends only when the device is done."""
-
-    def run() -> None:
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    return run
-
-
-def images(s: Setting) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    shape = (s.batch_size, s.size_px, s.size_px, 3)
-    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).to(s.device)
 
 
 if __name__ == "__main__":

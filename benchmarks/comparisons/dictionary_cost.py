@@ -24,19 +24,15 @@ import numpy as np
 import torch
 
 from benchmarks.comparisons.plots import Point, save_line_panels
-from benchmarks.harness import Row, finish, interleave
-from benchmarks.step import MEAN, STD, Setting, images, setting, waiting
+from benchmarks.device import setup
+from benchmarks.device.setup import Place, learner_of, random_images
+from benchmarks.harness import Row, at_most, finish, interleave, waiting
 from moco_ray.config.methods.end_to_end import EndToEndConfig
 from moco_ray.config.methods.memory_bank import MemoryBankConfig
 from moco_ray.config.methods.moco import MoCoConfig
-from moco_ray.config.model import ModelConfig
 from moco_ray.config.optim import OptimConfig
 from moco_ray.core.batch import resident_batch
 from moco_ray.core.encoders import build_encoder
-from moco_ray.core.group_batch_norm import use_group_batch_norm
-from moco_ray.core.method import Setting as MethodSetting
-from moco_ray.core.optim import build_optimizer
-from moco_ray.core.step import Learner
 
 MOCO, BANK, END_TO_END = "MoCo", "memory bank", "end-to-end"
 _GROUP_SIZE = 32
@@ -57,9 +53,19 @@ class Case:
         return f"{self.mechanism}, {self.num_keys:,} keys"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all mechanisms share."""
+
+    backbone: setup.Case
+    """The backbone, and the batch of those that keep theirs."""
+    place: Place
+    """Where."""
+
+
 def cases(s: Setting, *, largest: int, largest_batch: int) -> list[Case]:
     """Every mechanism by factors of four, from a batch (at least 256) on; the end-to-end one by factors of two."""
-    smallest = max(256, s.batch_size)
+    smallest = max(256, s.backbone.batch_size)
     sizes = [smallest * 4**i for i in range(9) if smallest * 4**i <= largest]
     batches = [smallest * 2**i for i in range(9) if smallest * 2**i <= min(largest, largest_batch)]
     found = [Case(mechanism=name, num_keys=size) for name in (MOCO, BANK) for size in sizes]
@@ -68,7 +74,8 @@ def cases(s: Setting, *, largest: int, largest_batch: int) -> list[Case]:
 
 def make_step(case: Case, s: Setting) -> Callable[[], object]:
     """One whole training step on random images."""
-    batch_size = case.num_keys if case.mechanism == END_TO_END else s.batch_size
+    size = case.num_keys if case.mechanism == END_TO_END else s.backbone.batch_size
+    backbone = replace(s.backbone, batch_size=size)
     config: MoCoConfig | MemoryBankConfig | EndToEndConfig
     if case.mechanism == MOCO:
         config = MoCoConfig(queue_size=case.num_keys)
@@ -76,23 +83,24 @@ def make_step(case: Case, s: Setting) -> Callable[[], object]:
         config = MemoryBankConfig(num_negatives=case.num_keys)
     else:
         config = EndToEndConfig()
-    num_images = max(case.num_keys, batch_size)  # the bank has an entry for each: as many as it draws
-    about = MethodSetting(seed=0, model=s.model, num_images=num_images, held_out_rows=np.empty(0, dtype=np.int64))
     torch.manual_seed(0)
-    method = config.build(build_encoder(s.model, s.size_px), about)
-    use_group_batch_norm(method, _GROUP_SIZE)
-    method.to(s.device)
-    if s.device.type == "cuda":
-        method.to(memory_format=torch.channels_last)
-    learner = Learner(method, build_optimizer(method.trained(), OptimConfig()), mean=MEAN, std=STD, autocast=s.autocast)
-    query = images(replace(s, batch_size=batch_size))
+    learner = learner_of(
+        build_encoder(backbone.model, backbone.px),
+        backbone.model,
+        config,
+        OptimConfig(global_batch_size=size, bn_groups=size // _GROUP_SIZE),
+        s.place,
+        num_images=max(case.num_keys, size),  # the bank has an entry for each: as many as it draws
+        autocast=s.place.autocast,
+    )
+    query = random_images(backbone, s.place)
     batch = resident_batch(
         query,
         query.flip(2),
-        np.arange(batch_size),
+        np.arange(size),
         step=0,
         seed=0,
-        num_groups=batch_size // _GROUP_SIZE,
+        num_groups=size // _GROUP_SIZE,
         shuffle_bn=config.shuffles_keys,
     )
     return lambda: learner.step(batch, lr=0.01)
@@ -100,19 +108,19 @@ def make_step(case: Case, s: Setting) -> Callable[[], object]:
 
 def times(some: list[Case], s: Setting, repeats: int) -> dict[Case, float]:
     """Median seconds a step; the cases take turns."""
-    steps = {str(i): waiting(make_step(case, s), s.device) for i, case in enumerate(some)}
+    steps = {str(i): waiting(make_step(case, s), s.place.device) for i, case in enumerate(some)}
     seconds = interleave(steps, repeats)
     return {case: seconds[str(i)] for i, case in enumerate(some)}
 
 
 def peak_mib(case: Case, s: Setting) -> float:
     """Peak memory of two steps in MiB, each case for itself."""
-    if s.device.type == "cuda":
+    if s.place.is_cuda:
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(s.device)
-        before = torch.cuda.memory_allocated(s.device)
+        torch.cuda.reset_peak_memory_stats(s.place.device)
+        before = torch.cuda.memory_allocated(s.place.device)
         _two_steps(case, s)
-        return (torch.cuda.max_memory_allocated(s.device) - before) / _MIB
+        return (torch.cuda.max_memory_allocated(s.place.device) - before) / _MIB
     # Forked before anything was computed here, so that the libraries are loaded once and no threads are lost.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
         return pool.submit(_resident_growth_mib, case, s).result()
@@ -122,13 +130,12 @@ def _two_steps(case: Case, s: Setting) -> None:
     step = make_step(case, s)
     step()
     step()
-    if s.device.type == "cuda":
-        torch.cuda.synchronize(s.device)
+    s.place.wait()
 
 
 def _resident_growth_mib(case: Case, s: Setting) -> float:
     torch.set_num_threads(1)
-    tiny = replace(s, batch_size=_GROUP_SIZE, size_px=32)
+    tiny = replace(s, backbone=replace(s.backbone, batch_size=_GROUP_SIZE, px=32))
     _two_steps(Case(mechanism=case.mechanism, num_keys=_GROUP_SIZE), tiny)  # what any step loads does not count
     before = _status_mib("VmRSS")
     _two_steps(case, s)
@@ -145,23 +152,14 @@ def rows_of(figures: dict[Case, float], unit: str) -> list[Row]:
     rows = []
     for name in (MOCO, BANK):
         first, *others = [case for case in figures if case.mechanism == name]
-        rows += [at_most(case, first, figures, unit, _FLAT) for case in others]
+        rows += [against(case, first, figures, unit, _FLAT) for case in others]
     moco = max((case for case in figures if case.mechanism == MOCO), key=lambda case: case.num_keys)
-    rows += [at_most(moco, case, figures, unit, 1.0) for case in figures if case.mechanism == END_TO_END]
+    rows += [against(moco, case, figures, unit, 1.0) for case in figures if case.mechanism == END_TO_END]
     return rows
 
 
-def at_most(case: Case, peer: Case, figures: dict[Case, float], unit: str, goal: float) -> Row:
-    ratio = figures[case] / figures[peer]
-    return Row(
-        case=f"{case} against {peer}",
-        value=figures[case],
-        unit=unit,
-        baseline=figures[peer],
-        ratio=ratio,
-        goal=goal,
-        passed=ratio <= goal,
-    )
+def against(case: Case, peer: Case, figures: dict[Case, float], unit: str, goal: float) -> Row:
+    return at_most(f"{case} against {peer}", figures[case], figures[peer], unit, goal)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -172,9 +170,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--largest", type=int, default=65536, help="keys of the largest dictionary")
     parser.add_argument("--largest-batch", type=int, default=1024, help="images of the largest end-to-end batch")
     args = parser.parse_args(arguments)
-    s = setting()
-    if s.device.type == "cpu":
-        s = replace(s, model=ModelConfig(arch="resnet18"), size_px=64, batch_size=_GROUP_SIZE)
+    if torch.cuda.is_available():
+        s = Setting(
+            backbone=setup.Case(arch="resnet50", batch_size=256, px=224),
+            place=Place(device=torch.device("cuda", 0), is_tiny=False),
+        )
+    else:
+        torch.set_num_threads(1)
+        s = Setting(
+            backbone=setup.Case(arch="resnet18", batch_size=_GROUP_SIZE, px=64),
+            place=Place(device=torch.device("cpu"), is_tiny=False),
+        )
     all_cases = cases(s, largest=args.largest, largest_batch=args.largest_batch)
     memory = {case: peak_mib(case, s) for case in all_cases}
     by_mechanism = {name: [case for case in all_cases if case.mechanism == name] for name in (MOCO, BANK, END_TO_END)}

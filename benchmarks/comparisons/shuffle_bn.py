@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from benchmarks.comparisons.common import describe, knn_row, parse, setting, train
 from benchmarks.comparisons.plots import Bar, save_bars
-from benchmarks.harness import Row, finish
+from benchmarks.harness import at_least, finish
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,11 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         save_bars(options.plot, panels, title="With and without shuffle-BN: mean and standard error")
     finish(rows, options.json)
-
-
-def at_least(case: str, value: float, baseline: float, unit: str) -> Row:
-    ratio = value / baseline
-    return Row(case=case, value=value, unit=unit, baseline=baseline, ratio=ratio, goal=1.0, passed=ratio >= 1.0)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from benchmarks.device.setup import (
     seconds_a_step,
     standardised,
 )
-from benchmarks.harness import Row
+from benchmarks.harness import Row, at_most
 from moco_ray.config.methods.moco_v3 import MoCoV3Config
 from moco_ray.config.model import ModelConfig
 from moco_ray.config.optim import OptimConfig
@@ -73,7 +73,7 @@ def _vit_step(place: Place) -> Row:
         optimizer.step()
 
     optim = OptimConfig(optimizer="adamw", lr=1e-4, global_batch_size=n)
-    learner = learner_of(encoder, MoCoV3Config(), optim, place, autocast=place.autocast)
+    learner = learner_of(encoder, model, MoCoV3Config(), optim, place, autocast=place.autocast)
     images = random_images(case, place)
     batch = resident_batch(images, images.flip(2), np.arange(n), step=0, seed=0, num_groups=1, shuffle_bn=False)
     runs = {"ours": lambda: learner.step(batch, lr=1e-4), "bare": bare}
@@ -106,17 +106,8 @@ def kernels(place: Place) -> list[Row]:
         for num_groups, goal in ((1, 1.9), (8, 2.5)):
             count, small, busy_ms = _launches(moco_step(case, num_groups, place), place)
             print(f"  {num_groups} groups: {count:,}, of which {small:,} below {_SMALL_US:g} us, busy {busy_ms:.1f} ms")
-            rows.append(
-                Row(
-                    case=f"kernels of a step of {case.name}, {num_groups} groups, against the bare backbones'",
-                    value=count,
-                    unit="kernels",
-                    baseline=bare,
-                    ratio=count / bare,
-                    goal=0.0 if place.is_tiny else goal,
-                    passed=place.is_tiny or count / bare <= goal,
-                )
-            )
+            what = f"kernels of a step of {case.name}, {num_groups} groups, against the bare backbones'"
+            rows.append(at_most(what, count, bare, "kernels", goal, is_judged=not place.is_tiny))
     return rows
 
 
@@ -193,18 +184,8 @@ def h2d(place: Place) -> list[Row]:
     }
     ms = {name: 1e3 * seconds for name, seconds in seconds_a_step(runs, case.steps, place).items()}
     print(f"  copied in line: {ms['in line']:.2f} ms, beside the step before: {ms['beside']:.2f} ms")
-    ratio = ms["beside"] / ms["resident"]
-    return [
-        Row(
-            case=f"step of {case.name} with its copy beside the step before, against images on the device",
-            value=ms["beside"],
-            unit="ms",
-            baseline=ms["resident"],
-            ratio=ratio,
-            goal=1.01,
-            passed=ratio <= 1.01,
-        )
-    ]
+    what = f"step of {case.name} with its copy beside the step before, against images on the device"
+    return [at_most(what, ms["beside"], ms["resident"], "ms", 1.01)]
 
 
 def oom(place: Place) -> list[Row]:
@@ -271,18 +252,8 @@ def loss(place: Place) -> list[Row]:
     best = torch.compile(fused) if place.is_cuda else fused
     seconds = seconds_a_step({"ours": run(total), "best": run(best)}, 1 if place.is_tiny else 20, place)
     ms = {name: 1e3 * value for name, value in seconds.items()}
-    ratio = ms["ours"] / ms["best"]
-    return [
-        Row(
-            case=f"InfoNCE of {n} queries and {k:,} keys against its compiled form",
-            value=ms["ours"],
-            unit="ms",
-            baseline=ms["best"],
-            ratio=ratio,
-            goal=0.0 if place.is_tiny else 3.0,
-            passed=place.is_tiny or ratio <= 3.0,
-        )
-    ]
+    what = f"InfoNCE of {n} queries and {k:,} keys against its compiled form"
+    return [at_most(what, ms["ours"], ms["best"], "ms", 3.0, is_judged=not place.is_tiny)]
 
 
 def compiled(place: Place) -> list[Row]:

@@ -96,18 +96,28 @@ class Case:
 TINY = Case(arch="resnet18", batch_size=16, px=32, stem="cifar")
 
 
-def learner_of(encoder: Encoder, config: MethodConfig, optim: OptimConfig, place: Place, **options: Any) -> Learner:
+def learner_of(
+    encoder: Encoder,
+    model: ModelConfig,
+    config: MethodConfig,
+    optim: OptimConfig,
+    place: Place,
+    *,
+    num_images: int = 10_000,
+    **options: Any,
+) -> Learner:
     """A learner as a worker builds it, on the place's device, in the encoder's dtype.
 
     Args:
         encoder: With fresh weights.
+        model: What it was built from, for further heads.
         config: Of the method.
         optim: Of the optimizer; it says how large a BatchNorm group is.
         place: Where.
+        num_images: For which a memory bank has entries.
         options: For the Learner.
     """
-    model = ModelConfig(dim=encoder.dim, hidden_dim=16 if encoder.dim < 128 else None)
-    setting = Setting(seed=5, model=model, num_images=10_000, held_out_rows=np.zeros(0, dtype=np.int64))
+    setting = Setting(seed=5, model=model, num_images=num_images, held_out_rows=np.zeros(0, dtype=np.int64))
     dtype = next(encoder.parameters()).dtype
     method = config.build(encoder, setting).to(dtype)
     if config.batch_norm == "group":
@@ -115,7 +125,7 @@ def learner_of(encoder: Encoder, config: MethodConfig, optim: OptimConfig, place
     else:
         use_global_batch_norm(method)
     method.to(device=place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learner = Learner(method, build_optimizer(method.trained(), optim), mean=MEAN, std=STD, **options)
+    learner = Learner(method, build_optimizer(method.trained(), optim), **{"mean": MEAN, "std": STD, **options})
     keep_running_share(method)
     return learner
 
@@ -126,7 +136,7 @@ def moco_learner(case: Case, num_groups: int, place: Place, **options: Any) -> L
     optim = OptimConfig(global_batch_size=case.batch_size, bn_groups=num_groups)
     config = MoCoConfig(queue_size=case.queue_size, shuffle_bn=num_groups > 1)
     encoder = build_encoder(case.model, case.px)
-    return learner_of(encoder, config, optim, place, autocast=place.autocast, **options)
+    return learner_of(encoder, case.model, config, optim, place, autocast=place.autocast, **options)
 
 
 def random_images(case: Case, place: Place) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.device.setup import Place
-from benchmarks.harness import Row
+from benchmarks.harness import Row, at_least, at_most
 from moco_ray.config.views import ViewsConfig, cifar_views
 from moco_ray.data.views import make_view
 
@@ -133,22 +133,13 @@ def views(place: Place) -> list[Row]:
     )
     most_apart = _MOST_APART * (10 if place.is_tiny else 1)
     return [
-        Row(
-            case="views of 32 px on the device against one core",
-            value=n / device_s,
-            unit="views/s",
-            baseline=n / core_s,
-            ratio=core_s / device_s,
-            goal=0.0 if place.is_tiny else 20.0,
-            passed=place.is_tiny or core_s / device_s >= 20.0,
+        at_least(
+            "views of 32 px on the device against one core",
+            n / device_s,
+            n / core_s,
+            "views/s",
+            20.0,
+            is_judged=not place.is_tiny,
         ),
-        Row(
-            case="views on the device: mean and contrast apart from the CPU's",
-            value=apart,
-            unit="grey levels",
-            baseline=most_apart,
-            ratio=apart / most_apart,
-            goal=1.0,
-            passed=apart <= most_apart,
-        ),
+        at_most("views on the device: mean and contrast apart from the CPU's", apart, most_apart, "grey levels"),
     ]
