@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from moco_ray.config import Config
@@ -20,6 +23,7 @@ from moco_ray.config.run import RunConfig
 from moco_ray.config.views import v2_views
 from moco_ray.core.hashing import rows_digest
 from moco_ray.data.sample import write_digits
+from moco_ray.train.background import BackgroundWriter
 
 
 def write_images(folder: Path, num_images: int) -> Path:
@@ -47,6 +51,20 @@ def tiny_config(uri: str | Path, storage_path: str | Path, **run: Any) -> Config
         eval=EvalConfig(max_queries=20, max_bank=100, every_steps=1000),
         run=replace(RunConfig(storage_path=str(storage_path), dtype="float64", num_workers=0, name="run"), **run),
     )
+
+
+@contextmanager
+def punctual_checkpoints() -> Iterator[None]:
+    """Let training wait for the checkpoint before one that is due; a run postpones the one that is due instead."""
+
+    def is_busy(writer: BackgroundWriter) -> bool:
+        if writer._thread is not None:
+            writer._thread.join()
+        return False
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BackgroundWriter, "is_busy", property(is_busy))
+        yield
 
 
 def metrics(folder: str | Path) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from moco_ray.core.encoders import build_encoder
 from moco_ray.evaluate.initial_weights import load_initial_weights
 from moco_ray.export import main
 from moco_ray.train.pretrain import pretrain
-from tests.runs import metrics, tiny_config
+from tests.runs import metrics, punctual_checkpoints, tiny_config
 
 
 def _quiet(line: str) -> None:
@@ -43,7 +43,7 @@ def stopped(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 time.sleep(0.01)
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with punctual_checkpoints(), pytest.raises(KeyboardInterrupt):
         pretrain(replace(config, eval=replace(config.eval, every_steps=4, max_time_fraction=1.0)), say=say)
     assert any(line.endswith(f"python jobs/export.py {folder}") for line in said), said
     assert not (folder / "encoder.safetensors").exists() and not (folder / "report").exists()

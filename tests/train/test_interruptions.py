@@ -103,7 +103,7 @@ def _wait_for_hang(child: subprocess.Popen[bytes], folder: Path, log: Path) -> N
 
 
 def test_the_steps_that_a_kill_costs_are_those_that_were_done(images: Path, tmp_path: Path) -> None:
-    config = tiny_config(images, tmp_path, max_steps=15, checkpoint_every_steps=5, log_every_steps=1)
+    config = tiny_config(images, tmp_path, max_steps=15, checkpoint_every_steps=10, log_every_steps=1)
     (tmp_path / "config.json").write_text(to_json(config))
     (tmp_path / "job.py").write_text(HANG_AFTER_13)
     log = tmp_path / "job.log"

@@ -12,7 +12,7 @@ from moco_ray.core.step import StepResult
 from moco_ray.train import measured
 from moco_ray.train.measured import Measured
 from moco_ray.train.pretrain import pretrain
-from tests.runs import losses, tiny_config
+from tests.runs import losses, punctual_checkpoints, tiny_config
 
 
 def result(loss: float) -> StepResult:
@@ -54,7 +54,8 @@ def test_a_run_that_reads_late_is_the_same_run(images: Path, tmp_path: Path, req
         if name == "late":
             request.getfixturevalue("_late")
         config = tiny_config(images, tmp_path / name, max_steps=11, checkpoint_every_steps=4, log_every_steps=1)
-        pretrain(config, say=lambda line: None)
+        with punctual_checkpoints():
+            pretrain(config, say=lambda line: None)
         folder = tmp_path / name / "run"
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         timeless = [{key: line[key] for key in line if not key.startswith(("perf/", "eval/"))} for line in lines]
