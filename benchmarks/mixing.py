@@ -3,14 +3,13 @@
 - classes in a batch of 128 of pictures sorted by class, 100 classes of 500, from row groups of 32 and of 1,000 rows: the
   mean over 100 batches, against the same pictures as single files. Goal 0.9.
 - images a second from windows, which one reader shares among the tasks that decode, against tasks that read for
-  themselves, as runs did that began before there were windows: the same photos of 500 x 375 in row groups of 32, two
+  themselves, as runs did that began before there were windows: the same photos of up to 500 px in row groups of 32, two
   views of 224 px, batches of 64 in 8 groups, windows of four batches; on threads of this process, and through Ray with
   all its CPUs. Counted from the ninth step on: until then processes start. Medians of runs that take turns; goal 0.95.
 - first batch from windows: how long it takes to come, against the tasks that read for themselves; on threads. It waits for
-  most of its window. Goal: no more than 1.5 times as
-  long.
+  most of its window. Goal: no more than 1.5 times as long.
 
-The photos are drawn here, as in benchmarks.pipeline.
+The photos are those that packages ship.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.harness import Row, at_least, at_most, finish
-from benchmarks.pipeline import jpeg, picture
+from benchmarks.photos import shipped_photos, shipped_small
 from moco_ray.config.data import DataConfig
 from moco_ray.config.views import v2_views
 from moco_ray.data.blocks import Block, Source, StreamSpec
@@ -60,7 +59,7 @@ def classes_of_batches(manifest: Manifest) -> float:
 
 def mixing_rows(folder: Path) -> list[Row]:
     """Classes in a batch, which do not depend on what the pictures show."""
-    image = jpeg(picture(32, 32, 0))
+    image = shipped_small(32)[0]
     names = [f"{row // ROWS_EACH:03d}" for row in range(NUM_CLASSES * ROWS_EACH)]
     for name in sorted(set(names)):
         (folder / "files" / name).mkdir(parents=True)
@@ -81,7 +80,7 @@ def mixing_rows(folder: Path) -> list[Row]:
 def sources(folder: Path, spec: StreamSpec) -> dict[str, Source]:
     """The same photos from windows of four batches, and in the order of runs before windows."""
     folder.mkdir()
-    photos = [jpeg(picture(375, 500, seed)) for seed in range(64)]
+    photos = shipped_photos(500)
     table = pa.table({"image": [photos[row % len(photos)] for row in range(NUM_PHOTOS)]})
     pq.write_table(table, folder / "rows.parquet", row_group_size=32, use_dictionary=False)
     windows = replace(listed(folder), window_rows=4 * SPEED_BATCH)
