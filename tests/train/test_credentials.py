@@ -282,7 +282,7 @@ def test_trials_of_a_sweep_outlive_its_keys(
     from moco_ray.sweep.config import SweepConfig
     from moco_ray.sweep.sweep import sweep
 
-    provide(proxy, tmp_path / "keys", 25.0, monkeypatch)
+    provide(proxy, tmp_path / "keys", 40.0, monkeypatch)
     config = tiny_config(upload(server, images), f"s3://{server.bucket}/sweeps", name="sweep", max_steps=60)
     config = replace(config, optim=replace(config.optim, epochs=40), eval=replace(config.eval, every_steps=20))
     settings = SweepConfig(num_samples=2, max_concurrent=1, space=("optim.lr=choice:0.1,0.05",), metric="eval/knn_top1")
