@@ -33,7 +33,7 @@ from moco_ray.config.optim import OptimConfig
 from moco_ray.config.run import RunConfig
 from moco_ray.config.views import v2_views
 from moco_ray.data.sample import write_digits
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
 
 CHECKPOINT_EVERY_S = 10.0
 STALL_BATCH = 16  # a checkpoint costs what it costs, whatever the batch

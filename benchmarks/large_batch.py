@@ -22,9 +22,9 @@ from torch import Tensor
 
 from benchmarks.device.setup import Place, learner_of
 from benchmarks.harness import at_most, finish, interleave, waiting
+from moco_ray.config.presets import load_preset
 from moco_ray.core.batch import resident_batch
 from moco_ray.core.encoders import build_encoder
-from moco_ray.presets import load_preset
 
 NUM_GROUPS = 8
 MEMORY_GOAL, TIME_GOAL = 0.35, 1.5

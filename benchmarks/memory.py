@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import torch
 
-from moco_ray.presets import PRESETS, load_preset
-from moco_ray.train.estimate import measure_size
-from moco_ray.train.plan import decide
+from moco_ray.config.presets import PRESETS, load_preset
+from moco_ray.driver.estimate import measure_size
+from moco_ray.driver.images.listing import decide
 
 _NUM_IMAGES = 1_281_167  # ImageNet's
 

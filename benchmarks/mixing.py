@@ -37,7 +37,7 @@ from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import make_order
 from moco_ray.data.segments import local_segment, rank_blocks, ray_segment
 from moco_ray.data.sources import build_manifest
-from moco_ray.data.storage import StorageOptions
+from moco_ray.storage.storage import StorageOptions
 
 NUM_CLASSES, ROWS_EACH, BATCH = 100, 500, 128
 NUM_PHOTOS, SPEED_BATCH, FIRST_STEP, STEPS = 1024, 64, 8, 32

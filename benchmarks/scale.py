@@ -31,7 +31,7 @@ from benchmarks.harness import Row, at_most, finish
 from moco_ray.data.blocks import Source
 from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.order import make_order
-from moco_ray.data.storage import Storage, StorageOptions
+from moco_ray.storage.storage import Storage, StorageOptions
 
 _TASK_ROWS, _BATCH = 256, 256
 _TASKS, _REPEATS = 200, 5

@@ -2,7 +2,7 @@
 
 import sys
 
-from moco_ray.demo import main
+from moco_ray.cli.demo import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from moco_ray.export import main
+from moco_ray.cli.export import main
 
 if __name__ == "__main__":
     sys.exit(main())

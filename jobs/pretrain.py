@@ -2,7 +2,7 @@
 
 import sys
 
-from moco_ray.cli import main
+from moco_ray.cli.pretrain import main
 
 if __name__ == "__main__":
     sys.exit(main())

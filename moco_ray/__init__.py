@@ -6,23 +6,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from moco_ray.cli.export import export_run
     from moco_ray.config import Config
-    from moco_ray.evaluate.encoder_file import encoder_info, load_encoder
-    from moco_ray.export import export_run
-    from moco_ray.presets import load_preset
-    from moco_ray.train.pretrain import RunResult, pretrain
+    from moco_ray.config.presets import load_preset
+    from moco_ray.driver.run import RunResult, pretrain
+    from moco_ray.weights.encoder_file import encoder_info, load_encoder
 
 __all__ = ["Config", "RunResult", "encoder_info", "export_run", "load_encoder", "load_preset", "pretrain"]
 
 
 _HOME = {
     "Config": "moco_ray.config",
-    "RunResult": "moco_ray.train.pretrain",
-    "encoder_info": "moco_ray.evaluate.encoder_file",
-    "export_run": "moco_ray.export",
-    "load_encoder": "moco_ray.evaluate.encoder_file",
-    "load_preset": "moco_ray.presets",
-    "pretrain": "moco_ray.train.pretrain",
+    "RunResult": "moco_ray.driver.run",
+    "encoder_info": "moco_ray.weights.encoder_file",
+    "export_run": "moco_ray.cli.export",
+    "load_encoder": "moco_ray.weights.encoder_file",
+    "load_preset": "moco_ray.config.presets",
+    "pretrain": "moco_ray.driver.run",
 }
 
 

@@ -23,7 +23,7 @@ from moco_ray.config.run import RunConfig
 from moco_ray.config.views import v2_views
 from moco_ray.core.hashing import rows_digest
 from moco_ray.data.sample import write_digits
-from moco_ray.train.background import BackgroundWriter
+from moco_ray.worker.background import BackgroundWriter
 
 
 def write_images(folder: Path, num_images: int) -> Path:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from moco_ray.cli import main, parse
-from moco_ray.command import again, command_line, run_command
-from moco_ray.sweep.cli import split
+from moco_ray.cli.command import again, command_line, run_command
+from moco_ray.cli.pretrain import main, parse
+from moco_ray.cli.sweep import split
 
 
 def _said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from moco_ray.cli import main, parse
+from moco_ray.cli.pretrain import main, parse
 from moco_ray.config import Config, from_json, to_json
 from moco_ray.config.methods.memory_bank import MemoryBankConfig
 from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.config.presets import load_preset
 from moco_ray.config.run import RunConfig, data_label, worker_resources
-from moco_ray.presets import load_preset
-from moco_ray.train.plan import warn
+from moco_ray.driver.images.listing import warn
 
 WRONG_RUNS: list[tuple[dict[str, Any], str]] = [
     ({"min_workers": 5, "max_workers": 4}, "run.min-workers 5 is more than run.max-workers 4; swap them"),

@@ -16,11 +16,11 @@ from PIL import Image
 from torch import nn
 
 import moco_ray
+from moco_ray.cli.export import main
 from moco_ray.config.model import ModelConfig
 from moco_ray.core.encoders import build_encoder
-from moco_ray.evaluate.initial_weights import load_initial_weights
-from moco_ray.export import main
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
+from moco_ray.weights.initial_weights import load_initial_weights
 from tests.runs import metrics, punctual_checkpoints, tiny_config
 
 

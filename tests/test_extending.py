@@ -24,7 +24,7 @@ def extended(tmp_path: Path) -> Path:
     )
     (tmp_path / "moco_ray/config/methods/byol.py").write_text(fields)
     (tmp_path / "moco_ray/core/methods/byol.py").write_text(algorithm)
-    methods, presets = tmp_path / "moco_ray/config/methods/__init__.py", tmp_path / "moco_ray/presets.py"
+    methods, presets = tmp_path / "moco_ray/config/methods/__init__.py", tmp_path / "moco_ray/config/presets.py"
     imported, member = union.strip().split("\n\n")
     text = re.sub(r"^AnyMethod = .*$", member, methods.read_text(), flags=re.MULTILINE)
     methods.write_text(

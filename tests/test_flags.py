@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from moco_ray.cli import parse
+from moco_ray.cli.pretrain import parse
 from moco_ray.config import Config
-from moco_ray.presets import PRESETS, load_preset
+from moco_ray.config.presets import PRESETS, load_preset
 
 _V3 = [name for name in PRESETS if name.startswith("moco-v3")]
 

@@ -81,7 +81,7 @@ def test_configurations_and_presets_are_made_where_nothing_heavy_can_be_imported
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({HEAVY}))\n"
         "from moco_ray.config import from_json, to_json\n"
-        "from moco_ray.presets import PRESETS\n"
+        "from moco_ray.config.presets import PRESETS\n"
         "assert all(from_json(to_json(make())) == make() for make in PRESETS.values())"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
@@ -99,7 +99,7 @@ def test_core_runs_where_ray_cannot_be_imported() -> None:
 # Ray fixes its mode of authentication when it is imported; a run sets it when it knows which Ray that will be.
 BEFORE_RAY = """
 import sys
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
 from tests.runs import tiny_config
 
 def say(line):
@@ -121,14 +121,14 @@ LATE = {"torchvision", "timm", "matplotlib", "tensorboard", "boto3", "botocore",
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("moco_ray.cli", {*HEAVY, "tyro", "rich"}),
-        ("moco_ray.sweep.cli", {*HEAVY, "rich"}),
-        ("moco_ray.train.pretrain", {*LATE, "ray"}),
-        ("moco_ray.train.dry_run", {*LATE, "ray"}),
-        ("moco_ray.train.worker", {*LATE, "ray"}),
+        ("moco_ray.cli.pretrain", {*HEAVY, "tyro", "rich"}),
+        ("moco_ray.cli.sweep", {*HEAVY, "rich"}),
+        ("moco_ray.driver.run", {*LATE, "ray"}),
+        ("moco_ray.driver.dry_run", {*LATE, "ray"}),
+        ("moco_ray.worker.loop", {*LATE, "ray"}),
         ("moco_ray.sweep.sweep", LATE),
         # The controller's and the data tasks' processes start, or start again, before the first step.
-        ("moco_ray.train.elastic", LATE),
+        ("moco_ray.cluster.elastic", LATE),
         ("moco_ray.data.segments", {*LATE, "ray"}),
     ],
 )

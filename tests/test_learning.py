@@ -23,11 +23,11 @@ from moco_ray.config.optim import OptimConfig
 from moco_ray.config.run import RunConfig
 from moco_ray.config.views import v2_views
 from moco_ray.data.sources import build_manifest
-from moco_ray.data.storage import StorageOptions
+from moco_ray.driver.run import pretrain
 from moco_ray.evaluate.features import Features, ImageSet
 from moco_ray.evaluate.knn import knn_top1
 from moco_ray.evaluate.monitor import features_of
-from moco_ray.train.pretrain import pretrain
+from moco_ray.storage.storage import StorageOptions
 
 CIFAR10 = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10_jpeg.tar.xz"
 

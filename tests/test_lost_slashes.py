@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from moco_ray import load_encoder
-from moco_ray.cli import parse
+from moco_ray.cli.pretrain import parse
 from moco_ray.data.places import place_of
-from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
+from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
 
 NONE = StorageOptions({})
 LOST = [

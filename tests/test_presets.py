@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moco_ray.cli import main
+from moco_ray.cli.pretrain import main
 from moco_ray.config import from_json, to_json
 from moco_ray.config.data import DataConfig
+from moco_ray.config.presets import PRESETS, load_preset
 from moco_ray.config.run import RunConfig
 from moco_ray.evaluate.against_chance import default_neighbours
-from moco_ray.presets import PRESETS, load_preset
 from tests.web import web_server
 
 
@@ -157,7 +157,7 @@ def test_cifar10_is_the_reference_demo() -> None:
 
 
 def test_small_sizes_its_queue_from_the_data() -> None:
-    from moco_ray.train.plan import decide
+    from moco_ray.driver.images.listing import decide
 
     sizes = {n: decide(load_preset("small"), n).method.queue_size for n in (200, 1813, 10_000, 1_000_000)}
     assert sizes == {200: 128, 1813: 896, 10_000: 4992, 1_000_000: 65536}

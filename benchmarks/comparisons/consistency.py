@@ -32,10 +32,10 @@ from moco_ray.core.methods.moco import MoCo
 from moco_ray.data.blocks import StreamSpec
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.segments import local_segment
-from moco_ray.data.storage import Storage, StorageOptions
 from moco_ray.data.stream import Stream
-from moco_ray.train.checkpoint import checkpoint_name
-from moco_ray.train.plan import make_source
+from moco_ray.driver.images.listing import make_source
+from moco_ray.run_folder.checkpoint import checkpoint_name
+from moco_ray.storage.storage import Storage, StorageOptions
 
 MOMENTA = (0.0, 0.9, 0.99, 0.999)
 _AGES = 32  # steps of keys that the queue holds

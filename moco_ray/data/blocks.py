@@ -16,8 +16,8 @@ from moco_ray.data.decode import BadImage
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import Order
 from moco_ray.data.reading import Encoded, decode, read_rows
-from moco_ray.data.storage import StorageOptions
 from moco_ray.data.views import Wanted, make_views
+from moco_ray.storage.storage import StorageOptions
 
 _TASK_BYTES = 16_000_000
 _MOST_TASK_BYTES = 80_000_000  # 256 images of 224 pixels; beside them a task holds encoded images and copies

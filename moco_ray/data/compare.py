@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moco_ray.config.paths import local_path
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.uris import base_of, is_local
+from moco_ray.storage.uris import base_of, is_local
 
 _SHOWN = 5
 

@@ -13,9 +13,9 @@ from moco_ray.config.paths import local_path
 from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
 from moco_ray.data.labels import counted, quoted
-from moco_ray.data.storage import Storage
-from moco_ray.data.storage_checks import check_bucket
-from moco_ray.data.uris import HTTP, base_of, is_local, shown
+from moco_ray.storage.checks import check_bucket
+from moco_ray.storage.storage import Storage
+from moco_ray.storage.uris import HTTP, base_of, is_local, shown
 
 _LISTING_THREADS = 16
 _SAY_EVERY_S = 2.0

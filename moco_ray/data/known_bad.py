@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from moco_ray.data import local_files
 from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.uris import is_local, plain_path
+from moco_ray.storage import local as local_files
+from moco_ray.storage.uris import is_local, plain_path
 
 _LOOKED_AT = 100_000  # local files: some seconds
 _THREADS, _SHARE = 16, 1000

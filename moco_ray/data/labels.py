@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moco_ray.data.uris import shown
+from moco_ray.storage.uris import shown
 
 _MISSING = frozenset({"", "\\n", "null", "none", "nan", "na", "n/a", "#n/a", "<na>", "nil"})
 _INTEGER = re.compile(r"[+-]?[0-9]+")

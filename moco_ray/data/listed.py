@@ -15,7 +15,7 @@ from moco_ray.data.labels import NoClasses, amount, count_words, encode_labels, 
 from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.overlap import check_left, is_shared
 from moco_ray.data.split_names import Role, has_train_and_other
-from moco_ray.data.uris import shown
+from moco_ray.storage.uris import shown
 
 _ROLES: tuple[Role, ...] = ("train", "unlabelled", "val", "test", "other")
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from moco_ray.data.storage import Storage
+from moco_ray.storage.storage import Storage
 
 _CHUNK_ROWS = 32
 _HASHED_AT_ONCE = 100_000

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.uris import is_local, plain_path
+from moco_ray.storage.uris import is_local, plain_path
 
 _LEAST_LEFT = 0.1
 Identity = str | tuple[str, int, int]

@@ -14,9 +14,9 @@ from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.listed import Rows
 from moco_ray.data.parquet_columns import Columns, choose_columns, count_nulls
 from moco_ray.data.split_names import Role, has_train_and_other, role_of, role_of_file, roles_by_word
-from moco_ray.data.storage import Storage
 from moco_ray.data.tables import only, places_of, reason_without, roles_of, rows_of_uris
-from moco_ray.data.uris import protocol_of
+from moco_ray.storage.storage import Storage
+from moco_ray.storage.uris import protocol_of
 
 _READ_THREADS = 16
 _GOOD_ROW_GROUP = 32

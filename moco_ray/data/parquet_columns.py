@@ -15,7 +15,6 @@ from moco_ray.data.formats.bad_image import BadImage
 from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
 from moco_ray.data.formats.known import find_format
 from moco_ray.data.split_names import is_mask
-from moco_ray.data.storage import ReadError
 from moco_ray.data.tables import (
     LABEL_COLUMNS,
     SPLIT_COLUMNS,
@@ -26,6 +25,7 @@ from moco_ray.data.tables import (
     split_columns,
 )
 from moco_ray.data.text_tables import URI_COLUMNS
+from moco_ray.storage.storage import ReadError
 
 _IMAGE_COLUMNS = ("image", "image_bytes", "bytes", "jpg", "jpeg", "png", "img", "content")
 _PLACE_FIELDS = ("path", "uri", "url", "file_name")

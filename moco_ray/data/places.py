@@ -8,8 +8,8 @@ import re
 from urllib.parse import quote, unquote_to_bytes, urljoin
 
 from moco_ray.config.paths import check_slashes, local_path, local_uri
-from moco_ray.data.storage import Storage
-from moco_ray.data.uris import HTTP, is_local
+from moco_ray.storage.storage import Storage
+from moco_ray.storage.uris import HTTP, is_local
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _UNTIDY = re.compile(r"^[\s~./]|\s$|[\\:]|//|/\.|/$")

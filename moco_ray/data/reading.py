@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.decode import BadImage, UInt8Array, decode_image
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.storage import ReadError, Storage, StorageOptions
-from moco_ray.data.storage_checks import any_readable
-from moco_ray.data.storage_errors import KeysRefused, Missing, Refused
-from moco_ray.data.uris import shown
+from moco_ray.storage.checks import any_readable
+from moco_ray.storage.errors import KeysRefused, Missing, Refused
+from moco_ray.storage.storage import ReadError, Storage, StorageOptions
+from moco_ray.storage.uris import shown
 
 _READ_THREADS = 16
 _LOCAL_READ_THREADS = 4  # enough for a network disk; on any other, threads mostly wait for each other

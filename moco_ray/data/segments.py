@@ -19,8 +19,8 @@ import torch
 
 from moco_ray.data.blocks import Block, Source, StreamSpec, make_blocks
 from moco_ray.data.daemon_pool import DaemonPool
-from moco_ray.data.storage import ReadError
 from moco_ray.data.windows import Load, is_read_in_windows, plan_loads, read_windows
+from moco_ray.storage.storage import ReadError
 
 if TYPE_CHECKING:
     from ray import ObjectRef

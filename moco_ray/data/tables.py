@@ -13,9 +13,9 @@ from moco_ray.data.listed import Rows
 from moco_ray.data.overlap import check_left
 from moco_ray.data.places import place_of
 from moco_ray.data.split_names import Role, has_train_and_other, role_by_word
-from moco_ray.data.storage import Storage
 from moco_ray.data.text_tables import URI_COLUMNS, Table
-from moco_ray.data.uris import file_system_of, shown
+from moco_ray.storage.storage import Storage
+from moco_ray.storage.uris import file_system_of, shown
 
 LABEL_COLUMNS = ("label", "class", "target", "cls")
 SPLIT_COLUMNS = ("split", "subset", "partition", "fold", "set")

@@ -12,7 +12,7 @@ from typing import Any
 
 from moco_ray.data.folders import extension_of
 from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
-from moco_ray.data.storage import Storage
+from moco_ray.storage.storage import Storage
 
 URI_COLUMNS = (
     "uri path url file filename file_name filepath file_path image_path img_path image_uri image_url image_file image img"

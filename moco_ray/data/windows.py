@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from moco_ray.data.blocks import Source, StreamSpec
 from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.reading import Encoded, read_rows
-from moco_ray.data.storage import ReadError
-from moco_ray.data.uris import is_local
+from moco_ray.storage.storage import ReadError
+from moco_ray.storage.uris import is_local
 
 _READ_THREADS = 16
 _LOCAL_READ_THREADS = 4

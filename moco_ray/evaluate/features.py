@@ -21,8 +21,8 @@ from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.decode import BadImage
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.reading import decode, read_rows
-from moco_ray.data.storage import StorageOptions
 from moco_ray.data.views import center_view
+from moco_ray.storage.storage import StorageOptions
 
 # What is read ahead is bounded by 2 * 16 * 64 images, 300 MB at 224 px; a GPU gets eight batches at once.
 _BATCH = 64

@@ -15,13 +15,13 @@ from moco_ray.config.views import ViewsConfig
 from moco_ray.core.encoders import Encoder
 from moco_ray.core.hashing import hash64
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.storage import StorageOptions
 from moco_ray.data.views import make_view
 from moco_ray.evaluate.against_chance import default_neighbours, knn_context
 from moco_ray.evaluate.features import Features, ImageSet, apply_to_pixels, encode_images, load_images
 from moco_ray.evaluate.knn import knn_top1
 from moco_ray.evaluate.representation import alignment, rankme, uniformity
 from moco_ray.evaluate.unlike_classes import both_sides, left_out
+from moco_ray.storage.storage import StorageOptions
 
 _HOLDOUT, _BANK, _QUERIES = 0x40, 0x41, 0x42  # keep the draws of one seed apart
 _VIEW_IMAGES = 512

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from moco_ray.sweep.records import Record, best_of
 from moco_ray.sweep.space import Space
-from moco_ray.train.progress import duration
+from moco_ray.worker.progress import duration
 
 _COLOURS = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "red"}
 

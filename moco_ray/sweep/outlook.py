@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco_ray.config import Config
+from moco_ray.config.field_paths import with_values
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.storage import StorageOptions
+from moco_ray.driver.estimate import measure_step
+from moco_ray.driver.images.listing import decide, last_step
+from moco_ray.driver.plan import stream_spec
 from moco_ray.evaluate.monitor import EvalSet
-from moco_ray.sweep.fields import with_values
+from moco_ray.storage.storage import StorageOptions
 from moco_ray.sweep.space import Space
-from moco_ray.train.estimate import measure_step
-from moco_ray.train.job import Job
-from moco_ray.train.plan import decide, last_step
-from moco_ray.train.prepare import stream_spec
-from moco_ray.train.progress import duration
+from moco_ray.tasks.job import Job
+from moco_ray.worker.progress import duration
 
 
 def check_networks(space: Space, config: Config, num_rows: int) -> None:

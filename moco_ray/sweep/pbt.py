@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from moco_ray.config import Config
+from moco_ray.config.field_paths import is_whole
+from moco_ray.run_folder.begin import branch_run, is_run
 from moco_ray.sweep.board import shorten
-from moco_ray.sweep.fields import is_whole
 from moco_ray.sweep.records import Ledger, Record
 from moco_ray.sweep.setting import Setting
 from moco_ray.sweep.space import Space, Values, draw
-from moco_ray.train.found import branch_run, is_run
 
 _FACTORS = (0.8, 1.25)
 _FRESH = 0.25  # share of parameters that are drawn anew instead of changed

@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from moco_ray.cluster.connection import connect, is_connected
+from moco_ray.cluster.nodes import Node, can_start, fitting, give_back_nodes, has_autoscaler, living_nodes
+from moco_ray.cluster.workers import Workers, choose_workers, has_gpus, trains_here
 from moco_ray.config import Config
 from moco_ray.sweep.config import SweepConfig
-from moco_ray.train.cluster import Node, can_start, fitting, give_back_nodes, has_autoscaler, living_nodes
-from moco_ray.train.connection import connect, is_connected
-from moco_ray.train.workers import Workers, choose_workers, has_gpus, trains_here
 
 _CPUS_OF_A_PROCESS = 2.0  # one trains, one reads and augments
 _ROUNDING = 1e-6

@@ -11,7 +11,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from moco_ray.data.local_files import write_file
+from moco_ray.storage.local import write_file
 
 _STOP_PATIENCE_S = 90.0
 _LOG = "log.txt"

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from moco_ray.data.storage import Storage
+from moco_ray.storage.storage import Storage
 
 State = Literal["running", "finished", "stopped", "failed"]
 _FOLDER = "trials"

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from moco_ray.config import Config, to_json
-from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
+from moco_ray.config.field_paths import with_values
+from moco_ray.driver.images.listing import decide, last_step
+from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.sweep.board import Board
 from moco_ray.sweep.config import SweepConfig
-from moco_ray.sweep.fields import with_values
 from moco_ray.sweep.records import Ledger, Record
 from moco_ray.sweep.space import Space
 from moco_ray.sweep.trial import Access
-from moco_ray.train.plan import decide, last_step
 
 Say = Callable[[str], None]
 

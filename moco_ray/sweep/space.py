@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from moco_ray.config import Config
-from moco_ray.sweep.fields import check_path, from_text, get, is_number, is_whole, paths, with_values
+from moco_ray.config.field_paths import check_path, from_text, get, is_number, is_whole, paths, with_values
 
 Kind = Literal["log", "uniform", "1-log", "choice", "grid"]
 Values = dict[str, Any]
@@ -184,7 +184,7 @@ def _try_out(dimension: Dimension, config: Config) -> None:
         try:
             changed = with_values(config, {dimension.path: value})
             if dimension.path.startswith("model.") or dimension.path == "views.crop_px":
-                from moco_ray.train.network import network_without_weights  # here, since torch takes seconds to import
+                from moco_ray.tasks.network import network_without_weights  # here, since torch takes seconds to import
 
                 network_without_weights(changed)
         except ValueError as error:

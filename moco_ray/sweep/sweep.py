@@ -11,12 +11,19 @@ from typing import Any
 
 from rich.console import Console
 
+from moco_ray.cluster.connection import only_our_lines
 from moco_ray.config import Config, experiment_differences, from_json, to_json
-from moco_ray.data.keys import sharing
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.storage import Storage, resolve_storage_options
-from moco_ray.data.storage_checks import check_writable
+from moco_ray.driver.images.current import current_images
+from moco_ray.driver.images.listing import decide, last_step, list_images, make_source, row_options
+from moco_ray.driver.naming import check_name
+from moco_ray.driver.paths import check_paths
 from moco_ray.evaluate.monitor import EvalSet, choose_eval_set
+from moco_ray.run_folder.begin import stored_images, write_images
+from moco_ray.run_folder.lease import hold_run
+from moco_ray.storage.checks import check_writable
+from moco_ray.storage.keys import sharing
+from moco_ray.storage.storage import Storage, resolve_storage_options
 from moco_ray.sweep.board import Board
 from moco_ray.sweep.config import SweepConfig
 from moco_ray.sweep.objective import check_metric, choose_metric, objective_warning
@@ -30,13 +37,6 @@ from moco_ray.sweep.setting import Setting, shared_access
 from moco_ray.sweep.space import Space, parse_space
 from moco_ray.sweep.trial import Access
 from moco_ray.sweep.tuning import asha, run_trials
-from moco_ray.train.connection import only_our_lines
-from moco_ray.train.current_images import current_images
-from moco_ray.train.found import stored_images, write_images
-from moco_ray.train.lease import hold_run
-from moco_ray.train.naming import check_name
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options
-from moco_ray.train.shared_paths import check_paths
 
 _SWEEP = "sweep.json"
 _FEWEST_MEASUREMENTS = 3  # in a run, for ASHA to have something to decide on

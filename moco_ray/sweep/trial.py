@@ -9,8 +9,8 @@ from typing import Any
 
 from ray import tune
 
-from moco_ray.data.keys import Keys
-from moco_ray.data.storage import Storage, StorageOptions
+from moco_ray.storage.keys import Keys
+from moco_ray.storage.storage import Storage, StorageOptions
 from moco_ray.sweep.process import TrialProcess, ray_environment
 
 _LOOK_EVERY_S, _LOOK_EVERY_REMOTE_S = 0.5, 3.0

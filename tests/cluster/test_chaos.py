@@ -18,7 +18,7 @@ import pytest
 import s3fs
 
 from moco_ray.config import Config, to_json
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
 from tests.cluster.nodes import Driver, add_node, cluster, drain_node, kill_node, processes_of
 from tests.faults import Fault, FaultyProxy
 from tests.runs import digests, losses, metrics, tiny_config

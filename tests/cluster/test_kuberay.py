@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from moco_ray.cli import parse
+from moco_ray.cli.pretrain import parse
 from moco_ray.config.run import data_label
 from tests.cluster.deployed import REPOSITORY, Check, check_command, shipped
 from tests.cluster.deployed import check as check  # a fixture

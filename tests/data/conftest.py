@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from moco_ray.data.storage import Storage, resolve_storage_options
+from moco_ray.storage.storage import Storage, resolve_storage_options
 from tests.data.pictures import make_photos
 from tests.s3 import S3Server, s3_server
 

@@ -18,7 +18,7 @@ from moco_ray.data.blocks import Source, StreamSpec
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import make_order
 from moco_ray.data.sources import build_manifest
-from moco_ray.data.storage import StorageOptions
+from moco_ray.storage.storage import StorageOptions
 
 NO_OPTIONS = StorageOptions({})
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_ray.cli import main, parse
+from moco_ray.cli.pretrain import main, parse
 from moco_ray.config.data import DataConfig
 from moco_ray.data.reading import read_rows
 from moco_ray.data.sources import build_manifest
-from moco_ray.data.storage import resolve_storage_options
+from moco_ray.storage.storage import resolve_storage_options
 from tests.web import web_server
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from moco_ray.config.data import DataConfig
 from moco_ray.data.sources import list_source
-from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
-from moco_ray.data.storage_checks import check_access
+from moco_ray.storage.checks import check_access
+from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
 from tests.bare import ROOT
 from tests.web import page_server
 

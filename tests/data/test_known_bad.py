@@ -16,8 +16,8 @@ from moco_ray.data.known_bad import bad_lines, known_bad, say_known_bad
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.reading import read_rows
 from moco_ray.data.sources import build_manifest
-from moco_ray.data.storage import resolve_storage_options
-from moco_ray.train.dry_run import dry_run
+from moco_ray.driver.dry_run import dry_run
+from moco_ray.storage.storage import resolve_storage_options
 from tests.data.conftest import open_storage
 from tests.data.small import NO_OPTIONS, manifest_of, write_files
 from tests.runs import tiny_config

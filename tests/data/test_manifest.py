@@ -16,7 +16,7 @@ import pytest
 
 from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.order import Order
-from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
+from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
 
 
 def options(folder: Storage) -> StorageOptions:

@@ -17,8 +17,8 @@ from moco_ray.config.paths import as_uri, local_path, local_uri
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.reading import read_rows
 from moco_ray.data.sources import build_manifest
-from moco_ray.data.storage import Missing, StorageOptions, resolve_storage_options
-from moco_ray.data.uris import shown
+from moco_ray.storage.storage import Missing, StorageOptions, resolve_storage_options
+from moco_ray.storage.uris import shown
 from tests.data.conftest import open_storage
 from tests.s3 import S3Server
 from tests.web import web_server

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from moco_ray.cli import main, parse
+from moco_ray.cli.pretrain import main, parse
 from moco_ray.config import to_json
-from moco_ray.data.storage import Storage, resolve_storage_options
-from moco_ray.presets import load_preset
+from moco_ray.config.presets import load_preset
+from moco_ray.storage.storage import Storage, resolve_storage_options
 from tests.web import web_server
 
 _HUSH = "hush-hush"

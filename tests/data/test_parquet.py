@@ -15,7 +15,7 @@ import pytest
 from moco_ray.config.data import DataConfig
 from moco_ray.data.listed import Listed
 from moco_ray.data.sources import list_source
-from moco_ray.data.storage import Storage, StorageOptions
+from moco_ray.storage.storage import Storage, StorageOptions
 from tests.data.small import png
 from tests.data.test_sources import build, contents, names, put, put_parquet
 from tests.data.test_tables import classes

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moco_ray.data.places import place_of
-from moco_ray.data.storage import Storage
+from moco_ray.storage.storage import Storage
 from tests.data.conftest import open_storage
 from tests.data.small import png
 from tests.data.test_sources import build, contents, names, put

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moco_ray.data import storage as storage_module
 from moco_ray.data.decode import BadImage
 from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.reading import read_rows
-from moco_ray.data.storage import ReadError, Storage, StorageOptions, resolve_storage_options
+from moco_ray.storage import storage as storage_module
+from moco_ray.storage.storage import ReadError, Storage, StorageOptions, resolve_storage_options
 from tests.data.test_manifest import files_manifest, options, parquet_bytes, parquet_manifest
 from tests.data.test_storage import NAMES
 from tests.faults import Fault, FaultyProxy
@@ -108,7 +108,7 @@ import os, sys
 import numpy as np
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.reading import read_rows
-from moco_ray.data.storage import Storage, StorageOptions
+from moco_ray.storage.storage import Storage, StorageOptions
 options = StorageOptions({})
 folder = Storage.open(sys.argv[1], options)
 manifest = Manifest.read(folder, folder.join("manifest.parquet"))

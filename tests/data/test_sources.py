@@ -17,7 +17,7 @@ from moco_ray.data.decode import BadImage
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.reading import read_rows
 from moco_ray.data.sources import build_manifest
-from moco_ray.data.storage import Storage, resolve_storage_options
+from moco_ray.storage.storage import Storage, resolve_storage_options
 from tests.data.small import png
 
 ODD_NAMES = ["a b.png", "a%2Fb.png", "a+b.png", "a#b.png", "a?b.png", "a*b.png", "a[1].png", "ü 猫.png", "~.png"]

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moco_ray.data import storage
-from moco_ray.data.storage import ReadError, Storage, StorageOptions, resolve_storage_options
-from moco_ray.data.storage_checks import check_bucket, check_writable
-from moco_ray.data.storage_errors import final_error
+from moco_ray.storage import storage
+from moco_ray.storage.checks import check_bucket, check_writable
+from moco_ray.storage.errors import final_error
+from moco_ray.storage.storage import ReadError, Storage, StorageOptions, resolve_storage_options
 from tests.data.conftest import open_storage
 from tests.faults import Fault, FaultyProxy, Kind
 from tests.s3 import S3Server
@@ -408,7 +408,7 @@ def test_a_file_beyond_the_largest_size_is_a_user_error(tmp_path: Path) -> None:
     """Under a real limit of the file size, in a process of its own."""
     program = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "from moco_ray.data.storage import Storage, StorageOptions\n"
+        "from moco_ray.storage.storage import Storage, StorageOptions\n"
         "folder = Storage.open(sys.argv[1], StorageOptions({}))\n"
         "folder.write_bytes(folder.join('small'), bytes(1000))\n"
         "try:\n"

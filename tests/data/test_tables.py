@@ -12,7 +12,7 @@ from moco_ray.config.data import DataConfig
 from moco_ray.data.listed import Listed
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.sources import list_source
-from moco_ray.data.storage import StorageOptions
+from moco_ray.storage.storage import StorageOptions
 from tests.data.small import png
 
 

@@ -22,9 +22,9 @@ from moco_ray.config.data import DataConfig
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.reading import read_rows
 from moco_ray.data.sources import build_manifest
-from moco_ray.data.storage import ReadError, Storage, StorageOptions, resolve_storage_options
-from moco_ray.data.storage_checks import check_writable
-from moco_ray.data.uris import split_uri
+from moco_ray.storage.checks import check_writable
+from moco_ray.storage.storage import ReadError, Storage, StorageOptions, resolve_storage_options
+from moco_ray.storage.uris import split_uri
 from tests.data.conftest import open_storage
 from tests.s3 import S3Server
 from tests.web import web_server

@@ -14,8 +14,8 @@ from moco_ray.data import windows
 from moco_ray.data.blocks import Source, make_blocks
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.reading import read_rows
-from moco_ray.data.storage import StorageOptions
 from moco_ray.data.windows import Load, is_read_in_windows, read_windows
+from moco_ray.storage.storage import StorageOptions
 from tests.data.small import NO_OPTIONS, source_of, stream_spec, write_files, write_parquet
 
 N = 301

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from moco_ray.config.model import ModelConfig
 from moco_ray.core.encoders import Encoder, build_backbone, build_encoder
 from moco_ray.core.group_batch_norm import use_group_batch_norm
-from moco_ray.evaluate.encoder_file import encoder_bytes, encoder_info, load_encoder
+from moco_ray.weights.encoder_file import encoder_bytes, encoder_info, load_encoder
 
 METADATA = {"crop_px": "32", "mean": "[0.1, 0.2, 0.3]", "std": "[0.4, 0.5, 0.6]", "step": "7"}
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moco_ray.data.manifest import Manifest, make_manifest
-from moco_ray.data.storage import resolve_storage_options
 from moco_ray.evaluate import features
 from moco_ray.evaluate.features import ImageSet, encode_images, load_images
+from moco_ray.storage.storage import resolve_storage_options
 
 Pixels = NDArray[np.uint8]
 HALF = (0.5, 0.5, 0.5)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from moco_ray.config.model import ModelConfig
 from moco_ray.core.encoders import Encoder, build_encoder
-from moco_ray.evaluate.encoder_file import encoder_bytes
-from moco_ray.evaluate.initial_weights import load_initial_weights
+from moco_ray.weights.encoder_file import encoder_bytes
+from moco_ray.weights.initial_weights import load_initial_weights
 from tests.evaluate.test_encoder_file import METADATA, assert_same_weights, tiny_encoder, write
 
 
@@ -510,7 +510,7 @@ class Silent(AbstractFileSystem):  # type: ignore[misc]
 @pytest.mark.parametrize("path", ["http://127.0.0.1:9/x.pt", "https://nobody.invalid/x.pt", "silent://there/x.pt"])
 def test_a_place_that_does_not_answer_is_named_within_seconds(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     register_implementation("silent", Silent, clobber=True)
-    monkeypatch.setattr("moco_ray.data.storage_checks._ANSWER_S", 1.0)
+    monkeypatch.setattr("moco_ray.storage.checks._ANSWER_S", 1.0)
     start = time.monotonic()
     with pytest.raises((ValueError, OSError), match=path.split("/", 3)[2]):
         load_initial_weights(tiny_encoder(), path)

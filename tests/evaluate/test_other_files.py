@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from moco_ray import encoder_info, load_encoder
-from moco_ray.evaluate.initial_weights import load_initial_weights
+from moco_ray.weights.initial_weights import load_initial_weights
 from tests.evaluate.test_encoder_file import tiny_encoder, write
 from tests.web import page_server, web_server
 

@@ -17,9 +17,9 @@ from benchmarks.device.cost import syncs
 from benchmarks.device.setup import Case, Place, moco_learner, moco_step, resident
 from moco_ray.config import Config
 from moco_ray.core.encoders import normalize
-from moco_ray.evaluate.encoder_file import load_encoder
+from moco_ray.driver.run import pretrain
 from moco_ray.evaluate.features import apply_to_pixels
-from moco_ray.train.pretrain import pretrain
+from moco_ray.weights.encoder_file import load_encoder
 from tests.runs import losses, tiny_config
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from moco_ray.report.screen import Screen
+from moco_ray.cli.screen import Screen
 
 STEP = "step 1,234/25,500 · loss 4.1234 · key 45.1 % · 1,234 img/s · 3h 12m left"
 

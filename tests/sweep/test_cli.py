@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moco_ray.command import again
-from moco_ray.sweep.cli import main, settings_of, split
+from moco_ray.cli.command import again
+from moco_ray.cli.sweep import main, settings_of, split
 
 TINY = ["--preset", "smoke", "--run.num-workers", "0"]
 

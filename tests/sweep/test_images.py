@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moco_ray.data.storage import Storage, StorageOptions
+from moco_ray.storage.storage import Storage, StorageOptions
 from moco_ray.sweep.config import SweepConfig
 from moco_ray.sweep.space import parse_space
 from moco_ray.sweep.sweep import _prepare, sweep

@@ -13,16 +13,16 @@ import torch
 
 from moco_ray.config import from_json
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.storage import Storage, StorageOptions
+from moco_ray.driver.images.listing import Images, list_images
+from moco_ray.driver.run import pretrain
+from moco_ray.run_folder.begin import MANIFEST, found_run, is_run
+from moco_ray.storage.storage import Storage, StorageOptions
 from moco_ray.sweep.board import Board
 from moco_ray.sweep.config import SweepConfig
 from moco_ray.sweep.pbt import check_population, explore, generation_ends, run_population, select
 from moco_ray.sweep.records import Ledger, Point
 from moco_ray.sweep.setting import Setting
 from moco_ray.sweep.space import parse_space
-from moco_ray.train.found import MANIFEST, found_run, is_run
-from moco_ray.train.plan import Images, list_images
-from moco_ray.train.pretrain import pretrain
 from tests.runs import digests, losses, metrics, tiny_config
 from tests.sweep.sweeps import run_sweep, sweep_config
 

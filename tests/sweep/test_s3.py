@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moco_ray.data.storage import Storage, resolve_storage_options
+from moco_ray.storage.storage import Storage, resolve_storage_options
 from tests.s3 import s3_server
 from tests.sweep.sweeps import run_sweep, sweep_config
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moco_ray.data.storage import Storage, StorageOptions
+from moco_ray.storage.storage import Storage, StorageOptions
 from moco_ray.sweep.records import Ledger, Point, Record, best_of
 from moco_ray.sweep.search import num_trials, suggest
 from moco_ray.sweep.space import Space, draw, parse_space

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from moco_ray.config import Config
-from moco_ray.presets import PRESETS, load_preset
-from moco_ray.sweep.fields import get, paths, with_values
+from moco_ray.config.field_paths import get, paths, with_values
+from moco_ray.config.presets import PRESETS, load_preset
 from moco_ray.sweep.space import draw, grid_points, parse_space
 from tests.runs import tiny_config
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from moco_ray.data.storage import Storage, StorageOptions
+from moco_ray.storage.storage import Storage, StorageOptions
 from moco_ray.sweep import tuning
 from moco_ray.sweep.records import Ledger, Point, Record
 from moco_ray.sweep.tuning import _Keeper, asha

@@ -11,10 +11,10 @@ import torch
 
 from moco_ray.config import from_json
 from moco_ray.config.run import RunConfig
-from moco_ray.data.storage import Storage, StorageOptions
-from moco_ray.train.arithmetic import choose_dtype, fast_arithmetic, words
-from moco_ray.train.checkpoint import CheckpointStore, State
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
+from moco_ray.run_folder.checkpoint import CheckpointStore, State
+from moco_ray.storage.storage import Storage, StorageOptions
+from moco_ray.tasks.arithmetic import choose_dtype, fast_arithmetic, words
 from tests.runs import losses, tiny_config
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from moco_ray.train.background import BackgroundWriter
+from moco_ray.worker.background import BackgroundWriter
 
 
 def test_a_failed_write_is_said_and_tried_again() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from moco_ray.data.storage import Storage, StorageOptions
-from moco_ray.train.checkpoint import FORMAT_VERSION, CheckpointStore, checkpoint_name
+from moco_ray.run_folder.checkpoint import FORMAT_VERSION, CheckpointStore, checkpoint_name
+from moco_ray.storage.storage import Storage, StorageOptions
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from moco_ray.data import storage as storage_module
-from moco_ray.data.storage import KeysRefused, Storage, resolve_storage_options
-from moco_ray.data.storage_checks import check_writable
-from moco_ray.train.metrics import stored_lines
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
+from moco_ray.run_folder.metrics import stored_lines
+from moco_ray.storage import storage as storage_module
+from moco_ray.storage.checks import check_writable
+from moco_ray.storage.storage import KeysRefused, Storage, resolve_storage_options
 from tests.expiring import ExpiringS3, Provider, expiring_s3, keys_json, make_provider
 from tests.runs import tiny_config
 from tests.s3 import S3Server, s3_server
@@ -224,7 +224,7 @@ RUN = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
 from tests.runs import tiny_config
 
 config = tiny_config(sys.argv[1], sys.argv[2], name="ray", num_workers=2, checkpoint_every_steps=20, max_steps=200)

@@ -16,10 +16,10 @@ import torch
 from moco_ray.config import Config
 from moco_ray.config.methods import method_class
 from moco_ray.core.encoders import build_encoder
-from moco_ray.train.dry_run import dry_run
-from moco_ray.train.estimate import measure_size
-from moco_ray.train.plan import decide
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.dry_run import dry_run
+from moco_ray.driver.estimate import measure_size
+from moco_ray.driver.images.listing import decide
+from moco_ray.driver.run import pretrain
 from tests.runs import tiny_config
 
 

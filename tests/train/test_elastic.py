@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from moco_ray.train.failure import RunFailed
-from moco_ray.train.notes import Notes
-from moco_ray.train.pretrain import pretrain
-from moco_ray.train.worker import _about_devices
+from moco_ray.cluster.notes import Notes
+from moco_ray.driver.failure import RunFailed
+from moco_ray.driver.run import pretrain
+from moco_ray.worker.loop import _about_devices
 from tests.cluster.nodes import processes_of
 from tests.runs import tiny_config
 
@@ -34,7 +34,7 @@ def _size(*, fewest: int, most: int, cpus_each: float, room: float) -> int:
     import ray
     from ray.train.v2.api.config import ScalingConfig
 
-    from moco_ray.train.elastic import UsefulSizes
+    from moco_ray.cluster.elastic import UsefulSizes
 
     (node,) = ray.nodes()  # it has CPUs for nine workers and data
     workers = ScalingConfig(num_workers=(fewest, most), resources_per_worker={"CPU": cpus_each})

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from moco_ray.config import from_json
-from moco_ray.data.storage import Storage, StorageOptions
-from moco_ray.train.found import branch_run, is_run
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
+from moco_ray.run_folder.begin import branch_run, is_run
+from moco_ray.storage.storage import Storage, StorageOptions
 from tests.runs import digests, losses, metrics, tiny_config
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
 from tests.runs import digests, losses, tiny_config
 
 ROOT = Path(__file__).parents[2]
@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from moco_ray.train import recorder
-from moco_ray.train.pretrain import pretrain
+from moco_ray.worker import recorder
+from moco_ray.driver.run import pretrain
 from tests.runs import tiny_config
 images, disk = sys.argv[1], Path(sys.argv[2])
 ballast = disk / "ballast"

@@ -13,11 +13,11 @@ import pytest
 
 from moco_ray.config import Config
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.storage import Storage, StorageOptions
-from moco_ray.train import plan
-from moco_ray.train.dry_run import dry_run
-from moco_ray.train.plan import Images, list_images
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.dry_run import dry_run
+from moco_ray.driver.images import listing as plan
+from moco_ray.driver.images.listing import Images, list_images
+from moco_ray.driver.run import pretrain
+from moco_ray.storage.storage import Storage, StorageOptions
 from tests.runs import losses, tiny_config
 
 
@@ -80,7 +80,7 @@ def test_a_run_that_was_begun_without_splits_goes_on_with_the_images_that_it_has
     shutil.rmtree(folder)
     whole.train.write(storage, storage.join("manifest.parquet"))  # as when every image was trained on
     from moco_ray.config import to_json
-    from moco_ray.train.plan import decide
+    from moco_ray.driver.images.listing import decide
 
     storage.write_bytes(storage.join("config.json"), to_json(decide(config, len(whole.train.train_rows()))).encode())
     pretrain(config, say=lambda line: None)

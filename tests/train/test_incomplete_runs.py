@@ -11,8 +11,8 @@ import pytest
 
 from moco_ray.config import Config
 from moco_ray.config.data import DataConfig
-from moco_ray.presets import load_preset
-from moco_ray.train.pretrain import pretrain
+from moco_ray.config.presets import load_preset
+from moco_ray.driver.run import pretrain
 from tests.runs import losses, metrics, tiny_config
 
 STEPS = 4

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from moco_ray.config import to_json
-from moco_ray.data.storage import Storage, StorageOptions
-from moco_ray.train.interruptions import Interruptions
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
+from moco_ray.run_folder.interruptions import Interruptions
+from moco_ray.storage.storage import Storage, StorageOptions
 from tests.runs import digests, tiny_config
 
 # Trains as argv[1] says, and hangs for ever when step 13 is done.
@@ -25,8 +25,9 @@ HANG_AFTER_13 = """
 import sys, time
 from pathlib import Path
 from moco_ray.config import from_json
-from moco_ray.train import lease, progress
-from moco_ray.train.pretrain import pretrain
+from moco_ray.run_folder import lease
+from moco_ray.worker import progress
+from moco_ray.driver.run import pretrain
 
 def say(line):
     print(line, flush=True)

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from moco_ray.config import to_json
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
 from tests.runs import digests, losses, metrics, tiny_config
 
 STEPS = 60

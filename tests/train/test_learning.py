@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from moco_ray.cluster.workers import trains_here
 from moco_ray.config import Config
 from moco_ray.config.run import RunConfig
 from moco_ray.core.encoders import build_encoder
-from moco_ray.train.evaluations import Evaluations
-from moco_ray.train.pretrain import pretrain
-from moco_ray.train.workers import trains_here
+from moco_ray.driver.run import pretrain
+from moco_ray.worker.evaluations import Evaluations
 from tests.runs import losses, metrics, tiny_config
 
 
@@ -165,7 +165,7 @@ def test_a_finished_run_says_so_and_how_to_go_on(images: Path, tmp_path: Path) -
 def test_without_a_gpu_a_run_trains_in_its_process_unless_something_asks_for_ray(
     run: dict[str, object], address: str | None, here: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("moco_ray.train.workers.is_connected", lambda: False)  # other tests of a session may be
+    monkeypatch.setattr("moco_ray.cluster.workers.is_connected", lambda: False)  # other tests of a session may be
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if address:
         monkeypatch.setenv("RAY_ADDRESS", address)

@@ -16,19 +16,19 @@ from typing import Any
 
 import pytest
 
-from moco_ray.data.storage import Storage, StorageOptions
-from moco_ray.train import lease
-from moco_ray.train.checkpoint import CheckpointStore
-from moco_ray.train.lease import LeaseLost, check_lease, hold_run
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
+from moco_ray.run_folder import lease
+from moco_ray.run_folder.checkpoint import CheckpointStore
+from moco_ray.run_folder.lease import LeaseLost, check_lease, hold_run
+from moco_ray.storage.storage import Storage, StorageOptions
 from tests.runs import losses, tiny_config
 
 HASTE = {"RENEW_EVERY_S": 0.1, "_WATCH_S": 2.0, "_LOOK_EVERY_S": 0.05}
 # Holds the run in argv[1], says so, and goes on until somebody closes its standard input.
 HOLD = f"""
 import sys
-from moco_ray.data.storage import Storage, StorageOptions
-from moco_ray.train import lease
+from moco_ray.storage.storage import Storage, StorageOptions
+from moco_ray.run_folder import lease
 vars(lease).update({HASTE})
 with lease.hold_run(Storage.open(sys.argv[1], StorageOptions({{}})), print, lambda: (7, 1.5)):
     print("held", flush=True)
@@ -39,9 +39,9 @@ with lease.hold_run(Storage.open(sys.argv[1], StorageOptions({{}})), print, lamb
 COMPETE = f"""
 import random, sys, time
 from fsspec.implementations.local import LocalFileSystem
-from moco_ray.data import local_files
-from moco_ray.data.storage import Storage
-from moco_ray.train import lease
+from moco_ray.storage import local as local_files
+from moco_ray.storage.storage import Storage
+from moco_ray.run_folder import lease
 vars(lease).update({HASTE})
 
 def after_a_while(work):

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from moco_ray.core.step import StepResult
-from moco_ray.train import measured
-from moco_ray.train.measured import Measured
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
+from moco_ray.worker import measured
+from moco_ray.worker.measured import Measured
 from tests.runs import losses, punctual_checkpoints, tiny_config
 
 

@@ -18,7 +18,7 @@ from moco_ray.config.methods.moco import MoCoConfig
 from moco_ray.config.methods.moco_v3 import MoCoV3Config
 from moco_ray.config.methods.simclr import SimCLRConfig
 from moco_ray.config.model import ModelConfig
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
 from tests.runs import digests, losses, metrics, tiny_config
 
 STEPS = 10  # two and a half epochs of 191 images

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moco_ray.data.storage import Storage, StorageOptions
-from moco_ray.train.metrics import Line, StepLines, delete_provisional_parts, join_parts, stored_lines
+from moco_ray.run_folder.metrics import Line, StepLines, delete_provisional_parts, join_parts, stored_lines
+from moco_ray.storage.storage import Storage, StorageOptions
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from moco_ray.core.hashing import rows_digest
 from moco_ray.data.blocks import Source
 from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.order import Order, make_order
-from moco_ray.data.storage import Storage, StorageOptions
-from moco_ray.train.plan import warn_of_mixing
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.images.listing import warn_of_mixing
+from moco_ray.driver.run import pretrain
+from moco_ray.storage.storage import Storage, StorageOptions
 from tests.runs import digests, losses, metrics, tiny_config
 
 STEPS, SIZE = 12, 48  # three epochs of 191 rows, of two windows each

@@ -16,8 +16,8 @@ import pytest
 from moco_ray.config import Config
 from moco_ray.data.compare import is_same_place
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.storage import Storage, StorageOptions
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
+from moco_ray.storage.storage import Storage, StorageOptions
 from tests.runs import losses, tiny_config
 
 STEPS = 5

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from moco_ray.data.storage import Storage, StorageOptions, resolve_storage_options
-from moco_ray.train.dry_run import dry_run
-from moco_ray.train.naming import check_name, forget_claims, free_name
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.dry_run import dry_run
+from moco_ray.driver.naming import check_name, forget_claims, free_name
+from moco_ray.driver.run import pretrain
+from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
 from tests.runs import tiny_config
 from tests.s3 import s3_server
 

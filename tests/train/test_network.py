@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from moco_ray import cli
+from moco_ray.cli.pretrain import pretrain as cli
 from moco_ray.config.model import ModelConfig
-from moco_ray.train.dry_run import dry_run
-from moco_ray.train.network import check_network
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.dry_run import dry_run
+from moco_ray.driver.run import pretrain
+from moco_ray.tasks.network import check_network
 from tests.runs import tiny_config
 
 REFUSALS: list[tuple[ModelConfig, int, str]] = [

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from moco_ray.core.hashing import rows_digest
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
 from tests.runs import digests, losses, metrics, tiny_config
 
 

@@ -16,8 +16,8 @@ import moco_ray
 from moco_ray.config.model import ModelConfig
 from moco_ray.core.hashing import rows_digest
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.storage import Storage, resolve_storage_options
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
+from moco_ray.storage.storage import Storage, resolve_storage_options
 from tests.runs import digests, losses, metrics, tiny_config
 
 

@@ -7,9 +7,9 @@ from typing import cast
 
 import pytest
 
-from moco_ray.train import progress
-from moco_ray.train.job import Job
-from moco_ray.train.progress import Progress, duration
+from moco_ray.tasks.job import Job
+from moco_ray.worker import progress
+from moco_ray.worker.progress import Progress, duration
 from tests.runs import tiny_config
 
 VALUES = {"train/loss": 4.12345, "train/contrast_accuracy": 45.12, "perf/images_per_s": 1234.5}

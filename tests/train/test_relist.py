@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from moco_ray.cli import main
+from moco_ray.cli.pretrain import main
 from moco_ray.config import Config
 from moco_ray.config.methods import MemoryBankConfig
 from moco_ray.core.hashing import rows_digest
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import make_order
-from moco_ray.data.storage import Storage, StorageOptions
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
+from moco_ray.storage.storage import Storage, StorageOptions
 from tests.runs import digests, losses, metrics, tiny_config
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moco_ray.cli import main
+from moco_ray.cli.pretrain import main
 from moco_ray.config import Config, to_json
-from moco_ray.data import storage
 from moco_ray.data.stream import DataUnavailable
-from moco_ray.train import lease, recorder
-from moco_ray.train import pretrain as pretrain_module
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver import run as pretrain_module
+from moco_ray.driver.run import pretrain
+from moco_ray.run_folder import lease
+from moco_ray.storage import storage
+from moco_ray.worker import recorder
 from tests.runs import digests, losses, tiny_config
 
 STEPS = 60  # more than is read ahead at the first step
@@ -85,7 +86,7 @@ def _breaking(path: Path, said: list[str], mend_at: str) -> Callable[[str], None
 def test_data_that_cannot_be_read_for_a_while_does_not_end_a_run(
     own_images: Path, tmp_path: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "moco_ray.train.worker")
+    caplog.set_level(logging.INFO, "moco_ray.worker.loop")
     said: list[str] = []
     pretrain(_config(own_images, tmp_path, retries=1), say=_breaking(own_images, said, "(retry 1 of run.retries 1)"))
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(undisturbed), rtol=1e-9)

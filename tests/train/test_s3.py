@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import moco_ray
-from moco_ray.data.storage import Storage, resolve_storage_options
-from moco_ray.train.metrics import stored_lines
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
+from moco_ray.run_folder.metrics import stored_lines
+from moco_ray.storage.storage import Storage, resolve_storage_options
 from tests.runs import digests, losses, tiny_config
 from tests.s3 import S3Server, s3_server
 

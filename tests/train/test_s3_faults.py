@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from moco_ray.config import Config
-from moco_ray.data import storage as storage_module
-from moco_ray.data.storage import Storage, resolve_storage_options
-from moco_ray.train import recorder
-from moco_ray.train.checkpoint import CheckpointStore, checkpoint_name
-from moco_ray.train.metrics import stored_lines
-from moco_ray.train.pretrain import RunResult, pretrain
+from moco_ray.driver.run import RunResult, pretrain
+from moco_ray.run_folder.checkpoint import CheckpointStore, checkpoint_name
+from moco_ray.run_folder.metrics import stored_lines
+from moco_ray.storage import storage as storage_module
+from moco_ray.storage.storage import Storage, resolve_storage_options
+from moco_ray.worker import recorder
 from tests.faults import Fault, FaultyProxy, Kind
 from tests.runs import digests, losses, punctual_checkpoints, tiny_config
 from tests.s3 import S3Server, s3_server

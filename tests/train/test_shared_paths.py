@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from moco_ray.config import Config
-from moco_ray.data.storage import Storage, resolve_storage_options
-from moco_ray.train.pretrain import pretrain
-from moco_ray.train.shared_paths import check_paths
-from moco_ray.train.worker import _check_visible
+from moco_ray.driver.paths import check_paths
+from moco_ray.driver.run import pretrain
+from moco_ray.storage.storage import Storage, resolve_storage_options
+from moco_ray.worker.loop import _check_visible
 from tests.runs import tiny_config
 
 

@@ -14,8 +14,8 @@ import pytest
 from moco_ray.core.hashing import rows_digest
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import make_order
-from moco_ray.data.storage import Storage, StorageOptions
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
+from moco_ray.storage.storage import Storage, StorageOptions
 from tests.runs import digests, tiny_config
 
 EPOCHS = 2

@@ -14,7 +14,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
 from tests.runs import digests, losses, tiny_config
 from tests.web import web_server
 

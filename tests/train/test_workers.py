@@ -12,7 +12,7 @@ import torch
 
 from moco_ray.config import Config
 from moco_ray.core.encoders import build_encoder
-from moco_ray.train.pretrain import pretrain
+from moco_ray.driver.run import pretrain
 from tests.runs import digests, losses, metrics, tiny_config
 
 STEPS = 60  # 15 epochs of 191 images

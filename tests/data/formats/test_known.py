@@ -13,7 +13,7 @@ from moco_ray.config.data import DataConfig
 from moco_ray.data.formats.extensions import EXTENSIONS_OF, IMAGE_EXTENSIONS
 from moco_ray.data.formats.known import FORMATS
 from moco_ray.data.sources import build_manifest
-from moco_ray.data.storage import resolve_storage_options
+from moco_ray.storage.storage import resolve_storage_options
 from tests.data.formats.scene import RGB, chunk, decode, encoded, reason, tiff
 
 IMAGE = Image.fromarray(RGB)

@@ -1,0 +1,1 @@
+"""The commands: flags, presets, help, signals and exit codes."""

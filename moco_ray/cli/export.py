@@ -1,0 +1,120 @@
+"""What a run has learned so far, as the files of a finished one: encoder, metrics, pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import tyro
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from moco_ray.config import from_json
+from moco_ray.driver.images.listing import run_eval_set
+from moco_ray.report.run_report import illustrate
+from moco_ray.run_folder.begin import CONFIG, is_run, stored_images
+from moco_ray.run_folder.checkpoint_files import checkpoint_name
+from moco_ray.run_folder.metrics import join_parts
+from moco_ray.storage.storage import Storage, resolve_storage_options
+from moco_ray.weights.encoder_file import NAME, encoder_info, load_encoder, read_encoder
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arguments:
+    """Write encoder.safetensors, metrics.jsonl and pictures of a run that was stopped or goes on, into its folder."""
+
+    run: tyro.conf.Positional[str]
+    """The run's folder, local or an fsspec URL."""
+    checkpoint: int | None = None
+    """Steps of the checkpoint to take, into a file of its own (--output). None: the newest that is whole."""
+    output: str | None = None
+    """Write the encoder to this file, and nothing else."""
+    storage_options: str | None = None
+    """Access to the run's folder: a JSON object of fsspec options or a file with one. None: the AWS environment."""
+    data_storage_options: str | None = None
+    """Access to its images, likewise, for the pictures."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and export; returns the exit code, which is that of jobs/pretrain.py."""
+    given = tyro.cli(_Arguments, args=arguments)
+    try:
+        export_run(
+            given.run,
+            checkpoint=given.checkpoint,
+            output=given.output,
+            storage_options=given.storage_options,
+            data_storage_options=given.data_storage_options,
+        )
+    except (ValueError, OSError) as error:
+        Console(stderr=True).print(Panel(Text(str(error)), title="moco_ray", border_style="red"))
+        return 2 if isinstance(error, ValueError) else 1
+    return 0
+
+
+def export_run(
+    run: str | os.PathLike[str],
+    *,
+    checkpoint: int | None = None,
+    output: str | os.PathLike[str] | None = None,
+    storage_options: str | None = None,
+    data_storage_options: str | None = None,
+    say: Say = print,
+) -> str:
+    """Write what a finished run leaves, from the newest checkpoint of one that was stopped or goes on.
+
+    Args:
+        run: The run's folder.
+        checkpoint: Steps of another checkpoint, for `output`.
+        output: File of the encoder, which is then all that is written. None: encoder.safetensors, metrics.jsonl and
+            report/ of the run's folder.
+        storage_options: Access to the run's folder.
+        data_storage_options: Access to its images, for the pictures.
+        say: Prints a line for the user.
+
+    Returns:
+        The encoder's file.
+
+    Raises:
+        ValueError: There is no such run or checkpoint, or it cannot be written.
+    """
+    uri = os.fspath(run).rstrip("/")
+    storage = Storage.open(uri, resolve_storage_options(uri, storage_options))
+    if not is_run(storage):
+        raise ValueError(f"{uri} is no folder of a run: there is no {CONFIG} in it")
+    if checkpoint is not None and output is None:
+        raise ValueError(f"--checkpoint {checkpoint} goes to a file of its own; name it with --output")
+    source = uri if checkpoint is None else f"{uri}/{checkpoint_name(checkpoint)}"
+    content = read_encoder(source, storage_options)
+    target = os.fspath(output) if output is not None else f"{uri}/{NAME}"
+    place = Storage.open(target, resolve_storage_options(target, storage_options))
+    place.write_bytes(place.root, content)
+    say(f"encoder of step {encoder_info(target, storage_options)['step']:,}: {target}")
+    if output is None:
+        _write_metrics(storage, say)
+        _draw(storage, target, storage_options, data_storage_options, say)
+    return target
+
+
+def _write_metrics(run: Storage, say: Say) -> None:
+    path = run.join("metrics.jsonl")
+    try:
+        run.write_bytes(path, join_parts(run, say))
+        say(f"metrics: {run.uri(path)}")
+    except RuntimeError as error:  # a run that goes on replaces parts
+        say(f"warning: metrics.jsonl could not be written ({error})")
+
+
+def _draw(run: Storage, encoder: str, storage_options: str | None, data_storage_options: str | None, say: Say) -> None:
+    config = from_json(run.read_bytes(run.join(CONFIG)).decode(), run.uri(run.join(CONFIG)))
+    config = replace(config, data=replace(config.data, storage_options=data_storage_options))
+    try:
+        eval_set = run_eval_set(config, stored_images(run))
+        pictures = illustrate(config, run, load_encoder(encoder, storage_options), eval_set)
+        say(f"pictures: {', '.join(run.uri(path) for path in pictures)}")
+    except Exception as error:  # the images may be elsewhere by now; the encoder is there
+        say(f"warning: the pictures could not be drawn ({type(error).__name__}: {error})")

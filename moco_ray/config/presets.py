@@ -1,0 +1,312 @@
+"""Presets: functions that return a configuration. A variant calls its base and changes fields."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from moco_ray.config import Config, from_json
+from moco_ray.config.eval import EvalConfig
+from moco_ray.config.methods.end_to_end import EndToEndConfig
+from moco_ray.config.methods.memory_bank import MemoryBankConfig
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.config.methods.moco_v3 import MoCoV3Config
+from moco_ray.config.methods.simclr import SimCLRConfig
+from moco_ray.config.model import ModelConfig
+from moco_ray.config.optim import OptimConfig
+from moco_ray.config.paths import as_uri, local_path
+from moco_ray.config.resembling import most_like, plain
+from moco_ray.config.run import RunConfig
+from moco_ray.config.views import cifar_views, simclr_views, v1_views, v2_views, v3_views
+
+
+def moco_v2() -> Config:
+    """MoCo v2 on ImageNet (arXiv:2003.04297), 200 epochs.
+
+    Command: python jobs/pretrain.py --preset moco-v2 --data.uri s3://BUCKET/imagenet/train
+    Hardware: 8 GPUs of 16 GB (the reference: 53 h on 8 V100). Expected: 67.5 % linear top-1. Not yet run.
+    """
+    return Config(preset="moco-v2", views=v2_views())
+
+
+def moco_v1() -> Config:
+    """MoCo v1 on ImageNet (arXiv:1911.05722), 200 epochs.
+
+    Command: python jobs/pretrain.py --preset moco-v1 --data.uri s3://BUCKET/imagenet/train
+    Hardware: 8 GPUs of 16 GB. Expected: 60.6 % linear top-1. Not yet run.
+    """
+    base = moco_v2()
+    return replace(
+        base,
+        preset="moco-v1",
+        views=v1_views(),
+        model=replace(base.model, projector="linear"),
+        method=replace(base.method, temperature=0.07),
+        optim=replace(base.optim, schedule="milestones"),
+    )
+
+
+def moco_v3_resnet50() -> Config:
+    """MoCo v3 with a ResNet-50 on ImageNet (arXiv:2104.02057), 100 epochs; for 300 epochs the rate is 0.3.
+
+    Command: python jobs/pretrain.py --preset moco-v3-resnet50 --data.uri s3://BUCKET/imagenet/train
+    Hardware: 16 GPUs of 80 GB, estimated: BatchNorm over the global batch takes 256 images whole, twice. Expected: 68.9 %
+    linear top-1. Not yet run.
+    """
+    return Config(
+        preset="moco-v3-resnet50",
+        views=v3_views(),
+        model=ModelConfig(zero_init_residual=True, projector="mlp-bn", projector_layers=2, hidden_dim=4096, dim=256),
+        method=MoCoV3Config(temperature=1.0, predictor_last_bn=False),
+        optim=OptimConfig(
+            global_batch_size=4096,
+            bn_groups=16,
+            epochs=100,
+            optimizer="lars",
+            lr=0.6,
+            weight_decay=1e-6,
+            schedule_per="step",
+            warmup_epochs=10,
+        ),
+    )
+
+
+def moco_v3_resnet50_1000ep() -> Config:
+    """MoCo v3 with a ResNet-50 on ImageNet (arXiv:2104.02057), 1000 epochs: another rate, decay and momentum.
+
+    Command: python jobs/pretrain.py --preset moco-v3-resnet50-1000ep --data.uri s3://BUCKET/imagenet/train
+    Hardware: as for moco-v3-resnet50. Expected: 74.6 % linear top-1. Not yet run.
+    """
+    base = moco_v3_resnet50()
+    return replace(
+        base,
+        preset="moco-v3-resnet50-1000ep",
+        method=MoCoV3Config(temperature=1.0, predictor_last_bn=False, encoder_momentum=0.996),
+        optim=replace(base.optim, epochs=1000, lr=0.3, weight_decay=1.5e-6),
+    )
+
+
+def moco_v3_vit_small() -> Config:
+    """MoCo v3 with a ViT-S/16 on ImageNet (arXiv:2104.02057), 300 epochs.
+
+    Command: python jobs/pretrain.py --preset moco-v3-vit-small --data.uri s3://BUCKET/imagenet/train
+    Hardware: 8 GPUs of 32 GB; on fewer or smaller ones the same batch in micro-batches. Expected: 73.2 % linear top-1.
+    Not yet run.
+    """
+    base = moco_v3_resnet50()
+    return replace(
+        base,
+        preset="moco-v3-vit-small",
+        views=v3_views(crop_min=0.08),
+        model=ModelConfig(arch="vit_small", projector="mlp-bn", projector_layers=3, hidden_dim=4096, dim=256),
+        method=MoCoV3Config(temperature=0.2, predictor_last_bn=True),
+        optim=replace(base.optim, epochs=300, optimizer="adamw", lr=1.5e-4, weight_decay=0.1, warmup_epochs=40),
+    )
+
+
+def moco_v3_vit_base() -> Config:
+    """MoCo v3 with a ViT-B/16 on ImageNet (arXiv:2104.02057), 300 epochs.
+
+    Command: python jobs/pretrain.py --preset moco-v3-vit-base --data.uri s3://BUCKET/imagenet/train
+    Hardware: 16 GPUs of 32 GB. Expected: 76.7 % linear top-1. Not yet run.
+    """
+    base = moco_v3_vit_small()
+    return replace(base, preset="moco-v3-vit-base", model=replace(base.model, arch="vit_base"))
+
+
+def moco_v3_vit_mini() -> Config:
+    """MoCo v3 with a small ViT on images of 32 to 64 px, of which there are tens of thousands.
+
+    Command: python jobs/pretrain.py --preset moco-v3-vit-mini --data.uri cifar10/train --eval.uri cifar10/test
+    Hardware: one GPU of 8 GB. Expected: depends on the images; watch eval/knn_top1. Not yet run to its end.
+    """
+    base = moco_v3_vit_small()
+    return replace(
+        base,
+        preset="moco-v3-vit-mini",
+        views=v3_views(crop_px=32, crop_min=0.08),
+        model=replace(base.model, arch="vit_mini", patch_px=4, hidden_dim=1024),
+        optim=replace(base.optim, global_batch_size=512, bn_groups=8, lr=5e-4),
+    )
+
+
+def end_to_end() -> Config:
+    """The end-to-end dictionary of the v1 paper on ImageNet (arXiv:1911.05722, Sec. 3.2 and Fig. 3), 200 epochs.
+
+    Command: python jobs/pretrain.py --preset end-to-end --data.uri s3://BUCKET/imagenet/train
+    Hardware: 8 GPUs of 32 GB: a dictionary of 1024 keys is a batch of 1024 images. Expected: what MoCo reaches with
+    a queue of as many keys (Fig. 3). Not yet run.
+    """
+    base = moco_v1()
+    return replace(
+        base, preset="end-to-end", method=EndToEndConfig(), optim=replace(base.optim, global_batch_size=1024)
+    )
+
+
+def memory_bank() -> Config:
+    """The memory bank of the v1 paper on ImageNet (arXiv:1911.05722, Sec. 3.2 and Fig. 3), 200 epochs.
+
+    Command: python jobs/pretrain.py --preset memory-bank --data.uri s3://BUCKET/imagenet/train
+    Hardware: 8 GPUs of 16 GB. Expected: 58.0 % linear top-1 (2.6 points below MoCo v1, Sec. 4.1). Not yet run.
+    """
+    return replace(moco_v1(), preset="memory-bank", method=MemoryBankConfig(num_negatives=65536))
+
+
+def simclr() -> Config:
+    """SimCLR on ImageNet (arXiv:2002.05709), 100 epochs.
+
+    Command: python jobs/pretrain.py --preset simclr --data.uri s3://BUCKET/imagenet/train
+    Hardware: 16 GPUs of 80 GB, estimated as for moco-v3-resnet50. Expected: between the 61.9 % of a batch of 256 and the
+    66.6 % of 8192 after 200 epochs (arXiv:2003.04297, Table 2). Not yet run.
+    """
+    return Config(
+        preset="simclr",
+        views=simclr_views(),
+        method=SimCLRConfig(),
+        optim=OptimConfig(
+            global_batch_size=4096,
+            bn_groups=16,
+            epochs=100,
+            optimizer="lars",
+            lr=0.3,
+            weight_decay=1e-6,
+            schedule_per="step",
+            warmup_epochs=10,
+        ),
+    )
+
+
+def cifar10() -> Config:
+    """ResNet-18 on CIFAR-10, the asymmetric setting of the reference's demo, 200 epochs.
+
+    Command: python jobs/pretrain.py --preset cifar10 --data.uri cifar10/train --eval.uri cifar10/test
+    Hardware: one GPU of 8 GB, about an hour. Expected: kNN about 82.6 %, which the demo measures on the projector's outputs
+    and a run on the backbone's features. Not yet run.
+    """
+    return Config(
+        preset="cifar10",
+        views=cifar_views(),
+        model=ModelConfig(arch="resnet18", stem="cifar", projector="linear"),
+        method=MoCoConfig(queue_size=4096, temperature=0.1, encoder_momentum=0.99),
+        optim=OptimConfig(global_batch_size=512, bn_groups=8, lr=0.03, weight_decay=5e-4, epochs=200),
+        eval=EvalConfig(max_queries=10_000, max_bank=50_000),
+    )
+
+
+def small() -> Config:
+    """Hundreds to thousands of one's own images on one small GPU or a CPU: a queue of half the images.
+
+    Command: python jobs/pretrain.py --preset small --data.uri FOLDER
+    Hardware: one GPU of 4 GB, or a CPU and patience. Expected: depends on the images; watch eval/knn_top1.
+    """
+    return Config(
+        preset="small",
+        views=v2_views(crop_px=96),
+        model=ModelConfig(arch="resnet18"),
+        method=MoCoConfig(queue_size=None, encoder_momentum=0.99),
+        optim=OptimConfig(global_batch_size=128, bn_groups=4, lr=0.06, epochs=100, schedule_per="step"),
+    )
+
+
+def smoke() -> Config:
+    """Whether everything works: a few steps on small images, nothing learned.
+
+    Command: python jobs/pretrain.py --preset smoke --data.uri FOLDER
+    Hardware: anything, seconds. Expected: a finished run.
+    """
+    return Config(
+        preset="smoke",
+        views=v2_views(crop_px=32),
+        model=ModelConfig(arch="timm:test_resnet", dim=32),
+        method=MoCoConfig(queue_size=128, encoder_momentum=0.99),
+        optim=OptimConfig(global_batch_size=16, bn_groups=2, epochs=1, schedule_per="step"),
+        eval=EvalConfig(max_queries=64, max_bank=256),
+        run=RunConfig(max_steps=4, log_every_steps=1),
+    )
+
+
+PRESETS = {
+    "moco-v1": moco_v1,
+    "moco-v2": moco_v2,
+    "moco-v3-resnet50": moco_v3_resnet50,
+    "moco-v3-resnet50-1000ep": moco_v3_resnet50_1000ep,
+    "moco-v3-vit-small": moco_v3_vit_small,
+    "moco-v3-vit-base": moco_v3_vit_base,
+    "moco-v3-vit-mini": moco_v3_vit_mini,
+    "end-to-end": end_to_end,
+    "memory-bank": memory_bank,
+    "simclr": simclr,
+    "cifar10": cifar10,
+    "small": small,
+    "smoke": smoke,
+}
+
+
+def preset_list() -> str:
+    """The presets, one a line, with what each is for."""
+    width = max(map(len, PRESETS))
+    lines = [f"  {name:{width}}  {(make.__doc__ or '').splitlines()[0]}" for name, make in PRESETS.items()]
+    return "\n".join(["Presets (--preset NAME, or --preset and the path of a run's config.json):", *lines])
+
+
+def load_preset(name: str | os.PathLike[str], storage_options: str | None = None) -> Config:
+    """Make the configuration of a preset, or read that of a run from its config.json.
+
+    Args:
+        name: Of a preset, or the path or URL of a config.json (or of a sweep's best.json).
+        storage_options: Access to a URL: a JSON object of fsspec options or a file with one. None: the AWS environment.
+
+    Raises:
+        ValueError: There is no such preset and no such file.
+    """
+    name = str(as_uri("preset", name))
+    if name in PRESETS:
+        return PRESETS[name]()
+    if _is_file(name):
+        config = from_json(_text(name, storage_options), f"--preset {name}")
+        return replace(config, run=replace(config.run, name=None))  # another run, not that one resumed
+    close = _resembling(name)
+    meant = (
+        f"did you mean {' or '.join([', '.join(close[:-1]), close[-1]] if close[1:] else close)}? There"
+        if close
+        else "there"
+    )
+    raise ValueError(
+        f"--preset {name!r} is unknown; {meant} are {', '.join(PRESETS)}, or the path of a run's config.json"
+    )
+
+
+def _is_file(name: str) -> bool:
+    """Whether a name is that of a file, which need not be there, and of no preset."""
+    if "://" in name or name.lower().endswith(".json"):
+        return True
+    path = Path(local_path(name))
+    return path.is_file() or ("/" in name and not path.exists())
+
+
+def _resembling(name: str) -> list[str]:
+    """Presets that may be meant: those that begin with the name, else the one or two that are spelt like it."""
+    if (Path(name).expanduser() / "config.json").is_file():
+        return [str(Path(name) / "config.json")]
+    begun = [preset for preset in PRESETS if plain(name) and plain(preset).startswith(plain(name))]
+    close = most_like(name, PRESETS, cutoff=0.4)
+    return begun or ([close] if close else [])
+
+
+def _text(uri: str, storage_options: str | None) -> str:
+    from moco_ray.storage.checks import check_access
+    from moco_ray.storage.storage import Missing, Storage, resolve_storage_options  # it takes a while
+    from moco_ray.storage.uris import is_local
+
+    try:
+        options = resolve_storage_options(uri, None if is_local(uri) else storage_options)
+        check_access(uri, options)
+        storage = Storage.open(uri, options, is_quick=True)
+        return storage.read_bytes(storage.root).decode("utf-8-sig")
+    except Missing:
+        raise ValueError(f"--preset {uri}: there is no such file") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--preset {uri} is no text (byte {error.start} is no UTF-8)") from None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"--preset: {error}") from error

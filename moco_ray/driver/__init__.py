@@ -1,0 +1,1 @@
+"""One run from its driver's side: check everything, start the workers, say what there is."""

@@ -1,0 +1,131 @@
+"""Look before training: what a run would be, and what is wrong with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from moco_ray.cluster.workers import choose_workers, trains_here
+from moco_ray.config import Config
+from moco_ray.driver.estimate import measure_size, measure_step
+from moco_ray.driver.images.listing import last_step
+from moco_ray.driver.images.sample import Sample, look_at_sample
+from moco_ray.driver.paths import check_paths
+from moco_ray.driver.plan import Prepared, folder_of, prepare, with_name
+from moco_ray.storage.checks import check_writable
+from moco_ray.storage.storage import Storage, resolve_storage_options
+from moco_ray.tasks.job import Job
+from moco_ray.tasks.learner import worker_device
+from moco_ray.worker.progress import duration
+
+Say = Callable[[str], None]
+
+
+def dry_run(config: Config, *, say: Say = print) -> None:
+    """Check all that a run checks before it trains, and say what it would be. Leaves nothing behind.
+
+    Raises:
+        ValueError: The run would refuse this.
+    """
+    config = with_name(config)
+    check_paths(config)
+    options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
+    _check_writable(Storage.open(config.run.storage_path, options))
+    folder = folder_of(config, options)
+    run = Storage.open(folder, options)
+    ready = prepare(config, folder, run, say)
+    known = ready.images.train.table["num_bytes"].to_numpy()
+    if (known >= 0).all():
+        say(f"size: {known.sum() / 1e6:,.1f} MB")
+    sample = look_at_sample(ready.config, ready.source, say)
+    uses_gpu = False
+    if trains_here(config.run):
+        uses_gpu = choose_workers(config, say).uses_gpu
+    else:
+        say("the workers are chosen on the cluster when the run starts: whether it has them is not checked here")
+    _say_experiment(ready, say)
+    _say_cost(ready, ready.job(run, folder, options, uses_gpu=uses_gpu, lease_owner="", say=say), sample, say)
+    say(f"suggested preset: {suggest_preset(len(ready.images.train), sample.median_px)}")
+
+
+def suggest_preset(num_images: int, median_px: float) -> str:
+    """The preset that fits so many images of such a shorter side, in pixels."""
+    if median_px <= 40 and num_images >= 10_000:
+        return "cifar10"
+    return "small" if num_images < 100_000 else "moco-v2"
+
+
+def _check_writable(root: Storage) -> None:
+    """Make sure that the run's folder could be made, without making it.
+
+    Raises:
+        ValueError: It could not.
+    """
+    if root.protocol != "file":
+        check_writable(root)
+        return
+    place = Path(root.root)
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"run.storage-path {root.root} cannot be written to ({place}: {error.strerror}); use another folder"
+        ) from error
+
+
+def _say_experiment(ready: Prepared, say: Say) -> None:
+    """Name what is trained, how, and how long."""
+    config, num_rows = ready.config, len(ready.source.train_rows)
+    optim, model = config.optim, config.model
+    say(f"method: {config.method.name}; {_fields(config.method)}")
+    init = f", beginning from {model.init}" if model.init else ""
+    say(
+        f"network: {model.arch}, projector {model.projector} to {model.dim} numbers, images of {config.views.crop_px} px{init}"
+    )
+    say(
+        f"optimizer: {optim.optimizer}, effective learning rate {optim.effective_lr:g}, {optim.schedule} a "
+        f"{optim.schedule_per}, weight decay {optim.weight_decay:g}; run.dtype {config.run.dtype}"
+    )
+    say(
+        f"run: {num_rows:,} images, {optim.epochs:g} epochs of {num_rows / optim.global_batch_size:,.1f} steps; "
+        f"{last_step(config, num_rows):,} steps of {optim.global_batch_size} images in {optim.bn_groups} BatchNorm groups; "
+        f"evaluated every {config.eval.every_steps:,} steps"
+    )
+
+
+def _fields(settings: object) -> str:
+    """Fields of a dataclass for people."""
+    values = {item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None)
+
+
+def _say_cost(ready: Prepared, job: Job, sample: Sample, say: Say) -> None:
+    """Say what the run would take, as far as this machine can tell."""
+    config = ready.config
+    size = measure_size(config, job.num_rows, worker_device(job.uses_gpu))
+    say(
+        f"checkpoint: about {size.checkpoint / 1e6:,.0f} MB ({size.parameters / 1e6:.1f} million weights in the encoder)"
+    )
+    one_group = f", {(size.training + size.activations) / 1e9:,.1f} GB with one BatchNorm group at a time"
+    say(
+        f"memory, estimated: {(size.training + size.all_activations) / 1e9:,.1f} GB for one worker with all of the batch"
+        f"{one_group if size.can_be_cut else '; in micro-batches it cannot be trained'}"
+    )
+    network_s = measure_step(job, ready.source.train_rows[: config.optim.global_batch_size])
+    cores = max(1, (os.cpu_count() or 1) - (not job.uses_gpu))
+    data_s = sample.seconds_an_image * config.optim.global_batch_size / cores
+    step_s = max(network_s, data_s)
+    say(
+        f"time, estimated here with one worker on {'a GPU' if job.uses_gpu else 'the CPU'}: {_seconds(step_s)} a step (network "
+        f"{_seconds(network_s)}, images {_seconds(data_s)} beside it), {duration(step_s * job.last_step)} in all and evaluations"
+    )
+
+
+def _seconds(seconds: float) -> str:
+    return duration(seconds) if seconds >= 10 else f"{seconds:.2g} s"

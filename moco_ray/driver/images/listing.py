@@ -1,0 +1,232 @@
+"""What a run will be: its images, and every automatic value decided from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from moco_ray.config import Config
+from moco_ray.core.group_batch_norm import has_batch_norm
+from moco_ray.data.blocks import Source
+from moco_ray.data.folders import same_place
+from moco_ray.data.known_bad import say_known_bad
+from moco_ray.data.labels import amount, count_words
+from moco_ray.data.manifest import Manifest
+from moco_ray.data.order import make_order
+from moco_ray.data.overlap import check_left, is_shared_row
+from moco_ray.data.sources import list_source
+from moco_ray.evaluate.monitor import EvalSet, choose_eval_set, holdout_mask
+from moco_ray.storage.storage import StorageOptions, resolve_storage_options
+from moco_ray.tasks.network import network_without_weights
+
+_EVALUATIONS_A_RUN = 20
+_BATCHES_LOOKED_AT = 20
+_LEAST_MIXED = 0.9
+_MANY_FILES = 10_000_000
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """The images of a run."""
+
+    train: Manifest
+    """Those of data.uri, some of them perhaps held out from training."""
+    test: Manifest | None
+    """Those to classify: of eval.uri, or of the val or test part of data.uri; None: held-out ones, if any."""
+
+
+def list_images(config: Config, options: StorageOptions, say: Say, *, holds_out: bool = True) -> Images:
+    """List the images to train on and those to classify, and say what there is.
+
+    Without other images to classify, some of the labelled ones are held out from training. Results of runs and the images
+    of eval.uri are not trained on where they lie below data.uri.
+
+    Args:
+        config: Names them.
+        options: Access to data.uri.
+        say: Prints a line for the user.
+        holds_out: Whether to choose images to hold out; a run that exists has chosen its own.
+
+    Raises:
+        ValueError: There are none, too many are known to be bad, those of eval.uri have no labels, or they are
+            (nearly) all of those of data.uri.
+    """
+    data, evaluation = config.data, config.eval
+    if evaluation.uri and same_place(evaluation.uri, data.uri):
+        raise ValueError(
+            f"eval.uri is data.uri, {data.uri}: training would see what is classified; name other images, or drop eval.uri "
+            "and a share of the labelled ones is held out (eval.holdout-fraction)"
+        )
+    say(f"listing {data.uri}")
+    apart = (config.run.storage_path, evaluation.uri)
+    listed = list_source(data, options, say, leave_out=apart, chooses_test=not evaluation.uri)
+    train, test = listed.train, listed.test
+    if holds_out and test is None and not evaluation.uri:
+        train = train.with_holdout(holdout_mask(train.labels, evaluation, config.run.seed))
+    num_held_out = len(train) - len(train.train_rows())
+    held_out = f", {num_held_out:,} of them held out for kNN" if num_held_out else ""
+    say(f"{len(train):,} images{held_out}; {listed.words}")
+    for note in listed.notes:
+        say(note)
+    if len(train) > _MANY_FILES and train.image_column is None:
+        say(
+            f"warning: {len(train):,} single files take long to list and a request each to read; pack them into Parquet files "
+            "with a column of image bytes"
+        )
+    if num_held_out:
+        say(
+            f"{num_held_out:,} of {int((train.labels >= 0).sum()):,} labelled images are held out for kNN and never trained "
+            "on; --eval.holdout-fraction 0 trains on all, or name a test set with --eval.uri"
+        )
+    say_known_bad(train, data.max_bad_fraction, say)
+    if test is not None:
+        say_known_bad(test, None, say)
+    if evaluation.uri:
+        test = list_eval_images(config, say)
+        train = _without(train, test, config, say)
+    return Images(train=train, test=test)
+
+
+def _without(train: Manifest, test: Manifest, config: Config, say: Say) -> Manifest:
+    """The training images but for those that are classified."""
+    shared = is_shared_row(train, test)
+    if not shared.any():
+        return train
+    named, others = f"data.uri {config.data.uri}", f"eval.uri {config.eval.uri}"
+    left = replace(train, table=train.table.filter(pa.array(~shared)))
+    check_left(len(left), len(train), named, others)
+    say(
+        f"warning: {amount(int(shared.sum()), 'image')} of {named} {'is' if shared.sum() == 1 else 'are'} in {others}, too "
+        f"(first {train.uri(int(shared.argmax()))}): not trained on; {len(left):,} images are left"
+    )
+    return left
+
+
+def list_eval_images(config: Config, say: Say) -> Manifest:
+    """List the images of eval.uri; of its val or test part, if it has parts.
+
+    Raises:
+        ValueError: There are none, or they have no labels.
+    """
+    uri = config.eval.uri
+    say(f"listing {uri}")
+    options = resolve_storage_options(uri, config.data.storage_options)
+    listed = list_source(replace(config.data, uri=uri), options, say, leave_out=(config.run.storage_path,))
+    manifest = listed.test or listed.train
+    if len(manifest.classes) < 2:
+        raise ValueError(
+            f"eval.uri {uri} has no labels of two classes; use a folder with one sub-folder for each class ({listed.words})"
+        )
+    if listed.test is not None:
+        say(f"{len(manifest):,} images of the val or test part; {count_words(manifest.classes, manifest.labels)}")
+    else:
+        say(f"{len(manifest):,} images; {listed.words}")
+    say_known_bad(manifest, None, say)
+    return manifest
+
+
+def make_source(config: Config, manifest: Manifest, options: StorageOptions) -> Source:
+    """The training images in their order.
+
+    Raises:
+        ValueError: They do not fill one batch.
+    """
+    rows = manifest.train_rows()
+    if len(rows) < config.optim.global_batch_size:
+        raise ValueError(
+            f"{config.data.uri} has {len(rows)} images to train on, fewer than one batch of "
+            f"{config.optim.global_batch_size}; use a smaller optim.global-batch-size"
+        )
+    order = make_order(manifest, seed=config.run.seed, global_batch_size=config.optim.global_batch_size)
+    return Source(manifest=manifest, train_rows=np.asarray(rows), order=order, options=options)
+
+
+def decide(config: Config, num_rows: int) -> Config:
+    """Replace what is automatic by what it comes to for this data and network.
+
+    Raises:
+        ValueError: What was asked for contradicts one of them, there is no such network, or it cannot take the crops.
+    """
+    size = config.optim.global_batch_size
+    network = network_without_weights(config)
+    method = config.method.decide(num_images=num_rows, global_batch_size=size, has_batch_norm=has_batch_norm(network))
+    every = config.eval.every_steps
+    if every is None:
+        steps = config.optim.num_steps(num_rows)
+        every = max(1, math.ceil(num_rows / size), math.ceil(steps / _EVALUATIONS_A_RUN))
+    return replace(
+        config,
+        method=method,
+        eval=replace(config.eval, every_steps=every),
+    )
+
+
+def warn(config: Config, num_rows: int, say: Say) -> None:
+    """Say what a user should know before training with this method and schedule on so many images."""
+    optim = config.optim
+    if (warning := config.method.warning(num_rows, optim.global_batch_size)) is not None:
+        say(f"warning: {warning}")
+    if config.method.shuffles_keys and optim.bn_groups == 1:
+        say(
+            "warning: with optim.bn-groups 1 a query and its key share BatchNorm statistics, and shuffling changes nothing; "
+            "use more groups"
+        )
+    if optim.warmup_epochs >= optim.epochs:
+        say(
+            f"warning: optim.warmup-epochs {optim.warmup_epochs:g} of optim.epochs {optim.epochs:g}: the learning rate never "
+            "leaves the warm-up; use a shorter one"
+        )
+    if optim.schedule == "milestones" and all(milestone >= optim.epochs for milestone in optim.milestones):
+        say(
+            f"warning: optim.milestones {', '.join(map(str, optim.milestones))} lie beyond optim.epochs {optim.epochs:g}: the "
+            "learning rate never falls; use earlier ones or --optim.schedule cosine"
+        )
+
+
+def warn_of_mixing(source: Source, global_batch_size: int, say: Say) -> None:
+    """Say so if batches of rows of Parquet files hold clearly fewer classes than if all rows were shuffled."""
+    labels = source.manifest.labels[source.train_rows]
+    if source.order.chunk_starts is None or (labels < 0).any():
+        return
+    steps = np.linspace(0, max(0, len(labels) // global_batch_size - 1), _BATCHES_LOOKED_AT).astype(np.int64)
+    rows = source.order.rows(steps[:, None] * global_batch_size + np.arange(global_batch_size))
+    found = float(np.mean([len(np.unique(batch)) for batch in labels[rows]]))
+    shares = np.bincount(labels) / len(labels)
+    shuffled = float((1 - (1 - shares) ** global_batch_size).sum())
+    if found < _LEAST_MIXED * shuffled:
+        say(
+            f"warning: a batch holds images of about {found:.0f} classes; if all rows were shuffled, of {shuffled:.0f}. The "
+            f"Parquet files are sorted by class, and about {max(source.order.window, global_batch_size):,} rows are mixed "
+            "at a time: write the rows in random order, or mix more of them with a larger data.window-mb, which takes memory"
+        )
+
+
+def last_step(config: Config, num_rows: int) -> int:
+    """Steps that the run does."""
+    steps = config.optim.num_steps(num_rows)
+    return steps if config.run.max_steps is None else min(steps, config.run.max_steps)
+
+
+def row_options(manifest: Manifest, config: Config) -> StorageOptions:
+    """Access to the images themselves, which need not be where the manifest was."""
+    return resolve_storage_options(manifest.first_uri, config.data.storage_options)
+
+
+def run_eval_set(config: Config, images: Images) -> EvalSet:
+    """The images that a run is evaluated on and illustrated with."""
+    options = row_options(images.train, config)
+    return choose_eval_set(
+        images.train,
+        images.test,
+        config.eval,
+        config.run.seed,
+        options,
+        row_options(images.test, config) if images.test else options,
+        config.data.max_pixels,
+    )

@@ -1,0 +1,104 @@
+"""The record of a run: one line a step, in parts that are committed with checkpoints."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from moco_ray.report.sinks import metrics_line
+from moco_ray.storage.storage import Storage
+
+_FOLDER = "metrics"
+_PART = re.compile(r"(\d+)-(\d+)\.jsonl")
+
+Line = dict[str, Any]
+
+
+@dataclass
+class StepLines:
+    """Lines of the steps since the last part."""
+
+    lines: list[Line] = field(default_factory=list)
+    """In step order, without a gap."""
+
+    def add(self, line: Line) -> None:
+        """Add the line of the next step."""
+        assert not self.lines or line["step"] == self.lines[-1]["step"] + 1
+        self.lines.append(line)
+
+    def take_part(self) -> dict[str, bytes]:
+        """Path and content of the part that these lines make, and start anew; empty without lines."""
+        if not self.lines:
+            return {}
+        first, last = self.lines[0]["step"], self.lines[-1]["step"]
+        content = "".join(metrics_line(line) for line in self.lines)
+        self.lines = []
+        return {f"{_FOLDER}/{first:09d}-{last:09d}.jsonl": content.encode()}
+
+
+def delete_provisional_parts(storage: Storage, step: int) -> None:
+    """Delete the parts of steps that the checkpoint after `step` steps does not know; they are done again."""
+    for first, last, path in _parts(storage):
+        if last >= step:
+            assert first >= step, f"{path} straddles the checkpoint of step {step}"
+            storage.delete(path)
+
+
+def join_parts(storage: Storage, say: Callable[[str], None]) -> bytes:
+    """Join all parts into metrics.jsonl.
+
+    Args:
+        storage: The run's folder.
+        say: Is warned of steps whose part is gone.
+
+    Raises:
+        RuntimeError: The parts overlap.
+    """
+    content, expected = b"", 0
+    for first, last, path in _parts(storage):
+        if first < expected:
+            raise RuntimeError(f"{storage.uri(path)} holds steps that the part before it holds, too")
+        if first > expected:
+            say(
+                f"warning: the metrics of steps {expected:,} to {first - 1:,} are missing before {storage.uri(path)}; "
+                "metrics.jsonl goes on without them"
+            )
+        content += storage.read_bytes(path)
+        expected = last + 1
+    return content
+
+
+def parts_before(storage: Storage, step: int) -> dict[str, bytes]:
+    """Path and content of the parts of the first `step` steps."""
+    wanted = [path for _, last, path in _parts(storage) if last < step]
+    return {f"{_FOLDER}/{path.rsplit('/', 1)[-1]}": storage.read_bytes(path) for path in wanted}
+
+
+def stored_lines(storage: Storage, name: str) -> list[Line]:
+    """Parse a file of JSON lines in a run's folder; none if there is no such file.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    path = storage.join(name)
+    content = storage.read_bytes(path) if storage.exists(path) else b""
+    lines = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            lines.append(dict(json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{storage.uri(path)}: line {number} is damaged ({error}); put the file back from a copy, or delete that line"
+            ) from error
+    return lines
+
+
+def _parts(storage: Storage) -> list[tuple[int, int, str]]:
+    folder = storage.join(_FOLDER)
+    if not storage.exists(folder):
+        return []
+    matches = [(_PART.fullmatch(name), name) for name, _, is_dir in storage.list(folder) if not is_dir]
+    return sorted((int(m[1]), int(m[2]), storage.join(_FOLDER, name)) for m, name in matches if m)

@@ -1,0 +1,46 @@
+"""Whether a run learns at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from moco_ray.evaluate.diagnosis import Learning, diagnose, norm_updates, relative_change, weights_of
+from moco_ray.run_folder.checkpoint import State
+from moco_ray.tasks.job import Job
+
+
+class LearningWatch:
+    """Warns, once for each cause, where an evaluation shows that a run learns nothing. It never stops one."""
+
+    def __init__(self, job: Job, say: Callable[[str], None]) -> None:
+        self._job, self._say = job, say
+        self._start: Mapping[str, Tensor] | None = None  # weights; only until they can be compared with others
+        self._moved: float | None = None
+        self._norm_updates: int | None = None
+        self._said: set[str] = set()
+
+    def see(self, step: int, state: State) -> None:
+        """Look at the weights that are about to be measured."""
+        self._norm_updates = norm_updates(state["method"])
+        if step == 0:
+            self._start = weights_of(state["method"])
+        elif self._start is not None:
+            self._moved, self._start = relative_change(self._start, weights_of(state["method"])), None
+
+    def tell(self, line: dict[str, Any], loss: float | None) -> None:
+        """Warn of what an evaluation shows."""
+        config = self._job.config
+        learning = Learning(
+            loss=loss,
+            temperature=config.method.temperature,
+            effective_lr=config.optim.effective_lr,
+            moved=self._moved if line["step"] > 0 else None,
+            norm_updates=self._norm_updates,
+        )
+        for cause, sentence in diagnose(line, learning).items():
+            if cause not in self._said:
+                self._said.add(cause)
+                self._say(f"warning: {sentence}")

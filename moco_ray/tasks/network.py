@@ -1,0 +1,83 @@
+"""The network of a run, checked on the driver: what does not fit is an error before anything starts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import torch
+
+from moco_ray.config import Config
+from moco_ray.core.crops import build_without_weights
+from moco_ray.core.encoders import Encoder, build_encoder
+from moco_ray.core.global_batch_norm import check_batch_norms, has_global_batch_norm, use_global_batch_norm
+from moco_ray.core.group_batch_norm import use_group_batch_norm
+from moco_ray.storage.storage import StorageOptions, resolve_storage_options
+from moco_ray.storage.uris import protocol_of
+from moco_ray.weights.initial_weights import load_initial_weights
+
+Say = Callable[[str], None]
+
+
+def network_without_weights(config: Config) -> Encoder:
+    """The encoder on the meta device, after it has seen one BatchNorm group of crops.
+
+    Raises:
+        ValueError: There is no such network, or it cannot take the crops.
+    """
+    is_grouped = config.method.batch_norm == "group"
+    num_images = config.optim.group_size if is_grouped else config.optim.global_batch_size
+    return build_without_weights(config.model, config.views.crop_px, num_images=num_images)
+
+
+def check_network(config: Config) -> Encoder:
+    """Build the encoder once, as every worker will.
+
+    Raises:
+        ValueError: There is no such network, it cannot take the crops, or the method cannot train it.
+    """
+    probe = network_without_weights(config)
+    if config.method.batch_norm == "group":
+        use_group_batch_norm(probe, config.optim.group_size)
+    else:
+        use_global_batch_norm(probe)
+    check_batch_norms(probe, f"model.arch {config.model.arch}")
+    if config.run.micro_batch_groups is not None and has_global_batch_norm(probe.backbone):
+        raise ValueError(
+            f"run.micro-batch-groups {config.run.micro_batch_groups}: {config.method.name} normalises over the global "
+            f"batch, and {config.model.arch} has BatchNorm in its backbone, so no part of a batch can be computed alone; "
+            "drop the flag and use more workers, or a ViT, which needs BatchNorm in its heads only"
+        )
+    torch.manual_seed(config.run.seed)
+    return build_encoder(config.model, config.views.crop_px)
+
+
+def initial_weights(config: Config, encoder: Encoder, say: Say) -> bytes | None:
+    """The weights to start from as a state dict of the encoder, if some were named.
+
+    Args:
+        config: Of the run.
+        encoder: Gets them.
+        say: Is told what was loaded and what was not.
+
+    Raises:
+        ValueError: They cannot be read, or do not fit.
+    """
+    path = config.model.init
+    if path is None:
+        return None
+    say(load_initial_weights(encoder, path, options=_access(config, path)))
+    buffer = io.BytesIO()
+    torch.save(encoder.state_dict(), buffer)
+    return buffer.getvalue()
+
+
+def _access(config: Config, path: str) -> StorageOptions:
+    """Options for the weights: those of the run's storage, or of the data's, where they lie at the same kind of place."""
+    for uri, options in (
+        (config.run.storage_path, config.run.storage_options),
+        (config.data.uri, config.data.storage_options),
+    ):
+        if options is not None and protocol_of(uri) == protocol_of(path):
+            return resolve_storage_options(path, options)
+    return resolve_storage_options(path, None)

@@ -1,1 +1,0 @@
-"""The training job: worker loop, checkpoints, trainer."""

@@ -1,0 +1,177 @@
+"""When and where the encoder is measured while it learns. A measurement that fails never ends training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from moco_ray.core.encoders import Encoder, build_encoder
+from moco_ray.evaluate.monitor import evaluate, no_word
+from moco_ray.run_folder.checkpoint import State
+from moco_ray.tasks.job import Job
+from moco_ray.worker.runtime import Place
+
+_FINISH_TIMEOUT_S = 600.0
+_TELL_EVERY_S = 5.0
+_QUERY_ENCODER = "query_encoder."
+
+Line = dict[str, Any]
+
+
+class Evaluations:
+    """Runs evaluations beside training where a slot is free, and else inline within a share of the time.
+
+    Attributes:
+        lines: One for each evaluated step, by step.
+    """
+
+    def __init__(self, job: Job, lines: list[Line], place: Place, say: Callable[[str], None]) -> None:
+        self.lines = list(lines)
+        self._job, self._place, self._say = job, place, say
+        self._running: dict[int, Callable[[], Any | None]] = {}
+        self._waiting: tuple[int, State] | None = None
+        self._new: list[Line] = []
+        self._began_s = time.monotonic()
+        self._inline_s, self._last_inline_s = 0.0, 0.0
+        self._said_skipping = False
+
+    def start(self, step: int, state: State, *, may_wait: bool = False) -> None:
+        """Measure the encoder in `state`; skipped where it would take more than its share of the time.
+
+        Args:
+            step: Steps done.
+            state: A copy: training may go on before it is measured.
+            may_wait: Where training would have to wait for it, measure it only in `run_waiting`.
+        """
+        if any(line["step"] == step for line in self.lines) or step in self._running:
+            return
+        try:
+            state = _query_encoder(state)  # the rest is four times as much, and travels for nothing
+            waits = self._job.config.eval.max_time_fraction == 1  # whoever decides on a measurement needs it now
+            poll = None if waits else self._place.submit(evaluate_state, self._job, state)
+        except Exception as error:
+            self._warn(step, error)
+            return
+        if poll is not None:
+            self._running[step] = poll
+        elif may_wait:
+            self._waiting = (step, state)
+        elif self._may_run_inline(step):
+            self._run_inline(step, state)
+
+    def run_waiting(self) -> bool:
+        """Measure what has waited; returns whether there was anything."""
+        if self._waiting is None:
+            return False
+        (step, state), self._waiting = self._waiting, None
+        if self._may_run_inline(step):
+            self._run_inline(step, state)
+        return True
+
+    def collect(self) -> list[Line]:
+        """Lines of the evaluations that have ended since the last call."""
+        for step, poll in list(self._running.items()):
+            try:
+                result = poll()
+            except Exception as error:
+                self._warn(step, error)
+                del self._running[step]
+            else:
+                if result is not None:
+                    self._add(step, result)
+                    del self._running[step]
+        new, self._new = self._new, []
+        return new
+
+    def finish(self) -> None:
+        """Wait for evaluations that still run."""
+        give_up = time.monotonic() + _FINISH_TIMEOUT_S
+        ended: list[Line] = []
+        while self._running and time.monotonic() < give_up:
+            ended += self.collect()
+            time.sleep(0.1)
+        for step in self._running:
+            self._say(f"warning: the evaluation of step {step} did not end within {_FINISH_TIMEOUT_S:.0f} s; left out")
+        self._new = ended + self._new
+
+    def untrained(self) -> Line | None:
+        """The line of step 0, if it is there yet."""
+        return next((line for line in self.lines if line["step"] == 0), None)
+
+    def best_step(self) -> int | None:
+        """The step with the best kNN accuracy so far."""
+        scored = [line for line in self.lines if "eval/knn_top1" in line and line["step"] > 0]
+        return max(scored, key=lambda line: line["eval/knn_top1"])["step"] if scored else None
+
+    def _may_run_inline(self, step: int) -> bool:
+        if step in (0, self._job.last_step):  # before and after training they block nothing
+            return True
+        if self._job.config.eval.max_time_fraction == 1:
+            return True
+        allowed = self._job.config.eval.max_time_fraction * (time.monotonic() - self._began_s)
+        if self._inline_s + self._last_inline_s <= allowed:
+            return True
+        if not self._said_skipping:
+            self._say(
+                f"an evaluation takes {self._last_inline_s:.0f} s and no slot is free for it: some are left out, so that "
+                f"they stay below eval.max-time-fraction {self._job.config.eval.max_time_fraction:g} of the time"
+            )
+            self._said_skipping = True
+        return False
+
+    def _run_inline(self, step: int, state: State) -> None:
+        start = time.monotonic()
+        try:
+            self._add(step, evaluate_state(self._job, state, self._teller(step)))
+        except Exception as error:
+            self._warn(step, error)
+        self._last_inline_s = time.monotonic() - start
+        if step > 0:
+            self._inline_s += self._last_inline_s
+
+    def _teller(self, step: int) -> Callable[[int, int], None]:
+        """Says how far a measurement is, now and then: at once for the first one, which a person waits for."""
+        what = "untrained encoder" if step == 0 else f"encoder after {step:,} steps"
+        last_s = time.monotonic() - (_TELL_EVERY_S if step == 0 else 0.0)
+
+        def tell(done: int, total: int) -> None:
+            nonlocal last_s
+            if time.monotonic() - last_s >= _TELL_EVERY_S:
+                last_s = time.monotonic()
+                self._say(f"measuring the {what}: {done:,} of {total:,} images")
+
+        return tell
+
+    def _add(self, step: int, values: dict[str, float]) -> None:
+        position = step * self._job.config.optim.global_batch_size
+        line = {"step": step, "position": position, "epoch": position // self._job.num_rows, **values}
+        self.lines = sorted([*self.lines, line], key=lambda line: line["step"])
+        self._new.append(line)
+
+    def _warn(self, step: int, error: Exception) -> None:
+        self._say(f"warning: the evaluation of step {step} failed ({type(error).__name__}: {error}); training goes on")
+
+
+def evaluate_state(job: Job, state: State, tell: Callable[[int, int], None] = no_word) -> dict[str, float]:
+    """Measure the query encoder of a checkpoint's state, on a GPU if this process has one."""
+    encoder = encoder_of(job, state)
+    if job.uses_gpu and torch.cuda.is_available():
+        encoder = encoder.to("cuda")
+    return dict(evaluate(encoder, job.eval_set, job.config.views, job.config.eval, tell=tell))
+
+
+def _query_encoder(state: State) -> State:
+    """Of a checkpoint's state what is measured."""
+    return {"method": {name: value for name, value in state["method"].items() if name.startswith(_QUERY_ENCODER)}}
+
+
+def encoder_of(job: Job, state: State) -> Encoder:
+    """The query encoder of a checkpoint, with plain BatchNorm, in float32 and channels-last on the CPU."""
+    encoder = build_encoder(job.config.model, job.config.views.crop_px)
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    own = _query_encoder(state)["method"]
+    encoder.load_state_dict({name.removeprefix(_QUERY_ENCODER): value for name, value in own.items()})
+    return encoder.eval()

@@ -1,0 +1,110 @@
+"""What a person sees of a running training: one line every few seconds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from moco_ray.config.methods.memory_bank import MemoryBankConfig
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.evaluate.words import describe_evaluation
+from moco_ray.tasks.job import Job
+
+_EVERY_S = 5.0
+_COLUMNS = 74  # a terminal of 80 puts a clock beside it
+_MUCH_WAITING = 0.2
+_LOOKS_BEFORE_ADVICE = 5
+_COURSES = {
+    MoCoConfig.name: ": it starts near 0, rises to that while the queue fills, and falls",
+    MemoryBankConfig.name: ": it starts above that, while the bank holds random directions, and falls",
+}
+
+
+class Progress:
+    """Says where training stands, how fast it is and when it will be done."""
+
+    def __init__(self, job: Job, first_step: int, say: Callable[[str], None]) -> None:
+        self._job, self._say = job, say
+        self._first_step = first_step
+        self._clock: tuple[int, float] | None = None  # step and time of the first update: before it, things warm up
+        self._last_s = -math.inf
+        self._num_waiting = 0
+
+    def begin(self) -> None:
+        """Say what comes."""
+        job, optim = self._job, self._job.config.optim
+        chance = job.config.method.chance_loss(optim.global_batch_size)
+        course = _COURSES.get(job.config.method.name, "")
+        where = f"step {self._first_step:,} of {job.last_step:,}"
+        self._say(f"training from {where}: {job.num_rows:,} images, batches of {optim.global_batch_size:,}")
+        self._say(
+            f"effective learning rate {optim.effective_lr:g} (optim.lr {optim.lr:g} for 256 images); a loss of about "
+            f"{chance:.2f} is chance{course}"
+        )
+        self._say(
+            "below, key is how often a query finds its own key, and img/s how many images are trained on a second"
+        )
+        self._say("waiting for the first batch")
+
+    def update(self, step: int, values: dict[str, float]) -> None:
+        """Say where training stands, if the last time is long enough ago."""
+        now = time.monotonic()
+        self._clock = self._clock or (step, now)
+        self._advise(values["perf/data_wait_fraction"])
+        is_last = step == self._job.last_step
+        if now - self._last_s < _EVERY_S and not is_last:
+            return
+        self._last_s = now
+        self._say(self._line(step, values, now))
+
+    def restart_clock(self) -> None:
+        """Leave the time until now out of the estimate of the time left."""
+        self._clock = None
+
+    def _line(self, step: int, values: dict[str, float], now: float) -> str:
+        """A line for a terminal of 80 columns; what fits no more is left out, the least important first."""
+        assert self._clock is not None
+        since_step, since_s = self._clock
+        left_s = (now - since_s) / max(1, step - since_step) * (self._job.last_step - step)
+        optim, loss = self._job.config.optim, values["train/loss"]
+        waits = values["perf/data_wait_fraction"]
+        parts = {
+            "step": f"step {step:,}/{self._job.last_step:,}",
+            "epoch": f"epoch {step * optim.global_batch_size / self._job.num_rows:.1f}",
+            "loss": f"loss {loss:.{4 if loss < 10 else 2}f}",
+            "key": f"key {values['train/contrast_accuracy']:.1f} %",
+            "speed": f"{values['perf/images_per_s']:,.0f} img/s",
+            "wait": f"data wait {100 * waits:.0f} %" if waits > _MUCH_WAITING else "",
+            "left": f"{duration(left_s)} left" if step > since_step else "",
+        }
+        for dropped in ("", "epoch", "wait", "speed"):
+            parts.pop(dropped, None)
+            line = " · ".join(part for part in parts.values() if part)
+            if len(line) <= _COLUMNS:
+                break
+        return line
+
+    def _advise(self, wait_fraction: float) -> None:
+        """Say it once when training keeps waiting for data."""
+        self._num_waiting = self._num_waiting + 1 if wait_fraction > _MUCH_WAITING else 0
+        if self._num_waiting == _LOOKS_BEFORE_ADVICE:
+            self._say(
+                f"training waits for data {100 * wait_fraction:.0f} % of the time: more CPUs for reading and augmenting, "
+                "smaller images or Parquet files with row groups of about 32 images would make it faster"
+            )
+
+    def tell_evaluation(self, line: dict[str, Any], untrained: dict[str, Any] | None) -> None:
+        """Say what an evaluation found, beside what the untrained encoder had."""
+        for text in describe_evaluation(line, untrained):
+            self._say(text)
+
+
+def duration(seconds: float) -> str:
+    """A time in two units."""
+    s = round(seconds)
+    for unit, smaller, unit_s, smaller_s in (("d", "h", 86400, 3600), ("h", "m", 3600, 60), ("m", "s", 60, 1)):
+        if s >= unit_s:
+            return f"{s // unit_s}{unit} {s % unit_s // smaller_s}{smaller}"
+    return f"{s}s"
