@@ -25,8 +25,8 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu" tests/cluster
 	$(BIN)/python -m pytest -m "slow and not gpu" tests/sweep
-	$(BIN)/python -m pytest -m "slow and not gpu" tests/train
-	$(BIN)/python -m pytest -m "slow and not gpu" --ignore=tests/cluster --ignore=tests/sweep --ignore=tests/train $(IN_PARALLEL)
+	$(BIN)/python -m pytest -m "slow and not gpu" tests/driver
+	$(BIN)/python -m pytest -m "slow and not gpu" --ignore=tests/cluster --ignore=tests/sweep --ignore=tests/driver $(IN_PARALLEL)
 
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu

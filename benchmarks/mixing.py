@@ -30,12 +30,13 @@ import pyarrow.parquet as pq
 
 from benchmarks.harness import Row, at_least, at_most, finish
 from benchmarks.photos import shipped_photos, shipped_small
+from moco_ray.cluster.ray_stream import rank_blocks, ray_segment
 from moco_ray.config.data import DataConfig
 from moco_ray.config.views import v2_views
 from moco_ray.data.blocks import Block, Source, StreamSpec
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import make_order
-from moco_ray.data.segments import local_segment, rank_blocks, ray_segment
+from moco_ray.data.segments import local_segment
 from moco_ray.data.sources import build_manifest
 from moco_ray.storage.storage import StorageOptions
 

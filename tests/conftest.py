@@ -1,4 +1,4 @@
-"""What all tests share: images, and one Ray."""
+"""What all tests share: images, one Ray, and one S3 server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from moco_ray.storage.storage import Storage
 from tests.runs import write_images
+from tests.s3 import S3Server, open_storage, s3_server
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent home; all else is as a user has it
 
@@ -43,3 +45,37 @@ def shared_ray() -> Iterator[None]:
     ray.init(address="local", num_cpus=10, include_dashboard=False, logging_level="warning")
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+@pytest.fixture
+def no_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that knows nothing of AWS."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+
+
+@pytest.fixture
+def s3(server: S3Server, no_aws: None, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The server, with its credentials in the environment."""
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
+@pytest.fixture(params=["local", "s3"])
+def folder(request: pytest.FixtureRequest) -> Storage:
+    """An empty folder that was not made yet, on a disk and on S3."""
+    name = f"f{abs(hash(request.node.name)):x}"
+    if request.param == "local":
+        return open_storage(f"{request.getfixturevalue('tmp_path')}/{name}")
+    return open_storage(f"s3://{request.getfixturevalue('s3').bucket}/{name}")

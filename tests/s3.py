@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from moco_ray.storage.storage import Storage, resolve_storage_options
+
 
 @dataclass(frozen=True)
 class S3Server:
@@ -90,3 +92,8 @@ def _free_ports(count: int) -> list[int]:
         if port not in ports:
             ports.append(port)
     return ports
+
+
+def open_storage(uri: str) -> Storage:
+    """Storage as a user without options opens it."""
+    return Storage.open(uri, resolve_storage_options(uri, None))

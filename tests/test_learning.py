@@ -26,7 +26,7 @@ from moco_ray.data.sources import build_manifest
 from moco_ray.driver.run import pretrain
 from moco_ray.evaluate.features import Features, ImageSet
 from moco_ray.evaluate.knn import knn_top1
-from moco_ray.evaluate.monitor import features_of
+from moco_ray.evaluate.measure import features_of
 from moco_ray.storage.storage import StorageOptions
 
 CIFAR10 = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10_jpeg.tar.xz"

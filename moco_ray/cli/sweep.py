@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from moco_ray.cli import pretrain as cli
 from moco_ray.cli.command import again, check_uri, run_command, say
 from moco_ray.cli.flags import Given, flags_of, scan
 from moco_ray.cli.output import outlive_output
-from moco_ray.cli.pretrain import pretrain as cli
 from moco_ray.sweep.config import SweepConfig
 
 _PROGRAM = "tune/sweep.py"

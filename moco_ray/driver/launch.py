@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from moco_ray.cluster.connection import only_our_lines, say_from_worker
-from moco_ray.cluster.notes import Notes
+from moco_ray.cluster.notes import Notes, follow, newest_step, read_starts
+from moco_ray.cluster.ray_worker import RayRuntime
 from moco_ray.cluster.spilling import watch_spilling
 from moco_ray.cluster.workers import Workers
 from moco_ray.config.run import data_label
@@ -24,7 +25,7 @@ from moco_ray.run_folder.lease import StepDone
 from moco_ray.storage.keys import sharing
 from moco_ray.tasks.job import Job, Outcome
 from moco_ray.worker.loop import train
-from moco_ray.worker.runtime import Pulse, RayTrainWorker, ThisProcess, follow, newest_step, read_starts
+from moco_ray.worker.runtime import LocalRuntime, Pulse
 
 _COLLECTIVE_TIMEOUT_S = int(LONGEST_STALL_S + 300)  # a dead peer is noticed, a slow storage is waited for
 _CONTROLLER_DEATHS = 3
@@ -36,7 +37,7 @@ def run_in_this_process(job: Job, source: Source, pulse: Pulse, before: StepDone
     """Train with one worker, without Ray."""
     given = os.environ.get("OMP_NUM_THREADS", "")  # fewer where several such processes share a machine
     torch.set_num_threads(min(int(given) if given.isdecimal() else 2**30, _compute_threads(1)))
-    return train(job, ThisProcess(spec=job.spec, source=source, pulse=pulse, before=before), say)
+    return train(job, LocalRuntime(spec=job.spec, source=source, pulse=pulse, before=before), say)
 
 
 def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before: StepDone | None, say: Say) -> Outcome:
@@ -69,7 +70,7 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
         context = ray.train.get_context()
         own_job: Job = ray.get(job_reference)
         torch.set_num_threads(_compute_threads(context.get_local_world_size()))
-        place = RayTrainWorker(
+        runtime = RayRuntime(
             spec=own_job.spec,
             source=source_reference,
             uses_gpu=own_job.uses_gpu,
@@ -79,10 +80,10 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
             rank=context.get_world_rank(),
             num_ranks=context.get_world_size(),
         )
-        if place.rank == 0:
+        if runtime.rank == 0:
             watch_spilling(say_from_worker)
         try:
-            return train(own_job, place, say_from_worker)
+            return train(own_job, runtime, say_from_worker)
         except ValueError as error:  # other ranks may wait for this one: fail, and let the next group say why
             notes.write("user_error", str(error))
             raise

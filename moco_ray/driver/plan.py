@@ -21,7 +21,7 @@ from moco_ray.driver.images.listing import (
     warn_of_mixing,
 )
 from moco_ray.driver.naming import check_name, check_preset
-from moco_ray.evaluate.monitor import EvalSet
+from moco_ray.evaluate.eval_set import EvalSet
 from moco_ray.evaluate.words import describe_eval_set
 from moco_ray.run_folder.begin import CONFIG
 from moco_ray.run_folder.checkpoint_files import checkpoint_steps

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from moco_ray.config.eval import EvalConfig
 from moco_ray.data.manifest import Manifest
 from moco_ray.evaluate.against_chance import default_neighbours
-from moco_ray.evaluate.monitor import EvalSet
+from moco_ray.evaluate.eval_set import EvalSet
 
 _NAMES = 5
 

@@ -15,8 +15,9 @@ from moco_ray.config.views import ViewsConfig
 from moco_ray.data.decode import BadImage
 from moco_ray.data.reading import Encoded, decode, read_rows
 from moco_ray.data.views import center_view, make_view
+from moco_ray.evaluate.eval_set import EvalSet
 from moco_ray.evaluate.features import ImageSet, load_images
-from moco_ray.evaluate.monitor import EvalSet, features_of
+from moco_ray.evaluate.measure import features_of
 from moco_ray.report.pictures import curves_picture, neighbours_picture, views_picture
 from moco_ray.run_folder.metrics import stored_lines
 from moco_ray.storage.storage import Storage

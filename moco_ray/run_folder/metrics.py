@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from moco_ray.report.sinks import metrics_line
 from moco_ray.storage.storage import Storage
 
 _FOLDER = "metrics"
@@ -102,3 +102,24 @@ def _parts(storage: Storage) -> list[tuple[int, int, str]]:
         return []
     matches = [(_PART.fullmatch(name), name) for name, _, is_dir in storage.list(folder) if not is_dir]
     return sorted((int(m[1]), int(m[2]), storage.join(_FOLDER, name)) for m, name in matches if m)
+
+
+if TYPE_CHECKING:
+    pass
+Metric = float | int | str | bool | None
+"""What a metrics line may hold."""
+
+
+def metrics_line(values: Mapping[str, Metric]) -> str:
+    """Format metrics as one line of JSON, newline included, floats in full precision (they read back equal).
+
+    Raises:
+        ValueError: A value is NaN or infinite, which JSON cannot hold.
+    """
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(
+                f"metric {name} is {value}, which a metrics file cannot hold; "
+                "a loss that diverged is often cured by a lower lr or a longer warm-up"
+            )
+    return json.dumps(dict(values), allow_nan=False) + "\n"

@@ -13,7 +13,7 @@ from moco_ray.data.manifest import Manifest
 from moco_ray.driver.estimate import measure_step
 from moco_ray.driver.images.listing import decide, last_step
 from moco_ray.driver.plan import stream_spec
-from moco_ray.evaluate.monitor import EvalSet
+from moco_ray.evaluate.eval_set import EvalSet
 from moco_ray.storage.storage import StorageOptions
 from moco_ray.sweep.space import Space
 from moco_ray.tasks.job import Job

@@ -18,7 +18,7 @@ from moco_ray.driver.images.current import current_images
 from moco_ray.driver.images.listing import decide, last_step, list_images, make_source, row_options
 from moco_ray.driver.naming import check_name
 from moco_ray.driver.paths import check_paths
-from moco_ray.evaluate.monitor import EvalSet, choose_eval_set
+from moco_ray.evaluate.eval_set import EvalSet, choose_eval_set
 from moco_ray.run_folder.begin import stored_images, write_images
 from moco_ray.run_folder.lease import hold_run
 from moco_ray.storage.checks import check_writable

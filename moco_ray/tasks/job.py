@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from moco_ray.config import Config
 from moco_ray.data.blocks import StreamSpec
-from moco_ray.evaluate.monitor import EvalSet
+from moco_ray.evaluate.eval_set import EvalSet
 from moco_ray.storage.storage import StorageOptions
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from moco_ray.core.encoders import Encoder, build_encoder
-from moco_ray.evaluate.monitor import evaluate, no_word
+from moco_ray.evaluate.measure import evaluate, no_word
 from moco_ray.run_folder.checkpoint import State
 from moco_ray.tasks.job import Job
-from moco_ray.worker.runtime import Place
+from moco_ray.worker.runtime import Runtime
 
 _FINISH_TIMEOUT_S = 600.0
 _TELL_EVERY_S = 5.0
@@ -28,9 +28,9 @@ class Evaluations:
         lines: One for each evaluated step, by step.
     """
 
-    def __init__(self, job: Job, lines: list[Line], place: Place, say: Callable[[str], None]) -> None:
+    def __init__(self, job: Job, lines: list[Line], runtime: Runtime, say: Callable[[str], None]) -> None:
         self.lines = list(lines)
-        self._job, self._place, self._say = job, place, say
+        self._job, self._runtime, self._say = job, runtime, say
         self._running: dict[int, Callable[[], Any | None]] = {}
         self._waiting: tuple[int, State] | None = None
         self._new: list[Line] = []
@@ -51,7 +51,7 @@ class Evaluations:
         try:
             state = _query_encoder(state)  # the rest is four times as much, and travels for nothing
             waits = self._job.config.eval.max_time_fraction == 1  # whoever decides on a measurement needs it now
-            poll = None if waits else self._place.submit(evaluate_state, self._job, state)
+            poll = None if waits else self._runtime.submit(evaluate_state, self._job, state)
         except Exception as error:
             self._warn(step, error)
             return

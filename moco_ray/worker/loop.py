@@ -26,7 +26,7 @@ from moco_ray.tasks.job import Job, Outcome
 from moco_ray.tasks.learner import build_learner, learner_state, worker_device
 from moco_ray.worker.measured import Measured, Pace
 from moco_ray.worker.recorder import Recorder
-from moco_ray.worker.runtime import Place
+from moco_ray.worker.runtime import Runtime
 
 _MAX_STARTS_WITHOUT_PROGRESS = 3
 _LOOK_EVERY_S = 5.0  # longest time in which a group does not hear that it must save
@@ -44,15 +44,15 @@ class NodeLeaving(Exception):
     """A node of the group is being taken away: everything is saved, and the next group starts without it."""
 
 
-def train(job: Job, place: Place, say: Callable[[str], None]) -> Outcome:
+def train(job: Job, runtime: Runtime, say: Callable[[str], None]) -> Outcome:
     """Train from the newest checkpoint, or from the start, to the last step. All ranks must call.
 
     Args:
         job: What to do.
-        place: Where it is done.
+        runtime: Where it is done.
         say: Prints a line for the user; called on rank 0 only.
     """
-    if place.rank > 0:
+    if runtime.rank > 0:
         say = _say_nothing
     storage = Storage.open(job.run_uri, job.run_options)
     _check_visible(storage)
@@ -61,20 +61,22 @@ def train(job: Job, place: Place, say: Callable[[str], None]) -> Outcome:
         keep_last=job.config.run.keep_last,
         keep_every_steps=job.config.run.keep_every_steps,
     )
-    before = place.group_before() if place.rank == 0 else None
+    before = runtime.group_before() if runtime.rank == 0 else None
     cause = before[0] if before else None
-    newest, refusal = place.from_rank_zero(_choose_start(store, place, cause, say) if place.rank == 0 else (None, None))
+    newest, refusal = runtime.from_rank_zero(
+        _choose_start(store, runtime, cause, say) if runtime.rank == 0 else (None, None)
+    )
     if refusal:
         return refusal
     start = newest or 0
-    restored = None if newest is None else _restored(newest, store, job, place)
+    restored = None if newest is None else _restored(newest, store, job, runtime)
     if mismatch := _mismatch(job, restored):
         return Outcome(step=start, error=mismatch)
     learner = build_learner(job, restored)
-    recorder = Recorder(job, store, restored, start, place, before, say) if place.rank == 0 else None
+    recorder = Recorder(job, store, restored, start, runtime, before, say) if runtime.rank == 0 else None
     del restored
     _say_devices(job, learner, say)
-    loop = _Loop(job=job, place=place, learner=learner, step=start, recorder=recorder, say=say)
+    loop = _Loop(job=job, runtime=runtime, learner=learner, step=start, recorder=recorder, say=say)
     try:
         with fast_arithmetic(learner.device, dtype_of(learner)):
             loop.run()
@@ -97,17 +99,17 @@ def _check_visible(storage: Storage) -> None:
 
 
 def _choose_start(
-    store: CheckpointStore, place: Place, cause: str | None, say: Callable[[str], None]
+    store: CheckpointStore, runtime: Runtime, cause: str | None, say: Callable[[str], None]
 ) -> tuple[int | None, Outcome | None]:
     """Rank 0 chooses the checkpoint to start from, or how this group of workers ends at once."""
-    if (message := place.user_error()) is not None:
+    if (message := runtime.user_error()) is not None:
         return None, Outcome(step=0, error=message)
     newest, failure = None, None
     try:
         newest = store.newest(say)
     except OSError as error:  # counted as a start, so that storage that stays away ends the run at some time
         failure = error
-    if place.starts_without_progress(newest or 0) > _MAX_STARTS_WITHOUT_PROGRESS:
+    if runtime.starts_without_progress(newest or 0) > _MAX_STARTS_WITHOUT_PROGRESS:
         reason = (
             f"the workers failed {_MAX_STARTS_WITHOUT_PROGRESS} times in a row without committing a step after "
             f"{newest or 0}, the last time because of this: {cause}. Ray's logs hold the whole error; the same command "
@@ -119,9 +121,9 @@ def _choose_start(
     return newest, None
 
 
-def _restored(step: int, store: CheckpointStore, job: Job, place: Place) -> State:
+def _restored(step: int, store: CheckpointStore, job: Job, runtime: Runtime) -> State:
     """A checkpoint that rank 0 reads and sends to all. All ranks must call."""
-    content = store.content(step) if place.rank == 0 else None
+    content = store.content(step) if runtime.rank == 0 else None
     return state_of(collectives.bytes_from_rank_zero(content, worker_device(job.uses_gpu)))
 
 
@@ -146,7 +148,7 @@ class _Loop:
     """Steps, and at intervals a look at what they measured."""
 
     job: Job
-    place: Place
+    runtime: Runtime
     learner: Learner
     step: int
     recorder: Recorder | None
@@ -167,16 +169,16 @@ class _Loop:
             self.recorder.finish(self.step, state)
 
     def _train(self) -> None:
-        job, place = self.job, self.place
+        job, runtime = self.job, self.runtime
         if self.recorder:
             self.recorder.begin()
         stream = Stream(
             spec=job.spec,
             first_step=self.step,
             last_step=job.last_step,
-            rank=place.rank,
-            num_ranks=place.num_ranks,
-            open_segment=place.open_segment,
+            rank=runtime.rank,
+            num_ranks=runtime.num_ranks,
+            open_segment=runtime.open_segment,
             pin_memory=job.uses_gpu,
         )
         if self.step == 0 or self._is_eval_step():  # of a checkpoint, too: it was written before its evaluation
@@ -193,7 +195,7 @@ class _Loop:
             self.step += 1
             _LOG.info("step %d", self.step)
             if self.recorder:
-                self.place.done(self.step)
+                self.runtime.done(self.step)
             if self._looks_up():
                 elapsed = max(time.monotonic() - since, 1e-9)
                 pace = Pace(
@@ -205,7 +207,7 @@ class _Loop:
 
     def _train_on(self, loaded: Loaded, is_first: bool) -> StepResult:
         batch = loaded.batch.to(self.learner.device, self._copies)
-        if is_first and self.place.num_ranks > 1 and self.job.uses_gpu:
+        if is_first and self.runtime.num_ranks > 1 and self.job.uses_gpu:
             self.learner.try_memory(batch)
         optim, num_rows = self.job.config.optim, self.job.num_rows
         position = self.step * optim.global_batch_size
@@ -237,12 +239,12 @@ class _Loop:
             own.checkpoint = float(self.recorder.wants_checkpoint(self.step))
             own.steps_to_next_look = max(1, int(_LOOK_EVERY_S * pace.steps_per_s))
             own.poll = float(time.monotonic() - self._polled_s > _LOOK_EVERY_S)
-            own.save = float(own.poll and self.place.is_asked_to_save())
+            own.save = float(own.poll and self.runtime.is_asked_to_save())
         wishes = own.summed_over_ranks(self._between_hosts)
         self._next_look = self.step + int(wishes.steps_to_next_look)
         if wishes.poll:
             self._polled_s = time.monotonic()
-        loses_node = bool(wishes.poll) and self.place.is_losing_a_node()
+        loses_node = bool(wishes.poll) and self.runtime.is_losing_a_node()
         saves = bool(wishes.checkpoint or wishes.save or loses_node)
         first, values = measured.take(everything=saves or self._is_eval_step())
         for offset, value in enumerate(values):
@@ -252,7 +254,7 @@ class _Loop:
             bad = _gather_bad(bad, self._between_hosts)
         if self.recorder:
             self.recorder.add_bad(bad)
-            pace = replace(pace, wait_fraction=wishes.wait_fraction / self.place.num_ranks)
+            pace = replace(pace, wait_fraction=wishes.wait_fraction / self.runtime.num_ranks)
             if values:
                 self.recorder.add_steps(first, values, pace, self.learner.method)
         if saves:
@@ -275,11 +277,11 @@ class _Loop:
         if self.recorder:
             self.recorder.wait_until_saved(_SAVE_PATIENCE_S)
             self.say(f"saved step {self.step:,} before the workers {'move' if loses_node else 'are restarted'}")
-        self.place.from_rank_zero(None)  # nobody leaves before rank 0 has saved
+        self.runtime.from_rank_zero(None)  # nobody leaves before rank 0 has saved
         if loses_node:
             raise NodeLeaving(LEAVING)
         if self.recorder:
-            self.place.has_saved()
+            self.runtime.has_saved()
             time.sleep(_WAIT_TO_BE_STOPPED_S)  # steps done now would be done again
 
     def _evaluate(self, *, may_wait: bool = False) -> None:
@@ -288,7 +290,7 @@ class _Loop:
             self.recorder.evaluate(self.step, state, may_wait=may_wait)
 
     def _stop_if_too_many_are_bad(self) -> None:
-        too_many = self.place.from_rank_zero(self.recorder.too_many_bad(self.step) if self.recorder else None)
+        too_many = self.runtime.from_rank_zero(self.recorder.too_many_bad(self.step) if self.recorder else None)
         if too_many:
             raise _UserError(too_many)
 

@@ -24,7 +24,7 @@ from moco_ray.worker.background import BackgroundWriter
 from moco_ray.worker.evaluations import Evaluations
 from moco_ray.worker.measured import Pace, Values
 from moco_ray.worker.progress import Progress
-from moco_ray.worker.runtime import Place
+from moco_ray.worker.runtime import Runtime
 from moco_ray.worker.tensorboard import Curves
 
 _FINISH_PATIENCE_S = 600.0
@@ -40,7 +40,7 @@ class Recorder:
         store: CheckpointStore,
         restored: State | None,
         step: int,
-        place: Place,
+        runtime: Runtime,
         before: tuple[str, StepDone | None] | None,
         say: Callable[[str], None],
     ) -> None:
@@ -51,7 +51,7 @@ class Recorder:
         self._bad: dict[int, dict[str, str]] = {
             row: bad for row, bad in kept["bad_images"].items() if is_of_these and row not in job.mended_rows
         }
-        self._evaluations = Evaluations(job, kept["evaluations"], place, say)
+        self._evaluations = Evaluations(job, kept["evaluations"], runtime, say)
         self._writer = BackgroundWriter(say)
         self._curves = Curves(job.run_uri, job.run_options, step)
         self._progress = Progress(job, step, say)
@@ -64,7 +64,7 @@ class Recorder:
         self._checkpoint_pause_s = job.config.run.checkpoint_every_s / 4
         self._interruptions = Interruptions(store.storage, say)
         if before is not None:
-            self._interruptions.begin(*before, step, place.num_ranks)
+            self._interruptions.begin(*before, step, runtime.num_ranks)
         check_lease(store.storage, job.lease_owner)  # before anything of a later step is deleted
         delete_provisional_parts(store.storage, step)
         store.delete_after(step if restored else -1)

@@ -18,10 +18,9 @@ from moco_ray.data.reading import read_rows
 from moco_ray.data.sources import build_manifest
 from moco_ray.driver.dry_run import dry_run
 from moco_ray.storage.storage import resolve_storage_options
-from tests.data.conftest import open_storage
 from tests.data.small import NO_OPTIONS, manifest_of, write_files
 from tests.runs import tiny_config
-from tests.s3 import S3Server
+from tests.s3 import S3Server, open_storage
 
 
 def _by_name(manifest: Manifest) -> dict[str, str]:

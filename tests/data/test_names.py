@@ -19,8 +19,7 @@ from moco_ray.data.reading import read_rows
 from moco_ray.data.sources import build_manifest
 from moco_ray.storage.storage import Missing, StorageOptions, resolve_storage_options
 from moco_ray.storage.uris import shown
-from tests.data.conftest import open_storage
-from tests.s3 import S3Server
+from tests.s3 import S3Server, open_storage
 from tests.web import web_server
 
 ODD = [

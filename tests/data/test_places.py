@@ -8,9 +8,9 @@ import pytest
 
 from moco_ray.data.places import place_of
 from moco_ray.storage.storage import Storage
-from tests.data.conftest import open_storage
 from tests.data.small import png
 from tests.data.test_sources import build, contents, names, put
+from tests.s3 import open_storage
 
 WAYS = [
     "img/0.png",

@@ -18,9 +18,9 @@ from moco_ray.data.reading import read_rows
 from moco_ray.storage import storage as storage_module
 from moco_ray.storage.storage import ReadError, Storage, StorageOptions, resolve_storage_options
 from tests.data.test_manifest import files_manifest, options, parquet_bytes, parquet_manifest
-from tests.data.test_storage import NAMES
 from tests.faults import Fault, FaultyProxy
 from tests.s3 import S3Server
+from tests.storage.test_storage import NAMES
 
 NO_OPTIONS = StorageOptions({})
 

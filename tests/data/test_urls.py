@@ -25,8 +25,7 @@ from moco_ray.data.sources import build_manifest
 from moco_ray.storage.checks import check_writable
 from moco_ray.storage.storage import ReadError, Storage, StorageOptions, resolve_storage_options
 from moco_ray.storage.uris import split_uri
-from tests.data.conftest import open_storage
-from tests.s3 import S3Server
+from tests.s3 import S3Server, open_storage
 from tests.web import web_server
 
 NAMES = ["a/1.png", "a/with space.png", "b/ünï#1.png", "b/100%.png", "b/a::b?.png"]

@@ -10,7 +10,8 @@ import pytest
 from moco_ray.config.eval import EvalConfig
 from moco_ray.evaluate.against_chance import default_neighbours, knn_context
 from moco_ray.evaluate.diagnosis import Learning, diagnose
-from moco_ray.evaluate.monitor import EvalSet, evaluate
+from moco_ray.evaluate.eval_set import EvalSet
+from moco_ray.evaluate.measure import evaluate
 from moco_ray.evaluate.words import describe_eval_set, describe_evaluation
 from tests.evaluate.test_monitor import COLOUR_VIEWS, colour_encoder, eval_set_of, made_up, manifest_of, write_colours
 

@@ -17,7 +17,8 @@ from moco_ray.config.views import ViewsConfig, v2_views
 from moco_ray.core.encoders import Encoder, build_encoder
 from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.sources import build_manifest
-from moco_ray.evaluate.monitor import EvalSet, choose_eval_set, evaluate, holdout_mask, resize_px
+from moco_ray.evaluate.eval_set import EvalSet, choose_eval_set, holdout_mask
+from moco_ray.evaluate.measure import evaluate, resize_px
 from moco_ray.storage.storage import resolve_storage_options
 
 NO_OPTIONS = resolve_storage_options("", None)

@@ -16,7 +16,7 @@ from moco_ray.data.manifest import Manifest
 from moco_ray.data.reading import decode, read_rows
 from moco_ray.driver.images.current import current_images
 from moco_ray.driver.images.listing import Images, list_images
-from moco_ray.evaluate.monitor import holdout_mask
+from moco_ray.evaluate.eval_set import holdout_mask
 from moco_ray.run_folder.begin import EVAL_MANIFEST, LINEAGE, found_run, stored_images, write_config, write_images
 from moco_ray.run_folder.checkpoint import CheckpointStore
 from moco_ray.run_folder.metrics import stored_lines

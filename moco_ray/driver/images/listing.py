@@ -19,7 +19,7 @@ from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import make_order
 from moco_ray.data.overlap import check_left, is_shared_row
 from moco_ray.data.sources import list_source
-from moco_ray.evaluate.monitor import EvalSet, choose_eval_set, holdout_mask
+from moco_ray.evaluate.eval_set import EvalSet, choose_eval_set, holdout_mask
 from moco_ray.storage.storage import StorageOptions, resolve_storage_options
 from moco_ray.tasks.network import network_without_weights
 

@@ -22,9 +22,8 @@ from moco_ray.storage import storage
 from moco_ray.storage.checks import check_bucket, check_writable
 from moco_ray.storage.errors import final_error
 from moco_ray.storage.storage import ReadError, Storage, StorageOptions, resolve_storage_options
-from tests.data.conftest import open_storage
 from tests.faults import Fault, FaultyProxy, Kind
-from tests.s3 import S3Server
+from tests.s3 import S3Server, open_storage
 
 NAMES = [
     "plain.jpg",

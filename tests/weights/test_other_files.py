@@ -9,8 +9,8 @@ import pytest
 
 from moco_ray import encoder_info, load_encoder
 from moco_ray.weights.initial_weights import load_initial_weights
-from tests.evaluate.test_encoder_file import tiny_encoder, write
 from tests.web import page_server, web_server
+from tests.weights.test_encoder_file import tiny_encoder, write
 
 _LOGIN = b'\n<!DOCTYPE html>\n<html><body>Log in <a href="help">help</a></body></html>'
 _POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from moco_ray.report.sinks import TensorBoardSink, metrics_line
+from moco_ray.run_folder.metrics import metrics_line
+from moco_ray.worker.tensorboard import TensorBoardSink
 
 
 def read_scalars(folder: Path, tag: str) -> list[tuple[int, float]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moco_ray.cli.pretrain import pretrain as cli
+from moco_ray.cli import pretrain as cli
 from moco_ray.config.model import ModelConfig
 from moco_ray.driver.dry_run import dry_run
 from moco_ray.driver.run import pretrain

@@ -20,7 +20,7 @@ from moco_ray.config.model import ModelConfig
 from moco_ray.core.encoders import Encoder, build_encoder
 from moco_ray.weights.encoder_file import encoder_bytes
 from moco_ray.weights.initial_weights import load_initial_weights
-from tests.evaluate.test_encoder_file import METADATA, assert_same_weights, tiny_encoder, write
+from tests.weights.test_encoder_file import METADATA, assert_same_weights, tiny_encoder, write
 
 
 def test_initial_weights_come_from_an_encoder_file(tmp_path: Path) -> None:
