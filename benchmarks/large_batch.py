@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.device.setup import Place, learner_of
 from benchmarks.harness import at_most, finish, interleave, waiting
-from moco_ray.config.presets import load_preset
+from moco_ray.cli.presets import load_preset
 from moco_ray.core.batch import resident_batch
 from moco_ray.core.encoders import build_encoder
 

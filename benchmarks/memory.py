@@ -12,7 +12,8 @@ from dataclasses import replace
 
 import torch
 
-from moco_ray.config.presets import PRESETS, load_preset
+from moco_ray.cli.presets import load_preset
+from moco_ray.config.presets import PRESETS
 from moco_ray.driver.estimate import measure_size
 from moco_ray.driver.images.listing import decide
 

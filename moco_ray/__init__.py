@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moco_ray.cli.export import export_run
+    from moco_ray.cli.presets import load_preset
     from moco_ray.config import Config
-    from moco_ray.config.presets import load_preset
     from moco_ray.driver.run import RunResult, pretrain
     from moco_ray.weights.encoder_file import encoder_info, load_encoder
 
@@ -21,7 +21,7 @@ _HOME = {
     "encoder_info": "moco_ray.weights.encoder_file",
     "export_run": "moco_ray.cli.export",
     "load_encoder": "moco_ray.weights.encoder_file",
-    "load_preset": "moco_ray.config.presets",
+    "load_preset": "moco_ray.cli.presets",
     "pretrain": "moco_ray.driver.run",
 }
 

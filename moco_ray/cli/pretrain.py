@@ -10,10 +10,11 @@ from typing import Any, get_args
 from moco_ray.cli.command import again, check_uri, command_line, run_command, say
 from moco_ray.cli.flags import Flag, Given, flags_of, scan
 from moco_ray.cli.output import outlive_output
+from moco_ray.cli.presets import load_preset
 from moco_ray.config import Config
 from moco_ray.config.fields import with_values
 from moco_ray.config.methods import AnyMethod, method_class
-from moco_ray.config.presets import load_preset, preset_list
+from moco_ray.config.presets import preset_list
 
 _DEFAULT_PRESET = "moco-v2"
 _PROGRAM = "jobs/pretrain.py"

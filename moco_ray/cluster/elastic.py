@@ -35,8 +35,9 @@ from moco_ray.cluster.nodes import (
     living_nodes,
     request_number,
 )
-from moco_ray.cluster.notes import LEAVING, Notes
+from moco_ray.cluster.notes import Notes
 from moco_ray.core.layout import useful_rank_counts
+from moco_ray.worker.runtime import LEAVING
 
 _SAVE_PATIENCE_S = 120.0
 _KNOCK_TIMEOUT_S = 2.0

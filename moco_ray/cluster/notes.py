@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING
 from moco_ray.run_folder.lease import StepDone
 from moco_ray.worker.runtime import Pulse
 
-LEAVING = "a node of the group is being taken away"
-"""A cause."""
-
 
 @dataclass(frozen=True)
 class Notes:

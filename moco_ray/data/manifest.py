@@ -227,3 +227,13 @@ def _lines(texts: pa.LargeStringArray) -> memoryview:
     joined = pc.binary_join_element_wise(texts, nothing, line_break)
     offsets = np.frombuffer(joined.buffers()[1], dtype=np.int64)[joined.offset : joined.offset + len(joined) + 1]
     return memoryview(joined.buffers()[2])[offsets[0] : offsets[-1]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """The images of a run."""
+
+    train: Manifest
+    """Those of data.uri, some of them perhaps held out from training."""
+    test: Manifest | None
+    """Those to classify: of eval.uri, or of the val or test part of data.uri; None: held-out ones, if any."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from moco_ray.config import Config, experiment_differences, from_json
 from moco_ray.data.blocks import Source, StreamSpec
+from moco_ray.data.manifest import Images
 from moco_ray.driver.images.kept import RunImages, check_method, images_of_run, mended_rows
 from moco_ray.driver.images.listing import (
-    Images,
     decide,
     last_step,
     list_images,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 
 from moco_ray.config import Config, experiment_differences, from_json, to_json
-from moco_ray.data.manifest import Manifest
-from moco_ray.driver.images.listing import Images
+from moco_ray.data.manifest import Images, Manifest
 from moco_ray.run_folder.checkpoint import CheckpointStore
 from moco_ray.run_folder.metrics import parts_before
 from moco_ray.storage.storage import Storage

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 import torch.distributed as dist
 
-from moco_ray.cluster.notes import LEAVING
 from moco_ray.config import experiment_differences, from_json
 from moco_ray.core import collectives
 from moco_ray.core.agreement import copy_from_rank_zero, ranks_agree
@@ -26,7 +25,7 @@ from moco_ray.tasks.job import Job, Outcome
 from moco_ray.tasks.learner import build_learner, learner_state, worker_device
 from moco_ray.worker.measured import Measured, Pace
 from moco_ray.worker.recorder import Recorder
-from moco_ray.worker.runtime import Runtime
+from moco_ray.worker.runtime import LEAVING, Runtime
 
 _MAX_STARTS_WITHOUT_PROGRESS = 3
 _LOOK_EVERY_S = 5.0  # longest time in which a group does not hear that it must save

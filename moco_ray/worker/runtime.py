@@ -132,3 +132,9 @@ class LocalRuntime:
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Callable[[], Any | None] | None:
         """Nothing is free beside the one worker."""
         return None
+
+
+if TYPE_CHECKING:
+    pass
+LEAVING = "a node of the group is being taken away"
+"""A cause."""

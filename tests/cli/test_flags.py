@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from moco_ray.cli.presets import load_preset
 from moco_ray.cli.pretrain import parse
 from moco_ray.config import Config
-from moco_ray.config.presets import PRESETS, load_preset
+from moco_ray.config.presets import PRESETS
 
 _V3 = [name for name in PRESETS if name.startswith("moco-v3")]
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from moco_ray.cli.presets import load_preset
 from moco_ray.cli.pretrain import main, parse
 from moco_ray.config import from_json, to_json
 from moco_ray.config.methods.memory_bank import MemoryBankConfig
 from moco_ray.config.methods.moco_v3 import MoCoV3Config
-from moco_ray.config.presets import PRESETS, load_preset
+from moco_ray.config.presets import PRESETS
 
 TINY = ["--preset", "smoke", "--run.num-workers", "0"]
 

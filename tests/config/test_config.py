@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from moco_ray.cli.presets import load_preset
 from moco_ray.cli.pretrain import main, parse
 from moco_ray.config import Config, from_json, to_json
 from moco_ray.config.methods.memory_bank import MemoryBankConfig
 from moco_ray.config.methods.moco import MoCoConfig
-from moco_ray.config.presets import load_preset
 from moco_ray.config.run import RunConfig, data_label, worker_resources
 from moco_ray.driver.images.listing import warn
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moco_ray.cli.presets import load_preset
 from moco_ray.cli.pretrain import main
 from moco_ray.config import from_json, to_json
 from moco_ray.config.data import DataConfig
-from moco_ray.config.presets import PRESETS, load_preset
+from moco_ray.config.presets import PRESETS
 from moco_ray.config.run import RunConfig
 from moco_ray.evaluate.against_chance import default_neighbours
 from tests.web import web_server

@@ -11,10 +11,10 @@ import pytest
 
 from moco_ray.config.data import DataConfig
 from moco_ray.data.listed import Listed
-from moco_ray.data.manifest import Manifest
+from moco_ray.data.manifest import Images, Manifest
 from moco_ray.data.overlap import identities
 from moco_ray.data.sources import list_source
-from moco_ray.driver.images.listing import Images, list_images
+from moco_ray.driver.images.listing import list_images
 from moco_ray.storage.storage import StorageOptions
 from tests.data.small import png
 from tests.runs import tiny_config

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from moco_ray.config import Config
-from moco_ray.data.manifest import Manifest
+from moco_ray.data.manifest import Images, Manifest
 from moco_ray.driver.dry_run import dry_run
 from moco_ray.driver.images import listing as plan
-from moco_ray.driver.images.listing import Images, list_images
+from moco_ray.driver.images.listing import list_images
 from moco_ray.driver.run import pretrain
 from moco_ray.storage.storage import Storage, StorageOptions
 from tests.runs import losses, tiny_config

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moco_ray.cli.presets import load_preset
 from moco_ray.config import Config
 from moco_ray.config.data import DataConfig
-from moco_ray.config.presets import load_preset
 from moco_ray.driver.run import pretrain
 from tests.runs import losses, metrics, tiny_config
 

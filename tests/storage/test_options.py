@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from moco_ray.cli.presets import load_preset
 from moco_ray.cli.pretrain import main, parse
 from moco_ray.config import to_json
-from moco_ray.config.presets import load_preset
 from moco_ray.storage.storage import Storage, resolve_storage_options
 from tests.web import web_server
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from moco_ray.config import from_json
-from moco_ray.data.manifest import Manifest
-from moco_ray.driver.images.listing import Images, list_images
+from moco_ray.data.manifest import Images, Manifest
+from moco_ray.driver.images.listing import list_images
 from moco_ray.driver.run import pretrain
 from moco_ray.run_folder.begin import MANIFEST, found_run, is_run
 from moco_ray.storage.storage import Storage, StorageOptions

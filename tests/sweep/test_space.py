@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moco_ray.cli.presets import load_preset
 from moco_ray.config import Config
 from moco_ray.config.field_paths import get, paths, with_values
-from moco_ray.config.presets import PRESETS, load_preset
+from moco_ray.config.presets import PRESETS
 from moco_ray.sweep.space import draw, grid_points, parse_space
 from tests.runs import tiny_config
 

@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 import moco_ray
+from moco_ray.cli.presets import load_preset
 from moco_ray.config import Config, from_json
 from moco_ray.config.model import ModelConfig
-from moco_ray.config.presets import load_preset
 from moco_ray.data.sample import write_digits
 from moco_ray.sweep.results import SweepResult
 from tests.runs import tiny_config

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from moco_ray.config import Config
 from moco_ray.data.compare import Comparison, compare, is_same_place
-from moco_ray.data.manifest import Manifest
-from moco_ray.driver.images.listing import Images, list_eval_images, list_images
+from moco_ray.data.manifest import Images, Manifest
+from moco_ray.driver.images.listing import list_eval_images, list_images
 from moco_ray.storage.storage import resolve_storage_options
 
 Say = Callable[[str], None]

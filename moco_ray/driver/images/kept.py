@@ -12,10 +12,10 @@ import numpy as np
 from moco_ray.config import Config
 from moco_ray.data.compare import Comparison
 from moco_ray.data.decode import BadImage
-from moco_ray.data.manifest import Manifest
+from moco_ray.data.manifest import Images, Manifest
 from moco_ray.data.reading import decode, read_rows
 from moco_ray.driver.images.current import current_images
-from moco_ray.driver.images.listing import Images, list_images
+from moco_ray.driver.images.listing import list_images
 from moco_ray.evaluate.eval_set import holdout_mask
 from moco_ray.run_folder.begin import EVAL_MANIFEST, LINEAGE, found_run, stored_images, write_config, write_images
 from moco_ray.run_folder.checkpoint import CheckpointStore

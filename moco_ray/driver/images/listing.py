@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from moco_ray.data.blocks import Source
 from moco_ray.data.folders import same_place
 from moco_ray.data.known_bad import say_known_bad
 from moco_ray.data.labels import amount, count_words
-from moco_ray.data.manifest import Manifest
+from moco_ray.data.manifest import Images, Manifest
 from moco_ray.data.order import make_order
 from moco_ray.data.overlap import check_left, is_shared_row
 from moco_ray.data.sources import list_source
@@ -29,16 +29,6 @@ _LEAST_MIXED = 0.9
 _MANY_FILES = 10_000_000
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Images:
-    """The images of a run."""
-
-    train: Manifest
-    """Those of data.uri, some of them perhaps held out from training."""
-    test: Manifest | None
-    """Those to classify: of eval.uri, or of the val or test part of data.uri; None: held-out ones, if any."""
 
 
 def list_images(config: Config, options: StorageOptions, say: Say, *, holds_out: bool = True) -> Images:
