@@ -7,7 +7,8 @@ import shlex
 import time
 from collections.abc import Callable
 
-from moco_ray.cluster.connection import disconnect, is_connected
+from moco_ray.cluster.connection import disconnect
+from moco_ray.cluster.store import is_connected
 from moco_ray.cluster.workers import choose_workers
 from moco_ray.config import Config
 from moco_ray.driver.failure import RunFailed
