@@ -9,15 +9,15 @@ from collections.abc import Callable
 
 from moco_ray.cluster.connection import disconnect
 from moco_ray.cluster.store import is_connected
+from moco_ray.cluster.visible import check_visible
 from moco_ray.cluster.workers import choose_workers
 from moco_ray.config import Config
-from moco_ray.driver.failure import RunFailed
 from moco_ray.driver.finished import RunResult as RunResult
 from moco_ray.driver.finished import finished_run
 from moco_ray.driver.images.kept import adopt
 from moco_ray.driver.launch import run_in_this_process, run_on_ray
 from moco_ray.driver.naming import forget_claims, take_name
-from moco_ray.driver.paths import check_paths, check_visible
+from moco_ray.driver.paths import check_paths
 from moco_ray.driver.plan import folder_of, prepare, with_name
 from moco_ray.run_folder.begin import CONFIG, found_run
 from moco_ray.run_folder.checkpoint_files import checkpoint_steps
@@ -25,7 +25,7 @@ from moco_ray.run_folder.lease import Lease, hold_run
 from moco_ray.run_folder.metrics import join_parts
 from moco_ray.storage.checks import check_writable
 from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
-from moco_ray.tasks.job import Job, Outcome
+from moco_ray.tasks.job import Job, Outcome, RunFailed
 from moco_ray.weights.encoder_file import load_encoder
 from moco_ray.worker.runtime import Pulse
 

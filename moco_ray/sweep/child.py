@@ -20,12 +20,12 @@ from pathlib import Path
 from types import FrameType
 
 from moco_ray.config import Config, from_json
-from moco_ray.driver.failure import RunFailed
 from moco_ray.driver.images.listing import decide
 from moco_ray.driver.run import pretrain
 from moco_ray.run_folder.begin import found_run, is_run, stored_images
 from moco_ray.run_folder.lease import RunInUse
 from moco_ray.storage.storage import Storage, resolve_storage_options
+from moco_ray.tasks.job import RunFailed
 
 _PATIENCE_S = 60.0
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from moco_ray.config import Config, from_json, to_json
-from moco_ray.driver.failure import RunFailed
 from moco_ray.run_folder.begin import CONFIG
 from moco_ray.sweep.board import shorten
 from moco_ray.sweep.noise import describe_noise, untrained_value
 from moco_ray.sweep.records import Record, best_of
 from moco_ray.sweep.setting import Setting
+from moco_ray.tasks.job import RunFailed
 
 BEST, REPORT = "best.json", "report.html"
 _SHOWN_REASONS = 3
