@@ -100,7 +100,7 @@ def trained_moco(config: Config, path: str) -> MoCo:
 
 def batches(config: Config, storage: Storage, first_step: int, last_step: int) -> Iterator[Batch]:
     """The batches that a run was trained on, again: the stream is a function of its positions."""
-    source = make_source(config, Manifest.read(storage, storage.join("manifest.parquet")), StorageOptions({}))
+    source = make_source(config, Manifest.read(storage, storage.join("manifest.parquet")))
     spec = StreamSpec(
         seed=config.run.seed,
         global_batch_size=config.optim.global_batch_size,

@@ -18,7 +18,6 @@ from moco_ray.core.method import Setting
 from moco_ray.core.optim import build_optimizer
 from moco_ray.core.precision import autocast_of, has_bfloat16, weights_of
 from moco_ray.tasks.job import Job
-from moco_ray.tasks.learner import build_learner
 
 _BUDGET_S = 3.0  # for the step that is measured
 _MOMENTS = {"sgd": 1, "lars": 1, "adamw": 2}  # numbers that an optimizer keeps for each weight
@@ -52,10 +51,9 @@ def measure_size(config: Config, num_images: int, device: torch.device) -> Size:
         device: Where it would train, on which an automatic dtype depends.
     """
     dtype = weights_of(config.run.dtype)
-    no_rows = np.arange(0)
     with torch.device("meta"):
         encoder = build_encoder(config.model, config.views.crop_px)
-        setting = Setting(seed=0, model=config.model, num_images=num_images, held_out_rows=no_rows)
+        setting = Setting(seed=0, model=config.model, num_images=num_images)
         method = config.method.build(encoder, setting).to(dtype)
         images = torch.empty(config.optim.group_size, 3, config.views.crop_px, config.views.crop_px, dtype=dtype)
     optimizer = build_optimizer(method.trained(), config.optim)
@@ -102,7 +100,7 @@ def measure_step(job: Job, rows: np.ndarray) -> float:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
     try:
         few = replace(config, optim=replace(config.optim, global_batch_size=_FEW, bn_groups=1))
-        learner = build_learner(replace(job, config=few), None)
+        learner = job.task.build(replace(job, config=few), None)
         images = np.random.default_rng(0).integers(
             0, 256, (2, config.optim.group_size, config.views.crop_px, config.views.crop_px, 3), dtype=np.uint8
         )
@@ -119,7 +117,7 @@ def measure_step(job: Job, rows: np.ndarray) -> float:
                 shuffle_bn=config.method.shuffles_keys,
             )
             start = time.monotonic()
-            learner.step(batch, lr=0.0).values()  # reading the values waits for a GPU
+            learner.step(batch, lr=0.0, progress=0.0).values()  # reading the values waits for a GPU
             return time.monotonic() - start
 
         seconds(_FEW)  # the first one warms up

@@ -20,12 +20,12 @@ from pathlib import Path
 from types import FrameType
 
 from moco_ray.config import Config, from_json
-from moco_ray.driver.images.listing import decide
 from moco_ray.driver.run import pretrain
-from moco_ray.run_folder.begin import found_run, is_run, stored_images
+from moco_ray.run_folder.begin import begin_run, is_run, stored_images
 from moco_ray.run_folder.lease import RunInUse
 from moco_ray.storage.storage import Storage, resolve_storage_options
 from moco_ray.tasks.job import RunFailed
+from moco_ray.tasks.pretraining import PRETRAINING
 
 _PATIENCE_S = 60.0
 
@@ -79,7 +79,7 @@ def _begin(task: Task, config: Config) -> None:
     if is_run(run):
         return
     images = stored_images(sweep)
-    found_run(run, decide(config, len(images.train.train_rows())), images)
+    begin_run(run, PRETRAINING.resolve(config, len(images.train.train_rows())), images)
 
 
 @contextmanager

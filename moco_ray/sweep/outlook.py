@@ -11,12 +11,13 @@ from moco_ray.config import Config
 from moco_ray.config.field_paths import with_values
 from moco_ray.data.manifest import Manifest
 from moco_ray.driver.estimate import measure_step
-from moco_ray.driver.images.listing import decide, last_step
+from moco_ray.driver.images.listing import last_step
 from moco_ray.driver.plan import stream_spec
 from moco_ray.evaluate.eval_set import EvalSet
 from moco_ray.storage.storage import StorageOptions
 from moco_ray.sweep.space import Space
 from moco_ray.tasks.job import Job
+from moco_ray.tasks.pretraining import PRETRAINING
 from moco_ray.worker.progress import duration
 
 
@@ -31,7 +32,7 @@ def check_networks(space: Space, config: Config, num_rows: int) -> None:
             continue
         for value in [dimension.at(0.0), dimension.at(1.0)] if dimension.is_range else dimension.options:
             try:
-                decide(with_values(config, {dimension.path: value}), num_rows)
+                PRETRAINING.resolve(with_values(config, {dimension.path: value}), num_rows)
             except ValueError as error:
                 raise ValueError(f"--space {dimension.describe()}: {error}") from error
 
@@ -58,10 +59,10 @@ def say_time(
         say: Prints a line for the user.
     """
     job = Job(
+        task=PRETRAINING,
         config=config,
-        spec=stream_spec(config),
+        spec=stream_spec(PRETRAINING, config),
         num_rows=len(train_rows),
-        held_out_rows=manifest.other_rows(train_rows),
         manifest_digest=manifest.digest,
         last_step=last_step(config, len(train_rows)),
         run_uri="",

@@ -15,7 +15,7 @@ from moco_ray.cluster.connection import only_our_lines
 from moco_ray.config import Config, experiment_differences, from_json, to_json
 from moco_ray.data.manifest import Manifest
 from moco_ray.driver.images.current import current_images
-from moco_ray.driver.images.listing import decide, last_step, list_images, make_source, row_options
+from moco_ray.driver.images.listing import last_step, list_images, make_source, row_options
 from moco_ray.driver.naming import check_name
 from moco_ray.driver.paths import check_paths
 from moco_ray.evaluate.eval_set import EvalSet, choose_eval_set
@@ -91,9 +91,9 @@ def sweep(
     say(f"results go to {uri}")
     with hold_run(storage, say, lambda: None):
         metric, manifest, eval_set = _prepare(settings, config, space, storage, say, is_dry=is_dry)
-        train_rows = make_source(config, manifest, row_options(manifest, config)).train_rows
+        train_rows = make_source(config, manifest).train_rows
         num_rows = len(train_rows)
-        decided = decide(config, num_rows)
+        decided = PRETRAINING.resolve(config, num_rows)
         check_networks(space, config, num_rows)
         ledger = Ledger(storage)
         steps = last_step(decided, num_rows)
@@ -209,7 +209,7 @@ def _prepare(
         stored = stored_images(storage)
         images, _ = current_images(stored, from_json(str(old["config"])), config, say)
     else:
-        images = list_images(config, resolve_storage_options(config.data.uri, config.data.storage_options), say)
+        images = list_images(config, say)
     access = row_options(images.train, config)
     eval_access = row_options(images.test, config) if images.test else access
     eval_set = choose_eval_set(

@@ -37,7 +37,7 @@ def short(uri: Path, storage_path: Path, steps: int = 2, **run: Any) -> Config:
 
 
 def listed(config: Config, said: list[str] | None = None) -> Images:
-    return list_images(config, StorageOptions({}), (said if said is not None else []).append)
+    return list_images(config, (said if said is not None else []).append)
 
 
 def stored(folder: Path, name: str) -> Manifest:
@@ -159,8 +159,8 @@ def test_very_many_single_files_are_said_to_be_better_packed(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, said = tiny_config(images, tmp_path), []
-    list_images(config, StorageOptions({}), said.append)
+    list_images(config, said.append)
     assert not any("pack them" in line for line in said)
     monkeypatch.setattr(plan, "_MANY_FILES", 100)
-    list_images(config, StorageOptions({}), said.append)
+    list_images(config, said.append)
     assert any(re.search(r"warning: \d+ single files .* pack them into Parquet files", line) for line in said)

@@ -15,7 +15,7 @@ from moco_ray.config import from_json
 from moco_ray.data.manifest import Images, Manifest
 from moco_ray.driver.images.listing import list_images
 from moco_ray.driver.run import pretrain
-from moco_ray.run_folder.begin import MANIFEST, found_run, is_run
+from moco_ray.run_folder.begin import MANIFEST, begin_run, is_run
 from moco_ray.storage.storage import Storage, StorageOptions
 from moco_ray.sweep.board import Board
 from moco_ray.sweep.config import SweepConfig
@@ -81,7 +81,7 @@ def _setting(images: Path, folder: Path) -> Setting:
     space = parse_space((), config)
     storage = Storage.open(str(folder / "sweep"), StorageOptions({}))
     if not storage.exists(storage.join(MANIFEST)):
-        list_images(config, StorageOptions({}), _quiet).train.write(storage, storage.join(MANIFEST))
+        list_images(config, _quiet).train.write(storage, storage.join(MANIFEST))
     num_rows = len(Manifest.read(storage, storage.join(MANIFEST)).train_rows())
     return Setting(
         sweep=SweepConfig(scheduler="pbt", pbt_quantile=0.4),
@@ -112,7 +112,7 @@ def _play(setting: Setting, die_before: int | None = None) -> int:
             record = setting.ledger.records[given["trial"]]
             config, run = from_json(given["task"]["config"]), setting.folder_of(record)
             if not is_run(run):
-                found_run(run, config, Images(train=manifest, test=None))
+                begin_run(run, config, Images(train=manifest, test=None))
             pretrain(config, say=_quiet)
             for line in map(json.loads, run.read_bytes(run.join("eval.jsonl")).splitlines()):
                 if line["step"] > given["seen"]:
