@@ -118,7 +118,7 @@ def _normalizer(x: Tensor) -> type[torch.autograd.Function]:
 def _kernels() -> type[torch.autograd.Function] | None:
     """Kernels of our own, if Triton can compile them here."""
     try:
-        from moco_ray.core.group_kernels import GroupNormalize
+        from moco_ray.core.group_normalize import GroupNormalize
 
         with torch.enable_grad():
             weight, bias, mean, var = torch.ones(4, 8, device="cuda", requires_grad=True).unbind()
