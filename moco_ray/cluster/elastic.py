@@ -36,7 +36,7 @@ from moco_ray.cluster.nodes import (
     request_number,
 )
 from moco_ray.cluster.notes import Notes, RunNotes
-from moco_ray.core.layout import useful_rank_counts
+from moco_ray.core.batch import useful_rank_counts
 from moco_ray.worker.runtime import LEAVING
 
 _SAVE_PATIENCE_S = 120.0

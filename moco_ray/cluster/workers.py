@@ -14,7 +14,7 @@ from moco_ray.cluster.nodes import Node, can_start, fitting, fitting_beside_data
 from moco_ray.cluster.store import is_connected
 from moco_ray.config import Config
 from moco_ray.config.run import RunConfig, data_label, worker_resources
-from moco_ray.core.layout import useful_rank_counts
+from moco_ray.core.batch import useful_rank_counts
 
 Say = Callable[[str], None]
 

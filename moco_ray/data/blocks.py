@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moco_ray.core.layout import key_permutation
+from moco_ray.core.batch import key_permutation
 from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.decode import BadImage
 from moco_ray.data.makers import Maker, Sample

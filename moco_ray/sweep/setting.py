@@ -9,13 +9,14 @@ from typing import Any
 
 from moco_ray.config import Config, to_json
 from moco_ray.config.field_paths import with_values
-from moco_ray.driver.images.listing import decide, last_step
+from moco_ray.driver.images.listing import last_step
 from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.sweep.board import Board
 from moco_ray.sweep.config import SweepConfig
 from moco_ray.sweep.records import Ledger, Record
 from moco_ray.sweep.space import Space
 from moco_ray.sweep.trial import Access
+from moco_ray.tasks.pretraining import PRETRAINING
 
 Say = Callable[[str], None]
 
@@ -63,7 +64,7 @@ class Setting:
             eval=replace(config.eval, max_time_fraction=1.0),  # decisions hang on every evaluation
             run=replace(config.run, storage_path=self.uri, name=record.name),
         )
-        return decide(config, self.num_rows)
+        return PRETRAINING.resolve(config, self.num_rows)
 
     def tune_config(self, record: Record, *, max_steps: int | None = None, begun_at: int = -1) -> dict[str, Any]:
         """What Tune hands to the process of a trial: plain values without credentials.

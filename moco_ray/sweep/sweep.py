@@ -37,6 +37,7 @@ from moco_ray.sweep.setting import Setting, shared_access
 from moco_ray.sweep.space import Space, parse_space
 from moco_ray.sweep.trial import Access
 from moco_ray.sweep.tuning import asha, run_trials
+from moco_ray.tasks.pretraining import PRETRAINING
 
 _SWEEP = "sweep.json"
 _FEWEST_MEASUREMENTS = 3  # in a run, for ASHA to have something to decide on
@@ -93,23 +94,23 @@ def sweep(
         metric, manifest, eval_set = _prepare(settings, config, space, storage, say, is_dry=is_dry)
         train_rows = make_source(config, manifest).train_rows
         num_rows = len(train_rows)
-        decided = PRETRAINING.resolve(config, num_rows)
+        resolved = PRETRAINING.resolve(config, num_rows)
         check_networks(space, config, num_rows)
         ledger = Ledger(storage)
-        steps = last_step(decided, num_rows)
-        images = steps * decided.optim.global_batch_size
+        steps = last_step(resolved, num_rows)
+        images = steps * resolved.optim.global_batch_size
         ends = generation_ends(steps, settings.pbt_generations) if settings.scheduler == "pbt" else []
         _say_search(settings, space, metric, total, images, say)
-        if settings.scheduler == "asha" and steps < _FEWEST_MEASUREMENTS * (decided.eval.every_steps or 1):
+        if settings.scheduler == "asha" and steps < _FEWEST_MEASUREMENTS * (resolved.eval.every_steps or 1):
             say(
-                f"warning: trials of {steps:,} steps are measured every {decided.eval.every_steps:,} steps, which is too "
+                f"warning: trials of {steps:,} steps are measured every {resolved.eval.every_steps:,} steps, which is too "
                 "seldom to stop bad ones early; use a smaller eval.every-steps"
             )
         is_over = not ends and sum(record.has_ended for record in ledger.in_order()) >= total
         plan = None if is_over else plan_trials(settings, config, total, say)
         if is_dry:
             if plan is not None:
-                say_time(decided, manifest, train_rows, eval_set, trials=total, at_once=plan.at_once, say=say)
+                say_time(resolved, manifest, train_rows, eval_set, trials=total, at_once=plan.at_once, say=say)
             return None
         setting = Setting(
             sweep=settings,

@@ -138,9 +138,11 @@ class Pretraining(Task):
 
     def explain_first_nan(self, config: Config, dtype: str) -> str:
         """Weights, temperature, views or dtype."""
+        tau = config.method.temperature
+        softmax = f"from method.temperature {tau:g}, " if tau is not None else ""
         return (
-            f"it comes from the weights to start from (model.init {config.model.init}), from method.temperature "
-            f"{config.method.temperature:g}, from views.std {config.views.std} or from run.dtype {dtype}"
+            f"it comes from the weights to start from (model.init {config.model.init}), {softmax}from views.std "
+            f"{config.views.std} or from run.dtype {dtype}"
         )
 
     def measured(self, state: State) -> State:

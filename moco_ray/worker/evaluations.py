@@ -103,7 +103,7 @@ class Evaluations:
 
     def best_step(self) -> int | None:
         """The step that was the best so far, by what the task judges by."""
-        best_by = self._job.task.best_by
+        best_by = self._job.task.best_by or ""
         scored = [line for line in self.lines if best_by in line and line["step"] > 0]
         return max(scored, key=lambda line: line[best_by])["step"] if scored else None
 
