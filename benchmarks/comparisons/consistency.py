@@ -74,14 +74,14 @@ def agreements(folder: str) -> Iterator[Agreement]:
     moco = trained_moco(config, f"{folder}/{checkpoint_name(steps)}/state.pt")
     mean, std = (torch.tensor(values) for values in (config.views.mean, config.views.std))
 
-    def apply(module: nn.Module, images: Tensor) -> Tensor:
+    def encode(module: nn.Module, images: Tensor) -> Tensor:
         output: Tensor = module(normalize(images, mean, std))
         return output
 
     size = config.optim.global_batch_size
     for batch in batches(config, storage, max(0, steps - moco.queue.size // size), steps):
         with torch.no_grad():
-            again = moco.keys(batch, apply).enqueued  # (B, dim)
+            again = moco.encode_keys(batch, encode).enqueued  # (B, dim)
         slots = (batch.step * size + torch.arange(size)) % moco.queue.size
         cosines = moco.queue.keys[slots] @ again.T  # (B, B)
         own = cosines.diagonal().mean().item()

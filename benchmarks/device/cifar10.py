@@ -18,9 +18,8 @@ from moco_ray.config.methods.moco import MoCoConfig
 from moco_ray.config.model import ModelConfig
 from moco_ray.config.optim import OptimConfig
 from moco_ray.config.views import cifar_views
-from moco_ray.core.batch import Batch
+from moco_ray.core.batch import Batch, key_permutation
 from moco_ray.core.encoders import build_encoder, normalize
-from moco_ray.core.layout import key_permutation
 from moco_ray.core.step import Learner
 from moco_ray.evaluate.knn import knn_top1
 
@@ -64,7 +63,7 @@ def cifar10(place: Place) -> list[Row]:
                 step=step,
                 groups=[list(range(_NUM_GROUPS))],
                 group_size=size // _NUM_GROUPS,
-                key_rows_of_slots=slots,
+                shuffle=slots,
             )
             result = learner.step(batch, lr=optim.lr_at(epoch * n, n))
             step += 1

@@ -189,7 +189,7 @@ class _GroupNormalize(torch.autograd.Function):
         return torch.cat(of_x) if needed[0] else None, *sums, *[None] * 5
 
 
-def commit_pending(norms: Iterable[GroupBatchNorm], num_groups: int, own_groups: int) -> None:
+def commit_running_statistics(norms: Iterable[GroupBatchNorm], num_groups: int, own_groups: int) -> None:
     """Move the running statistics by this rank's share of one step, of the norms that saw any of it.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moco_ray.config.views import ViewsConfig
-from moco_ray.core.layout import key_permutation
+from moco_ray.core.batch import key_permutation
 from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.decode import BadImage
 from moco_ray.data.manifest import Manifest
@@ -73,7 +73,7 @@ class StreamSpec:
         views = self.step_bytes * self.steps_per_task * self.groups_per_task // self.num_groups
         return 2 * views + views // 2 * self.shuffle_bn
 
-    def key_rows_of_slots(self, step: int) -> NDArray[np.int64]:
+    def shuffle(self, step: int) -> NDArray[np.int64]:
         """For each slot of the key batch, the row of the batch whose key view it holds, (B,)."""
         if self.shuffle_bn:
             return key_permutation(self.seed, step, self.global_batch_size)
@@ -150,7 +150,7 @@ def make_blocks(
                 fill_group(spec, images, first, query[t, here], key[t, here])
     if spec.shuffle_bn:
         for t in range(num_steps):
-            key[t] = key[t, spec.key_rows_of_slots(first_step + t)]
+            key[t] = key[t, spec.shuffle(first_step + t)]
     for j, group in enumerate(groups):
         here = slice(j * g, (j + 1) * g)
         yield {

@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from moco_ray.core.batch import Batch
-from moco_ray.core.layout import groups_per_rank
+from moco_ray.core.batch import Batch, groups_per_rank
 from moco_ray.data.blocks import Block, StreamSpec
 
 _SEGMENT_TASKS = 2000  # tasks that one Ray data set plans ahead: bounds the memory of planning a long run
@@ -186,5 +185,5 @@ class Stream:
             step=step,
             groups=groups,
             group_size=self.spec.group_size,
-            key_rows_of_slots=self.spec.key_rows_of_slots(step),
+            shuffle=self.spec.shuffle(step),
         )

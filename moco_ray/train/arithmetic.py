@@ -31,7 +31,7 @@ def choose_dtype(config: RunConfig, restored: State | None, device: torch.device
 
 def dtype_of(learner: Learner) -> str:
     """The name of the dtype that a learner computes in."""
-    return str(learner.dtype).removeprefix("torch.")
+    return str(learner.encode.dtype).removeprefix("torch.")
 
 
 def words(config: RunConfig, dtype: str, devices: list[str], *, all_have_bfloat16: bool) -> list[str]:

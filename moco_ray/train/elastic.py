@@ -27,7 +27,7 @@ from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from moco_ray.core.layout import useful_rank_counts
+from moco_ray.core.batch import useful_rank_counts
 from moco_ray.train.cluster import (
     fitting,
     fitting_beside_data,

@@ -34,7 +34,7 @@ class Size:
     training: int
     """Of weights, gradients, optimizer and kept keys in a worker's memory."""
     activations: int
-    """Of what the backward pass of one BatchNorm group through each trunk needs, beside that."""
+    """Of what the backward pass of one BatchNorm group through each query module needs, beside that."""
     all_activations: int
     """Of what that of the whole batch needs, with all views that have gradients."""
     can_be_cut: bool
@@ -79,11 +79,11 @@ def measure_size(config: Config, num_images: int, device: torch.device) -> Size:
     batch = resident_batch(
         no_pixels, no_pixels, np.arange(len(no_pixels)), step=0, seed=0, num_groups=1, shuffle_bn=False
     )
-    views = sum(len(images) for images in method.images(batch)) // config.optim.group_size
+    views = sum(len(images) for images in method.query_images(batch)) // config.optim.group_size
     return Size(
         checkpoint=checkpoint,
         training=checkpoint + learned,
-        activations=activations * len(method.trunks()),
+        activations=activations * len(method.query_modules()),
         all_activations=activations * views * config.optim.bn_groups,
         can_be_cut=config.method.batch_norm == "group" or not has_batch_norm(encoder.backbone),
         parameters=sum(parameter.numel() for parameter in method.query_encoder.parameters()),

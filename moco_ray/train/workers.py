@@ -11,7 +11,7 @@ import torch
 
 from moco_ray.config import Config
 from moco_ray.config.run import RunConfig, data_label, worker_resources
-from moco_ray.core.layout import useful_rank_counts
+from moco_ray.core.batch import useful_rank_counts
 from moco_ray.train.cluster import Node, can_start, fitting, fitting_beside_data, has_autoscaler, living_nodes
 from moco_ray.train.connection import connect, is_connected
 

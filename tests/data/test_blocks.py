@@ -58,7 +58,7 @@ def test_pixels_are_the_views_of_the_rows_with_each_key_in_its_slot(
     source = source_of(request.getfixturevalue(kind), spec)
     made = batches(spec, source, 3, 2)
     for t, step in enumerate((3, 4)):
-        slots = spec.key_rows_of_slots(step)
+        slots = spec.shuffle(step)
         assert (slots == np.arange(12)).all() == (not shuffle_bn)
         for slot in range(12):
             for name, view, i in (("query", 0, slot), ("key", 1, slots[slot])):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moco_ray.core.step import StepResult
+from moco_ray.core.step_result import StepResult
 from moco_ray.train import measured
 from moco_ray.train.measured import Measured
 from moco_ray.train.pretrain import pretrain

@@ -15,7 +15,7 @@ from moco_ray.config.methods.end_to_end import EndToEndConfig
 from moco_ray.config.methods.memory_bank import MemoryBankConfig
 from moco_ray.config.methods.moco_v3 import MoCoV3Config
 from moco_ray.config.methods.simclr import SimCLRConfig
-from moco_ray.core.layout import key_permutation
+from moco_ray.core.batch import key_permutation
 from moco_ray.core.step import Learner
 from tests.core.methods.methods import V3_HEADS
 from tests.core.tiny import (
@@ -116,8 +116,8 @@ def test_nt_xent_is_lightlys() -> None:
     learner = method_learner(SimCLRConfig(temperature=0.3))
     method = learner.method
     batch = tiny_batch(0, shuffle_bn=False)
-    outputs = [learner._apply(method.query_encoder, method.images(batch)[0]).detach().requires_grad_()]
-    ours = method.loss(outputs, None, slice(None), batch, learner._apply).total / BATCH_SIZE
+    outputs = [learner.encode(method.query_encoder, method.query_images(batch)[0]).detach().requires_grad_()]
+    ours = method.loss(outputs, None, slice(None), batch, learner.encode).total / BATCH_SIZE
     (gradient,) = torch.autograd.grad(ours, outputs)
     theirs = outputs[0].detach().requires_grad_()
     loss = NTXentLoss(temperature=0.3)(*theirs.chunk(2))
