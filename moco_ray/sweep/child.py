@@ -24,7 +24,7 @@ from moco_ray.data.storage import Storage, resolve_storage_options
 from moco_ray.train.failure import RunFailed
 from moco_ray.train.found import found_run, is_run, stored_images
 from moco_ray.train.lease import RunInUse
-from moco_ray.train.plan import decide
+from moco_ray.train.plan import resolve
 from moco_ray.train.pretrain import pretrain
 
 _PATIENCE_S = 60.0
@@ -79,7 +79,7 @@ def _begin(task: Task, config: Config) -> None:
     if is_run(run):
         return
     images = stored_images(sweep)
-    found_run(run, decide(config, len(images.train.train_rows())), images)
+    found_run(run, resolve(config, len(images.train.train_rows())), images)
 
 
 @contextmanager

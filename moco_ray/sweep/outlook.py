@@ -15,7 +15,7 @@ from moco_ray.sweep.fields import with_values
 from moco_ray.sweep.space import Space
 from moco_ray.train.estimate import measure_step
 from moco_ray.train.job import Job
-from moco_ray.train.plan import decide, last_step
+from moco_ray.train.plan import last_step, resolve
 from moco_ray.train.prepare import stream_spec
 from moco_ray.train.progress import duration
 
@@ -31,7 +31,7 @@ def check_networks(space: Space, config: Config, num_rows: int) -> None:
             continue
         for value in [dimension.at(0.0), dimension.at(1.0)] if dimension.is_range else dimension.options:
             try:
-                decide(with_values(config, {dimension.path: value}), num_rows)
+                resolve(with_values(config, {dimension.path: value}), num_rows)
             except ValueError as error:
                 raise ValueError(f"--space {dimension.describe()}: {error}") from error
 

@@ -15,7 +15,7 @@ from moco_ray.sweep.fields import with_values
 from moco_ray.sweep.records import Ledger, Record
 from moco_ray.sweep.space import Space
 from moco_ray.sweep.trial import Access
-from moco_ray.train.plan import decide, last_step
+from moco_ray.train.plan import last_step, resolve
 
 Say = Callable[[str], None]
 
@@ -63,7 +63,7 @@ class Setting:
             eval=replace(config.eval, max_time_fraction=1.0),  # decisions hang on every evaluation
             run=replace(config.run, storage_path=self.uri, name=record.name),
         )
-        return decide(config, self.num_rows)
+        return resolve(config, self.num_rows)
 
     def tune_config(self, record: Record, *, max_steps: int | None = None, begun_at: int = -1) -> dict[str, Any]:
         """What Tune hands to the process of a trial: plain values without credentials.

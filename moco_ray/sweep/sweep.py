@@ -35,7 +35,7 @@ from moco_ray.train.current_images import current_images
 from moco_ray.train.found import stored_images, write_images
 from moco_ray.train.lease import hold_run
 from moco_ray.train.naming import check_name
-from moco_ray.train.plan import decide, last_step, list_images, make_source, row_options
+from moco_ray.train.plan import last_step, list_images, make_source, resolve, row_options
 from moco_ray.train.shared_paths import check_paths
 
 _SWEEP = "sweep.json"
@@ -93,23 +93,23 @@ def sweep(
         metric, manifest, eval_set = _prepare(settings, config, space, storage, say, is_dry=is_dry)
         train_rows = make_source(config, manifest, row_options(manifest, config)).train_rows
         num_rows = len(train_rows)
-        decided = decide(config, num_rows)
+        resolved = resolve(config, num_rows)
         check_networks(space, config, num_rows)
         ledger = Ledger(storage)
-        steps = last_step(decided, num_rows)
-        images = steps * decided.optim.global_batch_size
+        steps = last_step(resolved, num_rows)
+        images = steps * resolved.optim.global_batch_size
         ends = generation_ends(steps, settings.pbt_generations) if settings.scheduler == "pbt" else []
         _say_search(settings, space, metric, total, images, say)
-        if settings.scheduler == "asha" and steps < _FEWEST_MEASUREMENTS * (decided.eval.every_steps or 1):
+        if settings.scheduler == "asha" and steps < _FEWEST_MEASUREMENTS * (resolved.eval.every_steps or 1):
             say(
-                f"warning: trials of {steps:,} steps are measured every {decided.eval.every_steps:,} steps, which is too "
+                f"warning: trials of {steps:,} steps are measured every {resolved.eval.every_steps:,} steps, which is too "
                 "seldom to stop bad ones early; use a smaller eval.every-steps"
             )
         is_over = not ends and sum(record.has_ended for record in ledger.in_order()) >= total
         plan = None if is_over else plan_trials(settings, config, total, say)
         if is_dry:
             if plan is not None:
-                say_time(decided, manifest, train_rows, eval_set, trials=total, at_once=plan.at_once, say=say)
+                say_time(resolved, manifest, train_rows, eval_set, trials=total, at_once=plan.at_once, say=say)
             return None
         setting = Setting(
             sweep=settings,

@@ -147,7 +147,7 @@ def make_source(config: Config, manifest: Manifest, options: StorageOptions) -> 
     return Source(manifest=manifest, train_rows=np.asarray(rows), order=order, options=options)
 
 
-def decide(config: Config, num_rows: int) -> Config:
+def resolve(config: Config, num_rows: int) -> Config:
     """Replace what is automatic by what it comes to for this data and network.
 
     Raises:
@@ -155,7 +155,7 @@ def decide(config: Config, num_rows: int) -> Config:
     """
     size = config.optim.global_batch_size
     network = network_without_weights(config)
-    method = config.method.decide(num_images=num_rows, global_batch_size=size, has_batch_norm=has_batch_norm(network))
+    method = config.method.resolve(num_images=num_rows, global_batch_size=size, has_batch_norm=has_batch_norm(network))
     every = config.eval.every_steps
     if every is None:
         steps = config.optim.num_steps(num_rows)

@@ -21,10 +21,10 @@ from moco_ray.train.naming import check_name, check_preset
 from moco_ray.train.network import check_network, initial_weights
 from moco_ray.train.plan import (
     Images,
-    decide,
     last_step,
     list_images,
     make_source,
+    resolve,
     row_options,
     run_eval_set,
     warn,
@@ -109,7 +109,7 @@ def prepare(config: Config, folder: str, run: Storage, say: Say) -> Prepared:
         if manifest is not None:  # a list may name another server than its own
             check_access(manifest.first_uri, row_options(manifest, config))
     source = make_source(config, images.train, access)
-    config = decide(config, kept.decided_rows if kept else len(source.train_rows))
+    config = resolve(config, kept.decided_rows if kept else len(source.train_rows))
     if old is not None and not (kept and kept.begins_anew):
         _check_experiment(old, config, folder)
     if kept is not None:

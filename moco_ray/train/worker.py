@@ -16,7 +16,8 @@ from moco_ray.config import experiment_differences, from_json
 from moco_ray.core import collectives
 from moco_ray.core.agreement import copy_from_rank_zero, ranks_agree
 from moco_ray.core.precision import has_bfloat16
-from moco_ray.core.step import Learner, StepResult
+from moco_ray.core.step import Learner
+from moco_ray.core.step_result import StepResult
 from moco_ray.data.storage import Storage
 from moco_ray.data.stream import BadRow, Loaded, Stream, StreamError
 from moco_ray.train.arithmetic import dtype_of, fast_arithmetic, words
@@ -295,9 +296,11 @@ class _Loop:
     def _stop_on_nan(self, step: int, loss: float) -> None:
         good = self.recorder.last_checkpoint_text() if self.recorder else ""
         if step == 0:
+            tau = self.job.config.method.temperature
+            softmax = f"from method.temperature {tau:g}, " if tau is not None else ""
             raise _UserError(
                 f"the loss of step 0 is {loss}, before anything was learned: it comes from the weights to start from "
-                f"(model.init {self.job.config.model.init}), from method.temperature {self.job.config.method.temperature:g}, "
+                f"(model.init {self.job.config.model.init}), {softmax}"
                 f"from views.std {self.job.config.views.std} or from run.dtype {dtype_of(self.learner)}"
             )
         raise _UserError(

@@ -18,7 +18,7 @@ from moco_ray.config.methods import method_class
 from moco_ray.core.encoders import build_encoder
 from moco_ray.train.dry_run import dry_run
 from moco_ray.train.estimate import measure_size
-from moco_ray.train.plan import decide
+from moco_ray.train.plan import resolve
 from moco_ray.train.pretrain import pretrain
 from tests.runs import tiny_config
 
@@ -143,7 +143,7 @@ def test_a_checkpoint_is_counted_as_it_is_written(method: str, copies: int, imag
         config = replace(config, method=method_class(method)())
     if method == "memory-bank":
         config = replace(config, method=replace(config.method, num_negatives=64))
-    size = measure_size(decide(config, 191), 191, torch.device("cpu"))
+    size = measure_size(resolve(config, 191), 191, torch.device("cpu"))
     folder = Path(pretrain(config, say=lambda line: None).folder)
     written = (folder / "checkpoint_000000001" / "state.pt").stat().st_size
     assert size.checkpoint == pytest.approx(written, rel=0.12)

@@ -80,9 +80,9 @@ def test_a_run_that_was_begun_without_splits_goes_on_with_the_images_that_it_has
     shutil.rmtree(folder)
     whole.train.write(storage, storage.join("manifest.parquet"))  # as when every image was trained on
     from moco_ray.config import to_json
-    from moco_ray.train.plan import decide
+    from moco_ray.train.plan import resolve
 
-    storage.write_bytes(storage.join("config.json"), to_json(decide(config, len(whole.train.train_rows()))).encode())
+    storage.write_bytes(storage.join("config.json"), to_json(resolve(config, len(whole.train.train_rows()))).encode())
     pretrain(config, say=lambda line: None)
     assert stored(folder, "manifest.parquet").digest == whole.train.digest
     assert not (folder / "eval_manifest.parquet").exists()
