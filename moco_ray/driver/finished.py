@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from moco_ray.config import Config
@@ -12,9 +12,8 @@ from moco_ray.run_folder.checkpoint import CheckpointStore
 from moco_ray.run_folder.metrics import stored_lines
 from moco_ray.storage.storage import Storage
 
+log = logging.getLogger(__name__)
 _FILES = ("encoder.safetensors", "metrics.jsonl", "eval.jsonl")
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,7 @@ class RunResult:
     """Last values of all metrics."""
 
 
-def finished_run(config: Config, run: Storage, folder: str, num_rows: int, say: Say) -> RunResult | None:
+def finished_run(config: Config, run: Storage, folder: str, num_rows: int) -> RunResult | None:
     """What a run left that has nothing more to do; None if it must go on, or has not yet written all it leaves.
 
     Args:
@@ -39,7 +38,6 @@ def finished_run(config: Config, run: Storage, folder: str, num_rows: int, say: 
         run: Its folder.
         folder: The same, for messages.
         num_rows: Images that it trains on.
-        say: Prints a line for the user.
     """
     if not all(run.exists(run.join(name)) for name in _FILES):
         return None
@@ -54,7 +52,7 @@ def finished_run(config: Config, run: Storage, folder: str, num_rows: int, say: 
         return None  # the checkpoint holds both, and the end of the run writes them anew
     done = len(lines)  # more than are asked for now, if --run.max-steps was lowered
     is_whole = done >= end and any(line["step"] == done for line in evaluations)
-    if not is_whole or CheckpointStore(storage=run).newest(say) != done:
+    if not is_whole or CheckpointStore(storage=run).newest() != done:
         return None
     encoder = f"{folder}/encoder.safetensors"
     further = (
@@ -63,8 +61,8 @@ def finished_run(config: Config, run: Storage, folder: str, num_rows: int, say: 
         else f"To train longer, begin another run (--run.name) with more than --optim.epochs {config.optim.epochs:g}, from "
         f"this encoder if you like: --model.init {shlex.quote(encoder)}"
     )
-    say(f"this run is finished: all of its {done:,} steps are done, and nothing is left to do. {further}")
-    say(f"done: {done:,} steps; results in {folder}")
+    log.info(f"this run is finished: all of its {done:,} steps are done, and nothing is left to do. {further}")
+    log.info(f"done: {done:,} steps; results in {folder}")
     values = {**lines[-1], **evaluations[-1]}
     metrics = {name: float(value) for name, value in values.items() if "/" in name}
     return RunResult(folder=folder, encoder=encoder, step=done, metrics=metrics)

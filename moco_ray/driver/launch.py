@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tempfile
 import uuid
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from moco_ray.cluster.connection import only_our_lines, say_from_worker
+from moco_ray.cluster.connection import only_our_lines
 from moco_ray.cluster.notes import Notes, follow, newest_step, read_starts
 from moco_ray.cluster.ray_worker import RayRuntime
 from moco_ray.cluster.spilling import watch_spilling
@@ -27,20 +27,19 @@ from moco_ray.tasks.job import Job, Outcome
 from moco_ray.worker.loop import train
 from moco_ray.worker.runtime import LocalRuntime, Pulse
 
+log = logging.getLogger(__name__)
 _COLLECTIVE_TIMEOUT_S = int(LONGEST_STALL_S + 300)  # a dead peer is noticed, a slow storage is waited for
 _CONTROLLER_DEATHS = 3
 
-Say = Callable[[str], None]
 
-
-def run_in_this_process(job: Job, source: Source, pulse: Pulse, before: StepDone | None, say: Say) -> Outcome:
+def run_in_this_process(job: Job, source: Source, pulse: Pulse, before: StepDone | None) -> Outcome:
     """Train with one worker, without Ray."""
     given = os.environ.get("OMP_NUM_THREADS", "")  # fewer where several such processes share a machine
     torch.set_num_threads(min(int(given) if given.isdecimal() else 2**30, _compute_threads(1)))
-    return train(job, LocalRuntime(spec=job.spec, source=source, pulse=pulse, before=before), say)
+    return train(job, LocalRuntime(spec=job.spec, source=source, pulse=pulse, before=before))
 
 
-def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before: StepDone | None, say: Say) -> Outcome:
+def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before: StepDone | None) -> Outcome:
     """Train with a group of Ray Train workers, as many as are useful and possible at any time.
 
     Raises:
@@ -53,7 +52,7 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
     from ray.train.v2.api.config import ScalingConfig
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    from moco_ray.cluster.elastic import ElasticTrainer, describe, log_to_files_only
+    from moco_ray.cluster.elastic import ElasticTrainer, describe, log_in_worker
 
     # Ray Data's actor for statistics stays for good where it is first asked for: on a worker's node, that node would
     # never be idle and its cloud would bill it for ever.
@@ -65,9 +64,9 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
     before = newest_step(before, notes, run_notes)
 
     def worker() -> Outcome:
-        log_to_files_only()
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # its successor would sync our BN shares
         context = ray.train.get_context()
+        log_in_worker(says=context.get_world_rank() == 0)
         own_job: Job = ray.get(job_reference)
         torch.set_num_threads(_compute_threads(context.get_local_world_size()))
         runtime = RayRuntime(
@@ -81,9 +80,9 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
             num_ranks=context.get_world_size(),
         )
         if runtime.rank == 0:
-            watch_spilling(say_from_worker)
+            watch_spilling()
         try:
-            return train(own_job, runtime, say_from_worker)
+            return train(own_job, runtime)
         except ValueError as error:  # other ranks may wait for this one: fail, and let the next group say why
             notes.write("user_error", str(error))
             raise
@@ -96,7 +95,6 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
             label=label,
             notes=notes,
             run_notes=run_notes,
-            say=say_from_worker,
             torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
             scaling_config=ScalingConfig(
                 num_workers=(workers.fewest, workers.most),
@@ -115,7 +113,7 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
     access = [job.run_options, source.options, job.eval_set.queries.options]
     access += [job.eval_set.bank.options] if job.eval_set.bank is not None else []
     with (
-        only_our_lines(say, for_good="RAY_ADDRESS" not in os.environ),
+        only_our_lines(for_good="RAY_ADDRESS" not in os.environ),
         follow(notes, pulse),
         sharing(options.key_ring() for options in access),
     ):
@@ -133,7 +131,7 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
                     raise RunFailed(
                         f"Ray Train's controller died {deaths} times in a row without a newly committed step: {error}"
                     ) from error
-                say("Ray Train's controller died: starting it again")
+                log.info("Ray Train's controller died: starting it again")
                 notes.write("cause", "Ray Train's controller died")
             except ray.exceptions.RayError as error:
                 raise RunFailed(f"the Ray cluster failed: {type(error).__name__}: {error}") from error

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from moco_ray.config import Config, experiment_differences, from_json
@@ -32,7 +32,7 @@ from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_op
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.network import check_network, initial_weights
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +54,7 @@ class Prepared:
     weights: bytes | None
     """Those to start from, if some were named."""
 
-    def job(
-        self, run: Storage, run_uri: str, run_options: StorageOptions, *, uses_gpu: bool, lease_owner: str, say: Say
-    ) -> Job:
+    def job(self, run: Storage, run_uri: str, run_options: StorageOptions, *, uses_gpu: bool, lease_owner: str) -> Job:
         """What its workers are told."""
         manifest, kept = self.images.train, self.kept
         return Job(
@@ -67,7 +65,7 @@ class Prepared:
             manifest_digest=manifest.digest,
             former_digests=manifest.former_digests,
             listed_at_step=kept.listed_at_step if kept else 0,
-            mended_rows=mended_rows(run, manifest, self.config, self.source.options, say) if kept else frozenset(),
+            mended_rows=mended_rows(run, manifest, self.config, self.source.options) if kept else frozenset(),
             last_step=last_step(self.config, len(self.source.train_rows)),
             run_uri=run_uri,
             run_options=run_options,
@@ -78,14 +76,13 @@ class Prepared:
         )
 
 
-def prepare(config: Config, folder: str, run: Storage, say: Say) -> Prepared:
+def prepare(config: Config, folder: str, run: Storage) -> Prepared:
     """Look at the images and check all that needs no workers; writes nothing.
 
     Args:
         config: With a name.
         folder: The run's folder, for messages.
         run: The same; it need not exist.
-        say: Prints a line for the user.
 
     Raises:
         ValueError: Something that the user must mend.
@@ -94,16 +91,16 @@ def prepare(config: Config, folder: str, run: Storage, say: Say) -> Prepared:
     if old is None:
         _check_empty(run, folder)
     else:
-        say("this run exists: going on with it")
+        log.info("this run exists: going on with it")
         stored_lines(run, INTERRUPTIONS)  # damaged, it would only stop the workers
         if not config.data.relist:  # soon, as what follows would speak of the new values
             _check_experiment(old, config, folder, passes_automatic=True)
         if config.run.dtype == "auto":
             config = replace(config, run=replace(config.run, dtype=old.run.dtype))
-    weights = _weights(config, run, say)
+    weights = _weights(config, run)
     data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    kept = images_of_run(run, old, config, say) if old is not None else None
-    images = kept.images if kept else list_images(config, data_options, say)
+    kept = images_of_run(run, old, config) if old is not None else None
+    images = kept.images if kept else list_images(config, data_options)
     access = row_options(images.train, config)
     for manifest in (images.train, images.test):
         if manifest is not None:  # a list may name another server than its own
@@ -114,12 +111,12 @@ def prepare(config: Config, folder: str, run: Storage, say: Say) -> Prepared:
         _check_experiment(old, config, folder)
     if kept is not None:
         check_method(kept, config)
-    warn(config, len(source.train_rows), say)
+    warn(config, len(source.train_rows))
     if old is None:
-        warn_of_mixing(source, config.optim.global_batch_size, say)
+        warn_of_mixing(source, config.optim.global_batch_size)
     eval_set = run_eval_set(config, images)
     for line in describe_eval_set(eval_set, config.eval, images.train, source.train_rows):
-        say(line)
+        log.info(line)
     return Prepared(config=config, old=old, kept=kept, images=images, source=source, eval_set=eval_set, weights=weights)
 
 
@@ -192,7 +189,7 @@ def _check_experiment(old: Config, new: Config, folder: str, *, passes_automatic
     )
 
 
-def _weights(config: Config, run: Storage, say: Say) -> bytes | None:
+def _weights(config: Config, run: Storage) -> bytes | None:
     """The weights to start from. A run that has learned something since does not need them any more.
 
     Raises:
@@ -201,11 +198,11 @@ def _weights(config: Config, run: Storage, say: Say) -> bytes | None:
     """
     encoder = check_network(config)
     try:
-        return initial_weights(config, encoder, say)
+        return initial_weights(config, encoder)
     except (ValueError, OSError) as error:
         if not _checkpoints(run):
             raise
-        say(f"model.init cannot be read any more ({error}); the run goes on from its checkpoint without it")
+        log.info(f"model.init cannot be read any more ({error}); the run goes on from its checkpoint without it")
         return None
 
 

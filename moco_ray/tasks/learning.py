@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -11,12 +12,14 @@ from moco_ray.evaluate.diagnosis import Learning, diagnose, norm_updates, relati
 from moco_ray.run_folder.checkpoint import State
 from moco_ray.tasks.job import Job
 
+log = logging.getLogger(__name__)
+
 
 class LearningWatch:
     """Warns, once for each cause, where an evaluation shows that a run learns nothing. It never stops one."""
 
-    def __init__(self, job: Job, say: Callable[[str], None]) -> None:
-        self._job, self._say = job, say
+    def __init__(self, job: Job) -> None:
+        self._job = job
         self._start: Mapping[str, Tensor] | None = None  # weights; only until they can be compared with others
         self._moved: float | None = None
         self._norm_updates: int | None = None
@@ -43,4 +46,4 @@ class LearningWatch:
         for cause, sentence in diagnose(line, learning).items():
             if cause not in self._said:
                 self._said.add(cause)
-                self._say(f"warning: {sentence}")
+                log.warning(sentence)

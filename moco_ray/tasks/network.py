@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import logging
 
 import torch
 
@@ -16,7 +16,7 @@ from moco_ray.storage.storage import StorageOptions, resolve_storage_options
 from moco_ray.storage.uris import protocol_of
 from moco_ray.weights.initial_weights import load_initial_weights
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 def network_without_weights(config: Config) -> Encoder:
@@ -52,13 +52,12 @@ def check_network(config: Config) -> Encoder:
     return build_encoder(config.model, config.views.crop_px)
 
 
-def initial_weights(config: Config, encoder: Encoder, say: Say) -> bytes | None:
+def initial_weights(config: Config, encoder: Encoder) -> bytes | None:
     """The weights to start from as a state dict of the encoder, if some were named.
 
     Args:
         config: Of the run.
         encoder: Gets them.
-        say: Is told what was loaded and what was not.
 
     Raises:
         ValueError: They cannot be read, or do not fit.
@@ -66,7 +65,7 @@ def initial_weights(config: Config, encoder: Encoder, say: Say) -> bytes | None:
     path = config.model.init
     if path is None:
         return None
-    say(load_initial_weights(encoder, path, options=_access(config, path)))
+    log.info(load_initial_weights(encoder, path, options=_access(config, path)))
     buffer = io.BytesIO()
     torch.save(encoder.state_dict(), buffer)
     return buffer.getvalue()

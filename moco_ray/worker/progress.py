@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 from moco_ray.config.methods.memory_bank import MemoryBankConfig
@@ -12,6 +12,7 @@ from moco_ray.config.methods.moco import MoCoConfig
 from moco_ray.evaluate.words import describe_evaluation
 from moco_ray.tasks.job import Job
 
+log = logging.getLogger(__name__)
 _EVERY_S = 5.0
 _COLUMNS = 74  # a terminal of 80 puts a clock beside it
 _MUCH_WAITING = 0.2
@@ -25,8 +26,8 @@ _COURSES = {
 class Progress:
     """Says where training stands, how fast it is and when it will be done."""
 
-    def __init__(self, job: Job, first_step: int, say: Callable[[str], None]) -> None:
-        self._job, self._say = job, say
+    def __init__(self, job: Job, first_step: int) -> None:
+        self._job = job
         self._first_step = first_step
         self._clock: tuple[int, float] | None = None  # step and time of the first update: before it, things warm up
         self._last_s = -math.inf
@@ -38,15 +39,13 @@ class Progress:
         chance = job.config.method.chance_loss(optim.global_batch_size)
         course = _COURSES.get(job.config.method.name, "")
         where = f"step {self._first_step:,} of {job.last_step:,}"
-        self._say(f"training from {where}: {job.num_rows:,} images, batches of {optim.global_batch_size:,}")
-        self._say(
+        log.info(f"training from {where}: {job.num_rows:,} images, batches of {optim.global_batch_size:,}")
+        log.info(
             f"effective learning rate {optim.effective_lr:g} (optim.lr {optim.lr:g} for 256 images); a loss of about "
             f"{chance:.2f} is chance{course}"
         )
-        self._say(
-            "below, key is how often a query finds its own key, and img/s how many images are trained on a second"
-        )
-        self._say("waiting for the first batch")
+        log.info("below, key is how often a query finds its own key, and img/s how many images are trained on a second")
+        log.info("waiting for the first batch")
 
     def update(self, step: int, values: dict[str, float]) -> None:
         """Say where training stands, if the last time is long enough ago."""
@@ -57,7 +56,7 @@ class Progress:
         if now - self._last_s < _EVERY_S and not is_last:
             return
         self._last_s = now
-        self._say(self._line(step, values, now))
+        log.info(self._line(step, values, now))
 
     def restart_clock(self) -> None:
         """Leave the time until now out of the estimate of the time left."""
@@ -90,7 +89,7 @@ class Progress:
         """Say it once when training keeps waiting for data."""
         self._num_waiting = self._num_waiting + 1 if wait_fraction > _MUCH_WAITING else 0
         if self._num_waiting == _LOOKS_BEFORE_ADVICE:
-            self._say(
+            log.info(
                 f"training waits for data {100 * wait_fraction:.0f} % of the time: more CPUs for reading and augmenting, "
                 "smaller images or Parquet files with row groups of about 32 images would make it faster"
             )
@@ -98,7 +97,7 @@ class Progress:
     def tell_evaluation(self, line: dict[str, Any], untrained: dict[str, Any] | None) -> None:
         """Say what an evaluation found, beside what the untrained encoder had."""
         for text in describe_evaluation(line, untrained):
-            self._say(text)
+            log.info(text)
 
 
 def duration(seconds: float) -> str:

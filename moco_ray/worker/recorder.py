@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
-from collections.abc import Callable
 
 import torch
 
@@ -27,6 +27,7 @@ from moco_ray.worker.progress import Progress
 from moco_ray.worker.runtime import Runtime
 from moco_ray.worker.tensorboard import Curves
 
+log = logging.getLogger(__name__)
 _FINISH_PATIENCE_S = 600.0
 _BAD_IMAGES_SHOWN = 20
 
@@ -42,27 +43,26 @@ class Recorder:
         step: int,
         runtime: Runtime,
         before: tuple[str, StepDone | None] | None,
-        say: Callable[[str], None],
     ) -> None:
         kept = restored["recorder"] if restored else {"evaluations": [], "bad_images": {}}
         is_of_these = restored is not None and restored["manifest_digest"] == job.manifest_digest
-        self._job, self._store, self._say = job, store, say
+        self._job, self._store = job, store
         self._lines = StepLines()
         self._bad: dict[int, dict[str, str]] = {
             row: bad for row, bad in kept["bad_images"].items() if is_of_these and row not in job.mended_rows
         }
-        self._evaluations = Evaluations(job, kept["evaluations"], runtime, say)
-        self._writer = BackgroundWriter(say)
+        self._evaluations = Evaluations(job, kept["evaluations"], runtime)
+        self._writer = BackgroundWriter()
         self._curves = Curves(job.run_uri, job.run_options, step)
-        self._progress = Progress(job, step, say)
-        self._learning = LearningWatch(job, say)
+        self._progress = Progress(job, step)
+        self._learning = LearningWatch(job)
         self._last_values: dict[str, float] = {}
         self._committed = step if restored else None
         self._due = False
         self._next_checkpoint_s = math.inf
         # Soon after a start, so that even a cluster that changes all the time makes progress.
         self._checkpoint_pause_s = job.config.run.checkpoint_every_s / 4
-        self._interruptions = Interruptions(store.storage, say)
+        self._interruptions = Interruptions(store.storage)
         if before is not None:
             self._interruptions.begin(*before, step, runtime.num_ranks)
         check_lease(store.storage, job.lease_owner)  # before anything of a later step is deleted
@@ -117,7 +117,7 @@ class Recorder:
             if row not in self._bad:
                 self._bad[row] = {"uri": uri, "reason": reason}
                 if len(self._bad) <= _BAD_IMAGES_SHOWN:
-                    self._say(f"bad image {uri}: {reason}; the next good image of its group stands in")
+                    log.info(f"bad image {uri}: {reason}; the next good image of its group stands in")
 
     def too_many_bad(self, step: int) -> str | None:
         """A sentence when more images are bad than the user accepts; the list is in the run's folder then."""
@@ -172,7 +172,7 @@ class Recorder:
         try:
             self._writer.finish(patience_s)
         except OSError as error:
-            self._say(f"warning: the last checkpoint could not be written ({error}): its steps will be done again")
+            log.warning(f"the last checkpoint could not be written ({error}): its steps will be done again")
 
     def evaluate(self, step: int, state: State | None, *, may_wait: bool = False) -> None:
         """Measure the encoder of this step, beside training where there is room.
@@ -197,9 +197,9 @@ class Recorder:
     def finish(self, step: int, state: State | None) -> None:
         """Wait for what is on its way, and write what a finished run leaves; also if that was cut short before."""
         assert state is not None
-        self._say("writing the last checkpoint")
+        log.info("writing the last checkpoint")
         self._writer.finish(_FINISH_PATIENCE_S)
-        self._say("measuring the final encoder")
+        log.info("measuring the final encoder")
         self._learning.see(step, state)
         self._evaluations.start(step, state)
         self._evaluations.finish()
@@ -211,7 +211,7 @@ class Recorder:
         self._curves.close()
         for name, content in self._curves.files().items():
             storage.write_bytes(storage.join(*name.split("/")), content)
-        storage.write_bytes(storage.join("metrics.jsonl"), join_parts(storage, self._say))
+        storage.write_bytes(storage.join("metrics.jsonl"), join_parts(storage))
         self._interruptions.sum_up()
 
     def summary(self) -> dict[str, float]:
@@ -232,7 +232,7 @@ class Recorder:
         try:
             self._store.storage.write_bytes(self._store.storage.join(name), self._side_files()[name])
         except (OSError, ValueError) as error:
-            self._say(f"warning: {name} could not be written now ({error})")
+            log.warning(f"{name} could not be written now ({error})")
 
     def _collect_evaluations(self) -> None:
         new = self._evaluations.collect()

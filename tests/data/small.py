@@ -54,7 +54,7 @@ def write_parquet(folder: Path, file_sizes: Sequence[int], row_group_size: int) 
 
 
 def manifest_of(uri: Path) -> Manifest:
-    return build_manifest(DataConfig(uri=str(uri)), NO_OPTIONS, lambda line: None)
+    return build_manifest(DataConfig(uri=str(uri)), NO_OPTIONS)
 
 
 def stream_spec(global_batch_size: int = 12, num_groups: int = 4, shuffle_bn: bool = True) -> StreamSpec:
