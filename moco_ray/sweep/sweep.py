@@ -38,6 +38,7 @@ from moco_ray.sweep.space import Space, parse_space
 from moco_ray.sweep.trial import Access
 from moco_ray.sweep.tuning import asha, run_trials
 from moco_ray.tasks.pretraining import PRETRAINING
+from moco_ray.worker.console import said_by
 
 _SWEEP = "sweep.json"
 _FEWEST_MEASUREMENTS = 3  # in a run, for ASHA to have something to decide on
@@ -90,7 +91,7 @@ def sweep(
     say(f"sweep {name}; the same command, or --run.name {name}, goes on with it")
     check_writable(storage)
     say(f"results go to {uri}")
-    with hold_run(storage, say, lambda: None):
+    with said_by(say), hold_run(storage, lambda: None):
         metric, manifest, eval_set = _prepare(settings, config, space, storage, say, is_dry=is_dry)
         train_rows = make_source(config, manifest).train_rows
         num_rows = len(train_rows)
@@ -163,7 +164,7 @@ def _run(setting: Setting, plan: Plan, access: Access, total: int, ends: list[in
             f"{len(ledger.records) - ended}"
         )
     setting.board.add(ledger.in_order())
-    with only_our_lines(setting.say, for_good="RAY_ADDRESS" not in os.environ), setting.board.shown(console):
+    with only_our_lines(for_good="RAY_ADDRESS" not in os.environ), setting.board.shown(console):
         if settings.scheduler == "pbt":
             run_population(setting, ends, total, run_all)
         elif ended < total:
@@ -208,9 +209,9 @@ def _prepare(
     stored = None
     if old is not None:
         stored = stored_images(storage)
-        images, _ = current_images(stored, from_json(str(old["config"])), config, say)
+        images, _ = current_images(stored, from_json(str(old["config"])), config)
     else:
-        images = list_images(config, say)
+        images = list_images(config)
     access = row_options(images.train, config)
     eval_access = row_options(images.test, config) if images.test else access
     eval_set = choose_eval_set(

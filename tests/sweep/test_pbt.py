@@ -81,7 +81,7 @@ def _setting(images: Path, folder: Path) -> Setting:
     space = parse_space((), config)
     storage = Storage.open(str(folder / "sweep"), StorageOptions({}))
     if not storage.exists(storage.join(MANIFEST)):
-        list_images(config, _quiet).train.write(storage, storage.join(MANIFEST))
+        list_images(config).train.write(storage, storage.join(MANIFEST))
     num_rows = len(Manifest.read(storage, storage.join(MANIFEST)).train_rows())
     return Setting(
         sweep=SweepConfig(scheduler="pbt", pbt_quantile=0.4),
