@@ -14,7 +14,7 @@ import torch
 
 from moco_ray.presets import PRESETS, load_preset
 from moco_ray.train.estimate import measure_size
-from moco_ray.train.plan import decide
+from moco_ray.train.plan import resolve
 
 _NUM_IMAGES = 1_281_167  # ImageNet's
 
@@ -26,7 +26,7 @@ def main() -> None:
     print("| preset | weights | checkpoint | trained state | activations of a group | a worker with the whole batch |")
     print("|---|---|---|---|---|---|")
     for name in names:
-        config = decide(load_preset(name), _NUM_IMAGES)
+        config = resolve(load_preset(name), _NUM_IMAGES)
         config = replace(config, run=replace(config.run, dtype="bfloat16"))
         size = measure_size(config, _NUM_IMAGES, torch.device("cpu"))
         whole = size.training + size.all_activations
