@@ -28,8 +28,6 @@ from moco_ray.worker.runtime import LEAVING, Runtime
 
 log = logging.getLogger(__name__)
 _MAX_STARTS_WITHOUT_PROGRESS = 3
-_LOOK_EVERY_S = 5.0  # longest time in which a group does not hear that it must save
-_WAIT_TO_BE_STOPPED_S = 30.0
 
 
 class _UserError(Exception):
@@ -256,8 +254,8 @@ class _Loop:
         own = _Signals(num_bad=float(num_bad), wait_fraction=pace.wait_fraction)
         if self.runtime.rank == 0:
             own.checkpoint = float(self.recorder.wants_checkpoint(self.step))
-            own.steps_to_next_sync = max(1, int(_LOOK_EVERY_S * pace.steps_per_s))
-            own.poll = float(time.monotonic() - self._polled_s > _LOOK_EVERY_S)
+            own.steps_to_next_sync = max(1, int(self.job.patience.look * pace.steps_per_s))
+            own.poll = float(time.monotonic() - self._polled_s > self.job.patience.look)
             own.save = float(own.poll and self.recorder.is_asked_to_save())
         return own
 
@@ -276,7 +274,7 @@ class _Loop:
             raise NodeLeaving(LEAVING)
         if self.runtime.rank == 0:
             self.recorder.has_saved()
-            time.sleep(_WAIT_TO_BE_STOPPED_S)  # steps done now would be done again
+            time.sleep(self.job.patience.stop)  # steps done now would be done again
 
     def _stop_if_too_many_are_bad(self) -> None:
         too_many = self.runtime.from_rank_zero(self.recorder.too_many_bad(self.step))
