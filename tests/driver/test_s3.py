@@ -114,9 +114,9 @@ def test_wrong_credentials_are_one_clear_message(
 
 
 def test_a_missing_bucket_is_one_clear_message(s3: S3Server, images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"s3://nobody-made-this.*(no such bucket|does not exist)"):
+    with pytest.raises(ValueError, match=r"s3://nobody-made-this.*no such bucket"):
         pretrain(tiny_config("s3://nobody-made-this/images", tmp_path), say=_quiet)
-    with pytest.raises(ValueError, match=r"s3://nobody-made-this.*(no such bucket|refused)"):
+    with pytest.raises(ValueError, match=r"s3://nobody-made-this.*no such bucket"):
         pretrain(tiny_config(images, "s3://nobody-made-this/runs"), say=_quiet)
 
 
