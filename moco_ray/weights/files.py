@@ -38,7 +38,9 @@ def read_weights(content: bytes, path: str) -> dict[Name, Tensor]:
     check_kind(content, path)
     tree = tensors_of(content, path) if _is_safetensors(content) else _load(content, path)
     found = _tensors_in(tree, (), set())
-    return {name: tensor for name, tensor in found if not all(map(str.isdecimal, name))}  # places in a list are no names
+    return {
+        name: tensor for name, tensor in found if not all(map(str.isdecimal, name))
+    }  # places in a list are no names
 
 
 def _is_safetensors(content: bytes) -> bool:
