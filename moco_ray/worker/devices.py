@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import torch.distributed as dist
 
@@ -10,7 +12,8 @@ from moco_ray.core.precision import has_bfloat16
 from moco_ray.tasks.arithmetic import words
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.learner import Learner
-from moco_ray.worker.loop import log
+
+log = logging.getLogger(__name__)
 
 
 def say_devices(job: Job, learner: Learner) -> None:
