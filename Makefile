@@ -21,12 +21,14 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(IN_PARALLEL)
 
-# A process for each of the first three: they start clusters, sweeps and runs on Rays of their own.
+# A process for each of the first three: they start clusters, sweeps and runs on Rays of their own. Of the rest one file,
+# which runs what the documents show, takes longer than all others, so its tests are shared out.
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu" tests/cluster
 	$(BIN)/python -m pytest -m "slow and not gpu" tests/sweep
 	$(BIN)/python -m pytest -m "slow and not gpu" tests/driver
-	$(BIN)/python -m pytest -m "slow and not gpu" --ignore=tests/cluster --ignore=tests/sweep --ignore=tests/driver $(IN_PARALLEL)
+	$(BIN)/python -m pytest -m "slow and not gpu" --ignore=tests/cluster --ignore=tests/sweep --ignore=tests/driver \
+		--numprocesses=4 --dist=worksteal
 
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu

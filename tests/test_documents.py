@@ -31,7 +31,7 @@ ELSEWHERE = {
     "python -m benchmarks.gpu": "needs a GPU; tests/benchmarks/test_gpu.py runs it in small",
 }
 TINY = (
-    "--optim.global-batch-size 8 --optim.bn-groups 2 --views.crop-px 32 --model.arch timm:test_resnet --model.stem imagenet "
+    "--optim.global-batch-size 8 --optim.bn-groups 2 --views.crop-px 32 --model.arch tiny_resnet --model.stem imagenet "
     "--eval.max-queries 8 --eval.max-bank 16 --run.max-steps 2"
 )
 SHORTER = {

@@ -191,3 +191,27 @@ def test_what_takes_seconds_to_import_is_imported_where_it_is_used(module: str, 
         [sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120, capture_output=True, text=True
     )
     assert done.stdout.split() == []
+
+
+SMOKE = """
+import sys
+from moco_ray.cli.pretrain import main
+
+code = main(sys.argv[1:])
+print("imported:", *({NAMES} & sys.modules.keys()))
+sys.exit(code)
+"""
+
+
+def test_a_small_run_in_one_process_imports_no_library_that_it_does_not_use(images: Path, tmp_path: Path) -> None:
+    names = LATE - {"matplotlib", "tensorboard"} | {"ray", "sympy", "torch.utils.tensorboard"}
+    flags = f"--preset smoke --data.uri {images} --run.num-workers 0 --run.storage-path {tmp_path}"
+    done = subprocess.run(
+        [sys.executable, "-c", SMOKE.replace("{NAMES}", repr(names)), *flags.split()],
+        cwd=ROOT,
+        check=True,
+        timeout=120,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1].split() == ["imported:"]

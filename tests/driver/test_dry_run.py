@@ -33,7 +33,7 @@ def test_it_names_what_would_be_trained_and_leaves_nothing_behind(images: Path, 
     said = _said(tiny_config(images, tmp_path / "runs"))
     for part in (
         "method: moco; queue size 80",
-        "network: timm:test_resnet",
+        "network: tiny_resnet",
         "optimizer: sgd, effective learning rate 0.009375",
         "run: 191 images, 3 epochs of 8.0 steps; 24 steps of 24 images in 8 BatchNorm groups",
         "guessing gives 10.0 %",

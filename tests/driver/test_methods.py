@@ -28,7 +28,7 @@ CASES: dict[str, dict[str, Any]] = {
     "moco symmetric": {"method": MoCoConfig(queue_size=100, encoder_momentum=0.9, symmetric=True)},
     "moco-v3 resnet": {
         "method": MoCoV3Config(temperature=1.0, predictor_last_bn=False),
-        "model": ModelConfig(arch="timm:test_resnet", **V3_HEADS),
+        "model": ModelConfig(arch="tiny_resnet", **V3_HEADS),
     },
     "moco-v3 vit": {
         "method": MoCoV3Config(),
