@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from moco_ray.cli import export as export  # has its own name for what is replaced below
+from moco_ray.report import run_report
 from moco_ray.storage.storage import Storage
 from tests.runs import write_images
 from tests.s3 import S3Server, open_storage, s3_server
@@ -26,6 +28,18 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)  # two threads of one pool on two busy cores wait for each other most of the time
+
+
+@pytest.fixture
+def pictures() -> None:
+    """For a test in whose runs pictures are drawn."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this process draw no pictures, which take longer than all their steps, where the test asks for none."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(run_report, "illustrate", lambda *run: [])
 
 
 @pytest.fixture(scope="session")
