@@ -73,10 +73,6 @@ class Head:
         """All that a job has printed."""
         return self.ray("job", "logs", job).stdout
 
-    def raylets(self) -> list[psutil.Process]:
-        """Its nodes that run."""
-        return [one for one in _with_on_command_line(self.temp) if one.name() == "raylet"]
-
 
 def wait_until(what: Callable[[], bool], say: Callable[[], str], timeout_s: float = 120.0) -> None:
     """Wait until something holds; say what there was instead, if it never does."""
@@ -162,14 +158,11 @@ def _kill_ray(process: subprocess.Popen[bytes], temp: Path) -> None:
     """kill -9 everything that belongs to the head: its family, and what has its folder on the command line."""
     family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.kill()
-    for one in [*family, *_with_on_command_line(temp)]:
+    strays = [one for one in psutil.process_iter(["cmdline"]) if str(temp) in " ".join(one.info["cmdline"] or [])]
+    for one in [*family, *strays]:
         with suppress(psutil.NoSuchProcess):
             one.send_signal(signal.SIGKILL)
     process.wait()
-
-
-def _with_on_command_line(temp: Path) -> list[psutil.Process]:
-    return [one for one in psutil.process_iter(["cmdline"]) if str(temp) in " ".join(one.info["cmdline"] or [])]
 
 
 def free_ports(count: int) -> list[int]:
