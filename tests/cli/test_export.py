@@ -181,7 +181,7 @@ def test_a_finished_run_gives_initial_weights_to_another_run(images: Path, tmp_p
     assert any(line.startswith("initial weights: ") and folder in line for line in said)
 
 
-def test_images_without_labels_get_neighbours_too(tmp_path: Path) -> None:
+def test_images_without_labels_get_neighbours_too(tmp_path: Path, pictures: None) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     for i in range(30):
