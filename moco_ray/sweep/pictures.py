@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from moco_ray.sweep.board import number
+from moco_ray.sweep.progress import number
 from moco_ray.sweep.records import Record
 from moco_ray.sweep.space import Dimension, Space
 

@@ -18,7 +18,7 @@ _LOG = "log.txt"
 
 
 class TrialProcess:
-    """One process of `moco_ray.sweep.child`, with its output in a file."""
+    """One process of `moco_ray.sweep.trial_main`, with its output in a file."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="moco_ray_trial_")  # readable by the owner alone
@@ -37,7 +37,7 @@ class TrialProcess:
         """Start it on a task; called once."""
         log = (Path(self._folder.name) / _LOG).open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "moco_ray.sweep.child", str(self._error)],
+            [sys.executable, "-m", "moco_ray.sweep.trial_main", str(self._error)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from moco_ray.sweep.board import number
 from moco_ray.sweep.noise import describe_noise, untrained_value
 from moco_ray.sweep.pictures import cost_picture, curves_picture, parallel_picture, parameters_picture
+from moco_ray.sweep.progress import number
 from moco_ray.sweep.records import Record
 from moco_ray.sweep.space import Space
 

@@ -11,10 +11,10 @@ from typing import Any
 from moco_ray.config import Config, from_json, to_json
 from moco_ray.driver.failure import RunFailed
 from moco_ray.run_folder.begin import CONFIG
-from moco_ray.sweep.board import shorten
 from moco_ray.sweep.noise import describe_noise, untrained_value
+from moco_ray.sweep.progress import shorten
 from moco_ray.sweep.records import Record, best_of
-from moco_ray.sweep.setting import Setting
+from moco_ray.sweep.state import SweepState
 
 BEST, REPORT = "best.json", "report.html"
 _SHOWN_REASONS = 3
@@ -38,18 +38,18 @@ class SweepResult:
     """All trials."""
 
 
-def conclude(setting: Setting, config: Config, command: Sequence[str]) -> SweepResult:
+def conclude(state: SweepState, config: Config, command: Sequence[str]) -> SweepResult:
     """Write and say what was found.
 
     Args:
-        setting: The sweep.
+        state: The sweep.
         config: What the user asked for, with the workers of a run of its own.
         command: Arguments of jobs/pretrain.py that make it.
 
     Raises:
         RunFailed: No trial has a result.
     """
-    storage, say, records = setting.storage, setting.say, setting.ledger.in_order()
+    storage, say, records = state.storage, state.say, state.ledger.in_order()
     best = best_of(records)
     if best is None:
         reasons = [f"  {record.name}: {record.reason}" for record in records if record.reason][:_SHOWN_REASONS]
@@ -59,11 +59,11 @@ def conclude(setting: Setting, config: Config, command: Sequence[str]) -> SweepR
     preset = replace(stored, run=run, eval=replace(stored.eval, max_time_fraction=config.eval.max_time_fraction))
     storage.write_bytes(storage.join(BEST), to_json(preset).encode())
     result = SweepResult(
-        folder=setting.uri,
+        folder=state.uri,
         best=best,
         preset=storage.uri(storage.join(BEST)),
         command=best_command(command, best.parameters),
-        encoder=f"{setting.uri}/{best.name}/encoder.safetensors",
+        encoder=f"{state.uri}/{best.name}/encoder.safetensors",
         records=tuple(records),
     )
     from moco_ray.sweep.report import report_page  # here, because matplotlib takes half a second to import
@@ -72,18 +72,18 @@ def conclude(setting: Setting, config: Config, command: Sequence[str]) -> SweepR
         name=storage.root.rsplit("/", 1)[-1],
         records=records,
         best=best,
-        space=setting.space,
-        metric=setting.metric,
+        space=state.space,
+        metric=state.metric,
         command=result.command,
         preset=result.preset,
         encoder=result.encoder,
     )
     storage.write_bytes(storage.join(REPORT), page.encode())
     say(f"done: {_counts(records)}; {sum(record.seconds for record in records):,.0f} s of trials")
-    say(f"best: {best.name} with {setting.metric} {best.value:.4g}: {shorten(best.parameters)}")
+    say(f"best: {best.name} with {state.metric} {best.value:.4g}: {shorten(best.parameters)}")
     if (untrained := untrained_value(records)) is not None:
         say(f"    the untrained encoder has {untrained:.4g}")
-    if (noise := describe_noise(records, best, setting.metric)) is not None:
+    if (noise := describe_noise(records, best, state.metric)) is not None:
         say(f"    {noise}")
     say(f"as a preset: python jobs/pretrain.py --preset {result.preset}")
     say(f"as a command: {result.command}")

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from moco_ray.sweep.records import Ledger, Record
-from moco_ray.sweep.setting import Setting
 from moco_ray.sweep.space import Space, Values, draw, grid_points
+from moco_ray.sweep.state import SweepState
 
 _STARTUP_TRIALS = 8  # drawn at random before TPE has seen enough
 
@@ -34,23 +34,23 @@ def trial_name(index: int) -> str:
     return f"trial_{index:04d}"
 
 
-def proposals(setting: Setting, total: int) -> Callable[[], dict[str, Any] | None]:
+def proposals(state: SweepState, total: int) -> Callable[[], dict[str, Any] | None]:
     """A function that gives Tune the next trial: first those that were under way, then new ones; None at the end."""
-    ledger = setting.ledger
+    ledger = state.ledger
     waiting = [record for record in ledger.in_order() if not record.has_ended]
     fresh = (index for index in range(total) if trial_name(index) not in ledger.records)
 
     def next_trial() -> dict[str, Any] | None:
         if waiting:
-            return setting.tune_config(waiting.pop(0))
+            return state.tune_config(waiting.pop(0))
         for index in fresh:
-            record = Record(name=trial_name(index), index=index, parameters=_choose(setting, index))
+            record = Record(name=trial_name(index), index=index, parameters=_choose(state, index))
             try:
-                config = setting.tune_config(record)
+                config = state.tune_config(record)
             except ValueError as error:  # values that are possible alone, but not together
                 record.state, record.reason = "failed", str(error)
                 ledger.save(record)
-                setting.board.tell(record)
+                state.progress.tell(record)
                 continue
             ledger.save(record)
             return config
@@ -59,11 +59,11 @@ def proposals(setting: Setting, total: int) -> Callable[[], dict[str, Any] | Non
     return next_trial
 
 
-def _choose(setting: Setting, index: int) -> Values:
-    seed = setting.config.run.seed
-    if setting.sweep.search == "random":
-        return draw(setting.space, seed, index)
-    return suggest(setting.space, seed, index, setting.ledger)
+def _choose(state: SweepState, index: int) -> Values:
+    seed = state.config.run.seed
+    if state.sweep.search == "random":
+        return draw(state.space, seed, index)
+    return suggest(state.space, seed, index, state.ledger)
 
 
 def suggest(space: Space, seed: int, index: int, ledger: Ledger) -> Values:

@@ -24,19 +24,19 @@ from moco_ray.run_folder.lease import hold_run
 from moco_ray.storage.checks import check_writable
 from moco_ray.storage.keys import sharing
 from moco_ray.storage.storage import Storage, resolve_storage_options
-from moco_ray.sweep.board import Board
+from moco_ray.sweep.capacity import Capacity, choose_capacity
 from moco_ray.sweep.config import SweepConfig
 from moco_ray.sweep.objective import check_metric, choose_metric, objective_warning
 from moco_ray.sweep.outlook import check_networks, say_time
 from moco_ray.sweep.pbt import check_population, generation_ends, run_population
-from moco_ray.sweep.plan import Plan, plan_trials
+from moco_ray.sweep.progress import SweepProgress
 from moco_ray.sweep.records import Ledger
 from moco_ray.sweep.results import SweepResult, conclude
 from moco_ray.sweep.search import num_trials, proposals
-from moco_ray.sweep.setting import Setting, shared_access
 from moco_ray.sweep.space import Space, parse_space
+from moco_ray.sweep.state import SweepState, shared_access
 from moco_ray.sweep.trial import Access
-from moco_ray.sweep.tuning import asha, run_trials
+from moco_ray.sweep.tune import asha, run_trials
 
 _SWEEP = "sweep.json"
 _FEWEST_MEASUREMENTS = 3  # in a run, for ASHA to have something to decide on
@@ -106,14 +106,14 @@ def sweep(
                 "seldom to stop bad ones early; use a smaller eval.every-steps"
             )
         is_over = not ends and sum(record.has_ended for record in ledger.in_order()) >= total
-        plan = None if is_over else plan_trials(settings, config, total, say)
+        capacity = None if is_over else choose_capacity(settings, config, total, say)
         if is_dry:
-            if plan is not None:
-                say_time(decided, manifest, train_rows, eval_set, trials=total, at_once=plan.at_once, say=say)
+            if capacity is not None:
+                say_time(decided, manifest, train_rows, eval_set, trials=total, at_once=capacity.at_once, say=say)
             return None
-        setting = Setting(
+        state = SweepState(
             sweep=settings,
-            config=plan.config if plan else config,
+            config=capacity.config if capacity else config,
             space=space,
             metric=metric,
             storage=storage,
@@ -121,52 +121,54 @@ def sweep(
             num_rows=num_rows,
             images=images,
             ledger=ledger,
-            board=Board(space, metric, images, say, num_trials=total),
+            progress=SweepProgress(space, metric, images, say, num_trials=total),
             say=say,
         )
-        if plan is None:
+        if capacity is None:
             say("this sweep is over: all of its trials have ended")
         else:
             access = shared_access(config, uri, options, metric, manifest.first_uri)
             with sharing((access.options.key_ring(), access.image_options.key_ring())):
-                _run(setting, plan, access, total, ends, console)
-        return conclude(setting, config, command)
+                _run(state, capacity, access, total, ends, console)
+        return conclude(state, config, command)
 
 
-def _run(setting: Setting, plan: Plan, access: Access, total: int, ends: list[int], console: Console | None) -> None:
+def _run(
+    state: SweepState, capacity: Capacity, access: Access, total: int, ends: list[int], console: Console | None
+) -> None:
     """Run all trials that have not ended yet."""
-    settings, ledger = setting.sweep, setting.ledger
+    settings, ledger = state.sweep, state.ledger
     scheduler = None
     if settings.scheduler == "asha":
-        grace = max(1, int(settings.asha_grace * setting.images))
-        scheduler = asha(ledger, grace_images=grace, max_images=setting.images, reduction=settings.asha_reduction)
+        grace = max(1, int(settings.asha_grace * state.images))
+        scheduler = asha(ledger, grace_images=grace, max_images=state.images, reduction=settings.asha_reduction)
 
     def run_all(next_trial: Callable[[], dict[str, Any] | None]) -> None:
         run_trials(
             next_trial,
-            at_once=plan.at_once,
-            process=plan.process,
+            at_once=capacity.at_once,
+            process=capacity.process,
             access=access,
             scheduler=scheduler,
             ledger=ledger,
-            tell=setting.board.tell,
-            say=setting.say,
+            tell=state.progress.tell,
+            say=state.say,
         )
 
     ended = sum(record.has_ended for record in ledger.in_order())
     if ledger.records and settings.scheduler == "pbt":
-        setting.say("this sweep exists: its population goes on from where it was")
+        state.say("this sweep exists: its population goes on from where it was")
     elif ledger.records:
-        setting.say(
+        state.say(
             f"this sweep exists; trials that have ended and stay: {ended}; that go on from their checkpoints: "
             f"{len(ledger.records) - ended}"
         )
-    setting.board.add(ledger.in_order())
-    with only_our_lines(setting.say, for_good="RAY_ADDRESS" not in os.environ), setting.board.shown(console):
+    state.progress.add(ledger.in_order())
+    with only_our_lines(state.say, for_good="RAY_ADDRESS" not in os.environ), state.progress.shown(console):
         if settings.scheduler == "pbt":
-            run_population(setting, ends, total, run_all)
+            run_population(state, ends, total, run_all)
         elif ended < total:
-            run_all(proposals(setting, total))
+            run_all(proposals(state, total))
 
 
 def _with_name(settings: SweepConfig, config: Config, space: Space) -> Config:

@@ -26,7 +26,7 @@ class Access:
     """What all trials share and nothing may print; it travels through the object store."""
 
     task: dict[str, Any] = field(repr=False)
-    """Fields of every trial's `child.Task`."""
+    """Fields of every trial's `trial_main.Task`."""
     options: StorageOptions
     """Access to the sweep's folder."""
     image_options: StorageOptions
@@ -42,7 +42,7 @@ class TrialRun(tune.Trainable):
         """Start the run, or go on with it.
 
         Args:
-            config: trial (its name), task (fields of `child.Task`), last_step, and seen: the step of the last
+            config: trial (its name), task (fields of `trial_main.Task`), last_step, and seen: the step of the last
                 measurement that is known already.
             access: What all trials share.
         """

@@ -17,12 +17,12 @@ from moco_ray.driver.images.listing import list_images
 from moco_ray.driver.run import pretrain
 from moco_ray.run_folder.begin import MANIFEST, found_run, is_run
 from moco_ray.storage.storage import Storage, StorageOptions
-from moco_ray.sweep.board import Board
 from moco_ray.sweep.config import SweepConfig
 from moco_ray.sweep.pbt import check_population, explore, generation_ends, run_population, select
+from moco_ray.sweep.progress import SweepProgress
 from moco_ray.sweep.records import Ledger, Point
-from moco_ray.sweep.setting import Setting
 from moco_ray.sweep.space import parse_space
+from moco_ray.sweep.state import SweepState
 from tests.runs import digests, losses, metrics, tiny_config
 from tests.sweep.sweeps import run_sweep, sweep_config
 
@@ -75,7 +75,7 @@ def test_what_a_checkpoint_depends_on_is_refused(text: str, tmp_path: Path) -> N
         check_population(parse_space((text,), config), config)
 
 
-def _setting(images: Path, folder: Path) -> Setting:
+def _state(images: Path, folder: Path) -> SweepState:
     """A sweep of 12 steps, as its driver sees it right after its start."""
     config = sweep_config(images, folder, max_steps=12)
     space = parse_space((), config)
@@ -83,7 +83,7 @@ def _setting(images: Path, folder: Path) -> Setting:
     if not storage.exists(storage.join(MANIFEST)):
         list_images(config, StorageOptions({}), _quiet).train.write(storage, storage.join(MANIFEST))
     num_rows = len(Manifest.read(storage, storage.join(MANIFEST)).train_rows())
-    return Setting(
+    return SweepState(
         sweep=SweepConfig(scheduler="pbt", pbt_quantile=0.4),
         config=config,
         space=space,
@@ -93,14 +93,14 @@ def _setting(images: Path, folder: Path) -> Setting:
         num_rows=num_rows,
         images=288,
         ledger=Ledger(storage),
-        board=Board(space, "eval/rankme", 288, _quiet),
+        progress=SweepProgress(space, "eval/rankme", 288, _quiet),
         say=_quiet,
     )
 
 
-def _play(setting: Setting, die_before: int | None = None) -> int:
+def _play(state: SweepState, die_before: int | None = None) -> int:
     """Train a population of three in this process; end before a certain trial as a killed driver would."""
-    manifest = Manifest.read(setting.storage, setting.storage.join(MANIFEST))
+    manifest = Manifest.read(state.storage, state.storage.join(MANIFEST))
     count = 0
 
     def run_all(next_trial: Callable[[], dict[str, Any] | None]) -> None:
@@ -109,31 +109,31 @@ def _play(setting: Setting, die_before: int | None = None) -> int:
             if count == die_before:
                 raise KeyboardInterrupt
             count += 1
-            record = setting.ledger.records[given["trial"]]
-            config, run = from_json(given["task"]["config"]), setting.folder_of(record)
+            record = state.ledger.records[given["trial"]]
+            config, run = from_json(given["task"]["config"]), state.folder_of(record)
             if not is_run(run):
                 found_run(run, config, Images(train=manifest, test=None))
             pretrain(config, say=_quiet)
             for line in map(json.loads, run.read_bytes(run.join("eval.jsonl")).splitlines()):
                 if line["step"] > given["seen"]:
                     measured = {"step": line["step"], "position": line["position"], "value": line["eval/rankme"]}
-                    record.points.append(Point(**measured, metrics={}, order=setting.ledger.next_order()))
+                    record.points.append(Point(**measured, metrics={}, order=state.ledger.next_order()))
             record.state = "finished"
-            setting.ledger.save(record)
+            state.ledger.save(record)
 
-    run_population(setting, [4, 8, 12], 3, run_all)
+    run_population(state, [4, 8, 12], 3, run_all)
     return count
 
 
 @pytest.mark.slow
 def test_a_driver_that_ends_at_any_moment_comes_to_the_same_copies(images: Path, tmp_path: Path) -> None:
-    whole = _setting(images, tmp_path / "whole")
+    whole = _state(images, tmp_path / "whole")
     assert _play(whole) == 9  # three members, three generations
     assert sum(bool(record.parent) for record in whole.ledger.in_order()) == 2
     for moment in (2, 5):
         with pytest.raises(KeyboardInterrupt):
-            _play(_setting(images, tmp_path / str(moment)), moment)
-        again = _setting(images, tmp_path / str(moment))
+            _play(_state(images, tmp_path / str(moment)), moment)
+        again = _state(images, tmp_path / str(moment))
         done = _play(again)
         assert done == 9 - moment  # nothing was done twice
         ours = {record.name: record for record in again.ledger.in_order()}

@@ -36,7 +36,7 @@ def _holders(folder: Path) -> list[str]:
 def _trial_processes() -> list[psutil.Process]:
     """Processes of trials that this one has started."""
     family = psutil.Process().children(recursive=True)
-    return [process for process in family if "moco_ray.sweep.child" in " ".join(process.cmdline())]
+    return [process for process in family if "moco_ray.sweep.trial_main" in " ".join(process.cmdline())]
 
 
 def test_asha_stops_bad_trials_early_and_the_best_can_be_repeated(

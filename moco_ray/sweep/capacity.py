@@ -19,7 +19,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Capacity:
     """Trials on a cluster."""
 
     at_once: int
@@ -30,7 +30,7 @@ class Plan:
     """Ray resources of each trial's own process, which its Ray Train workers are not part of."""
 
 
-def plan_trials(sweep: SweepConfig, config: Config, num_trials: int, say: Say) -> Plan:
+def choose_capacity(sweep: SweepConfig, config: Config, num_trials: int, say: Say) -> Capacity:
     """Decide how many trials run at once, and say why. Connects to Ray.
 
     Raises:
@@ -39,13 +39,13 @@ def plan_trials(sweep: SweepConfig, config: Config, num_trials: int, say: Say) -
     wanted = min(num_trials, sweep.max_concurrent or num_trials)
     try:
         if trains_here(config.run):
-            return _plan_processes(sweep, config, wanted, say)
-        return _plan_groups(sweep, config, wanted, say)
+            return _of_processes(sweep, config, wanted, say)
+        return _of_groups(sweep, config, wanted, say)
     finally:
         give_back_nodes()
 
 
-def _plan_processes(sweep: SweepConfig, config: Config, wanted: int, say: Say) -> Plan:
+def _of_processes(sweep: SweepConfig, config: Config, wanted: int, say: Say) -> Capacity:
     """Trials that train in their own process each."""
     connect(0, say)
     nodes, grows = living_nodes(), has_autoscaler()
@@ -62,10 +62,10 @@ def _plan_processes(sweep: SweepConfig, config: Config, wanted: int, say: Say) -
         f"run hold {room}{_autoscaled(at_once, room)}{_limited(sweep, wanted, at_once)}"
     )
     run = replace(config.run, num_workers=0, device="cuda" if uses_gpu else "cpu")
-    return Plan(at_once=at_once, config=replace(config, run=run), process=need)
+    return Capacity(at_once=at_once, config=replace(config, run=run), process=need)
 
 
-def _plan_groups(sweep: SweepConfig, config: Config, wanted: int, say: Say) -> Plan:
+def _of_groups(sweep: SweepConfig, config: Config, wanted: int, say: Say) -> Capacity:
     """Trials that train with groups of Ray Train workers."""
     if not is_connected() and not os.environ.get("RAY_ADDRESS"):  # a Ray of our own has CPUs for all workers
         workers = config.run.num_workers or config.run.min_workers or 1
@@ -97,7 +97,7 @@ def _plan_groups(sweep: SweepConfig, config: Config, wanted: int, say: Say) -> P
         f"{_amounts(group.resources)} and leaves {data} for its data, and the nodes that run have "
         f"{total:g} CPUs and room for {room} workers{_autoscaled(at_once * each, room)}{_limited(sweep, wanted, at_once)}"
     )
-    return Plan(at_once=at_once, config=_bounded(config, group, most), process={"memory": 1.0})
+    return Capacity(at_once=at_once, config=_bounded(config, group, most), process={"memory": 1.0})
 
 
 def _bounded(config: Config, group: Workers, most: int) -> Config:

@@ -11,9 +11,9 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from moco_ray.storage.storage import Storage, StorageOptions
-from moco_ray.sweep import tuning
+from moco_ray.sweep import tune as tuning
 from moco_ray.sweep.records import Ledger, Point, Record
-from moco_ray.sweep.tuning import _Keeper, asha
+from moco_ray.sweep.tune import _Keeper, asha
 
 STEPS, EVERY = 27, 3
 

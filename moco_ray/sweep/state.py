@@ -11,8 +11,8 @@ from moco_ray.config import Config, to_json
 from moco_ray.config.field_paths import with_values
 from moco_ray.driver.images.listing import decide, last_step
 from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
-from moco_ray.sweep.board import Board
 from moco_ray.sweep.config import SweepConfig
+from moco_ray.sweep.progress import SweepProgress
 from moco_ray.sweep.records import Ledger, Record
 from moco_ray.sweep.space import Space
 from moco_ray.sweep.trial import Access
@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class SweepState:
     """A sweep, ready to run trials."""
 
     sweep: SweepConfig
@@ -42,7 +42,7 @@ class Setting:
     """Images that a whole run sees, epoch after epoch."""
     ledger: Ledger
     """The trials."""
-    board: Board
+    progress: SweepProgress
     """Shows them."""
     say: Say
     """Prints a line for the user."""

@@ -19,7 +19,7 @@ from moco_ray.worker.progress import duration
 _COLOURS = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "red"}
 
 
-class Board:
+class SweepProgress:
     """Shows the trials of a sweep as they change."""
 
     def __init__(
