@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from moco_ray.sweep.objective import KNN
 from moco_ray.sweep.records import Record
+from moco_ray.sweep.space import KNN
 
 
 def standard_error(record: Record, metric: str) -> float | None:

@@ -26,14 +26,13 @@ from moco_ray.storage.keys import sharing
 from moco_ray.storage.storage import Storage, resolve_storage_options
 from moco_ray.sweep.capacity import Capacity, choose_capacity
 from moco_ray.sweep.config import SweepConfig
-from moco_ray.sweep.objective import check_metric, choose_metric, objective_warning
 from moco_ray.sweep.outlook import check_networks, say_time
 from moco_ray.sweep.pbt import check_population, generation_ends, run_population
 from moco_ray.sweep.progress import SweepProgress
 from moco_ray.sweep.records import Ledger
-from moco_ray.sweep.results import SweepResult, conclude
+from moco_ray.sweep.report import SweepResult, conclude
 from moco_ray.sweep.search import num_trials, proposals
-from moco_ray.sweep.space import Space, parse_space
+from moco_ray.sweep.space import Space, check_metric, choose_metric, objective_warning, parse_space
 from moco_ray.sweep.state import SweepState, shared_access
 from moco_ray.sweep.trial import Access
 from moco_ray.sweep.tune import asha, run_trials

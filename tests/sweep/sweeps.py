@@ -8,7 +8,7 @@ from typing import Any
 
 from moco_ray.config import Config
 from moco_ray.sweep.config import SweepConfig
-from moco_ray.sweep.results import SweepResult
+from moco_ray.sweep.report import SweepResult
 from moco_ray.sweep.sweep import sweep
 from tests.runs import tiny_config
 

@@ -17,8 +17,7 @@ from moco_ray.sweep.noise import describe_noise, untrained_value
 from moco_ray.sweep.pictures import _across, _scale
 from moco_ray.sweep.progress import SweepProgress
 from moco_ray.sweep.records import Point, Record, State, best_of
-from moco_ray.sweep.report import report_page
-from moco_ray.sweep.results import best_command
+from moco_ray.sweep.report import best_command, report_page
 from moco_ray.sweep.space import Space, draw, parse_space
 from tests.runs import tiny_config
 

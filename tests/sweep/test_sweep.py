@@ -17,7 +17,7 @@ from moco_ray.cli.presets import load_preset
 from moco_ray.config import Config, from_json
 from moco_ray.config.model import ModelConfig
 from moco_ray.data.sample import write_digits
-from moco_ray.sweep.results import SweepResult
+from moco_ray.sweep.report import SweepResult
 from tests.runs import tiny_config
 from tests.sweep.sweeps import run_sweep, sweep_config
 
