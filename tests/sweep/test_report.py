@@ -17,7 +17,7 @@ from moco_ray.sweep.noise import describe_noise, untrained_value
 from moco_ray.sweep.pictures import _across, _scale
 from moco_ray.sweep.progress import SweepProgress
 from moco_ray.sweep.records import Point, Record, State, best_of
-from moco_ray.sweep.report import best_command, report_page
+from moco_ray.sweep.report import SweepResult, best_command, report_page
 from moco_ray.sweep.space import Space, draw, parse_space
 from tests.runs import tiny_config
 
@@ -57,16 +57,15 @@ def _records(space: Space, number: int = 9) -> list[Record]:
 def _page(records: list[Record], space: Space) -> str:
     best = best_of(records)
     assert best is not None
-    return report_page(
-        name="my sweep",
-        records=records,
+    result = SweepResult(
+        folder="runs/my sweep",
         best=best,
-        space=space,
-        metric="eval/knn_top1",
-        command=best_command(["--preset", "small"], best.parameters),
         preset="runs/my sweep/best.json",
+        command=best_command(["--preset", "small"], best.parameters),
         encoder="runs/my sweep/trial_0008/encoder.safetensors",
+        records=tuple(records),
     )
+    return report_page("my sweep", result, space, "eval/knn_top1")
 
 
 def test_the_page_shows_everything_and_loads_nothing(space: Space) -> None:
