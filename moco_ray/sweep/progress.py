@@ -42,8 +42,9 @@ class SweepProgress:
             yield
         self._live = None
 
-    def add(self, records: list[Record]) -> None:
-        """Show trials of a session before."""
+    def begin(self, records: list[Record]) -> None:
+        """Show trials of a session before, and count the time from now on."""
+        self._since_s = time.monotonic()
         self._records.update({record.name: record for record in records})
         self._done_before = self._images_done()
 

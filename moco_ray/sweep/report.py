@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from moco_ray.config import Config, from_json, to_json
+from moco_ray.config import from_json, to_json
 from moco_ray.driver.failure import RunFailed
 from moco_ray.report.page import Row, Section, Table, render_page
 from moco_ray.run_folder.begin import CONFIG
@@ -40,18 +40,17 @@ class SweepResult:
     """All trials."""
 
 
-def conclude(state: SweepState, config: Config, command: Sequence[str]) -> SweepResult:
+def conclude(state: SweepState, command: Sequence[str]) -> SweepResult:
     """Write and say what was found.
 
     Args:
-        state: The sweep.
-        config: What the user asked for, with the workers of a run of its own.
-        command: Arguments of jobs/pretrain.py that make it.
+        state: The sweep, with the workers that the user asked for: the best run has the cluster to itself.
+        command: Arguments of jobs/pretrain.py that make what all trials have in common.
 
     Raises:
         RunFailed: No trial has a result.
     """
-    storage, records = state.storage, state.ledger.in_order()
+    config, storage, records = state.config, state.storage, state.ledger.in_order()
     best = best_of(records)
     if best is None:
         reasons = [f"  {record.name}: {record.reason}" for record in records if record.reason][:_SHOWN_REASONS]

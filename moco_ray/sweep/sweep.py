@@ -13,12 +13,11 @@ from rich.console import Console
 
 from moco_ray.cluster.connection import only_our_lines
 from moco_ray.config import Config, experiment_differences, from_json, to_json
-from moco_ray.data.manifest import Manifest
 from moco_ray.driver.images.current import current_images
 from moco_ray.driver.images.listing import decide, last_step, list_images, make_source, row_options
 from moco_ray.driver.naming import check_name
 from moco_ray.driver.paths import check_paths
-from moco_ray.evaluate.eval_set import EvalSet, choose_eval_set
+from moco_ray.evaluate.eval_set import choose_eval_set
 from moco_ray.run_folder.begin import stored_images, write_images
 from moco_ray.run_folder.lease import hold_run
 from moco_ray.storage.checks import check_writable
@@ -33,8 +32,7 @@ from moco_ray.sweep.records import Ledger
 from moco_ray.sweep.report import SweepResult, conclude
 from moco_ray.sweep.search import num_trials, proposals
 from moco_ray.sweep.space import Space, check_metric, choose_metric, objective_warning, parse_space
-from moco_ray.sweep.state import SweepState, shared_access
-from moco_ray.sweep.trial import Access
+from moco_ray.sweep.state import SweepState
 from moco_ray.sweep.tune import asha, run_trials
 
 _SWEEP = "sweep.json"
@@ -66,6 +64,37 @@ def sweep(
         ValueError: Something that the user must mend; nothing was lost.
         RunFailed: No trial has a result.
     """
+    space = _checked_space(settings, config)
+    config = _with_name(settings, config, space)
+    check_paths(config)
+    options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
+    name = str(config.run.name)
+    storage = Storage.open(config.run.storage_path, options).child(name)
+    say(f"sweep {name}; the same command, or --run.name {name}, goes on with it")
+    check_writable(storage)
+    say(f"results go to {storage.uri(storage.root)}")
+    with hold_run(storage, say, lambda: None):
+        state = _prepare(settings, config, space, storage, say, is_dry=is_dry)
+        ends = generation_ends(state.last_step, settings.pbt_generations) if settings.scheduler == "pbt" else []
+        _say_search(state)
+        capacity = None if state.has_ended else choose_capacity(settings, config, state.num_trials, say)
+        if is_dry:
+            if capacity is not None:
+                say_time(state, capacity.at_once)
+            return None
+        if capacity is None:
+            say("this sweep is over: all of its trials have ended")
+        else:
+            _run(replace(state, config=capacity.config), capacity, ends, console)
+        return conclude(state, command)
+
+
+def _checked_space(settings: SweepConfig, config: Config) -> Space:
+    """What is searched, where nothing speaks against it that can be known before the images are listed.
+
+    Raises:
+        ValueError: Something does.
+    """
     check_metric(settings.metric)
     if not config.data.uri:
         raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
@@ -77,66 +106,13 @@ def sweep(
     space = parse_space(settings.space, config)
     if settings.scheduler == "pbt":
         check_population(space, config)
-    total = num_trials(space, settings.num_samples)
-    config = _with_name(settings, config, space)
-    check_paths(config)
-    options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
-    root = Storage.open(config.run.storage_path, options)
-    name = str(config.run.name)
-    storage = root.child(name)
-    uri = storage.uri(storage.root)
-    say(f"sweep {name}; the same command, or --run.name {name}, goes on with it")
-    check_writable(storage)
-    say(f"results go to {uri}")
-    with hold_run(storage, say, lambda: None):
-        metric, manifest, eval_set = _prepare(settings, config, space, storage, say, is_dry=is_dry)
-        train_rows = make_source(config, manifest, row_options(manifest, config)).train_rows
-        num_rows = len(train_rows)
-        decided = decide(config, num_rows)
-        check_networks(space, config, num_rows)
-        ledger = Ledger(storage)
-        steps = last_step(decided, num_rows)
-        images = steps * decided.optim.global_batch_size
-        ends = generation_ends(steps, settings.pbt_generations) if settings.scheduler == "pbt" else []
-        _say_search(settings, space, metric, total, images, say)
-        if settings.scheduler == "asha" and steps < _FEWEST_MEASUREMENTS * (decided.eval.every_steps or 1):
-            say(
-                f"warning: trials of {steps:,} steps are measured every {decided.eval.every_steps:,} steps, which is too "
-                "seldom to stop bad ones early; use a smaller eval.every-steps"
-            )
-        is_over = not ends and sum(record.has_ended for record in ledger.in_order()) >= total
-        capacity = None if is_over else choose_capacity(settings, config, total, say)
-        if is_dry:
-            if capacity is not None:
-                say_time(decided, manifest, train_rows, eval_set, trials=total, at_once=capacity.at_once, say=say)
-            return None
-        state = SweepState(
-            sweep=settings,
-            config=capacity.config if capacity else config,
-            space=space,
-            metric=metric,
-            storage=storage,
-            uri=uri,
-            num_rows=num_rows,
-            images=images,
-            ledger=ledger,
-            progress=SweepProgress(space, metric, images, say, num_trials=total),
-            say=say,
-        )
-        if capacity is None:
-            say("this sweep is over: all of its trials have ended")
-        else:
-            access = shared_access(config, uri, options, metric, manifest.first_uri)
-            with sharing((access.options.key_ring(), access.image_options.key_ring())):
-                _run(state, capacity, access, total, ends, console)
-        return conclude(state, config, command)
+    num_trials(space, settings.num_samples)
+    return space
 
 
-def _run(
-    state: SweepState, capacity: Capacity, access: Access, total: int, ends: list[int], console: Console | None
-) -> None:
+def _run(state: SweepState, capacity: Capacity, ends: list[int], console: Console | None) -> None:
     """Run all trials that have not ended yet."""
-    settings, ledger = state.sweep, state.ledger
+    settings, ledger, access = state.sweep, state.ledger, state.access()
     scheduler = None
     if settings.scheduler == "asha":
         grace = max(1, int(settings.asha_grace * state.images))
@@ -154,20 +130,24 @@ def _run(
             say=state.say,
         )
 
-    ended = sum(record.has_ended for record in ledger.in_order())
     if ledger.records and settings.scheduler == "pbt":
         state.say("this sweep exists: its population goes on from where it was")
     elif ledger.records:
+        ended = sum(record.has_ended for record in ledger.in_order())
         state.say(
             f"this sweep exists; trials that have ended and stay: {ended}; that go on from their checkpoints: "
             f"{len(ledger.records) - ended}"
         )
-    state.progress.add(ledger.in_order())
-    with only_our_lines(state.say, for_good="RAY_ADDRESS" not in os.environ), state.progress.shown(console):
+    state.progress.begin(ledger.in_order())
+    with (
+        sharing((access.options.key_ring(), access.image_options.key_ring())),
+        only_our_lines(state.say, for_good="RAY_ADDRESS" not in os.environ),
+        state.progress.shown(console),
+    ):
         if settings.scheduler == "pbt":
-            run_population(state, ends, total, run_all)
-        elif ended < total:
-            run_all(proposals(state, total))
+            run_population(state, ends, state.num_trials, run_all)
+        elif not state.has_ended:
+            run_all(proposals(state, state.num_trials))
 
 
 def _with_name(settings: SweepConfig, config: Config, space: Space) -> Config:
@@ -197,12 +177,8 @@ def _definition(settings: SweepConfig, config: Config, space: Space, metric: str
 
 def _prepare(
     settings: SweepConfig, config: Config, space: Space, storage: Storage, say: Say, *, is_dry: bool
-) -> tuple[str, Manifest, EvalSet]:
-    """List the images once for all trials, and choose the metric; a sweep that exists must be the same.
-
-    Returns:
-        The metric, the manifest, and the images to evaluate on.
-    """
+) -> SweepState:
+    """List the images once for all trials, and choose the metric; a sweep that exists must be the same."""
     path = storage.join(_SWEEP)
     old = json.loads(storage.read_bytes(path)) if storage.exists(path) else None
     stored = None
@@ -224,7 +200,26 @@ def _prepare(
     if images is not stored and not is_dry:
         write_images(storage, images)
         storage.write_bytes(path, json.dumps(definition, indent=1).encode())
-    return metric, images.train, eval_set
+    train_rows = make_source(config, images.train, access).train_rows
+    decided = decide(config, len(train_rows))
+    check_networks(space, config, len(train_rows))
+    total = num_trials(space, settings.num_samples)
+    max_images = last_step(decided, len(train_rows)) * decided.optim.global_batch_size
+    return SweepState(
+        sweep=settings,
+        config=config,
+        decided=decided,
+        space=space,
+        num_trials=total,
+        metric=metric,
+        storage=storage,
+        manifest=images.train,
+        train_rows=train_rows,
+        eval_set=eval_set,
+        ledger=Ledger(storage),
+        progress=SweepProgress(space, metric, max_images, say, num_trials=total),
+        say=say,
+    )
 
 
 def _check_same(old: dict[str, object], new: dict[str, object], storage: Storage) -> None:
@@ -239,14 +234,21 @@ def _check_same(old: dict[str, object], new: dict[str, object], storage: Storage
         )
 
 
-def _say_search(settings: SweepConfig, space: Space, metric: str, total: int, images: int, say: Say) -> None:
+def _say_search(state: SweepState) -> None:
+    settings, say, total, every = state.sweep, state.say, state.num_trials, state.decided.eval.every_steps
     how = {"random": "chosen at random", "tpe": "chosen by TPE"}[settings.search]
     if settings.scheduler == "pbt":
         how = "drawn at random at first; later the worst trials take over those of the best, and change them"
     say(
-        f"{total} trial{'s' if total > 1 else ''} of up to {images:,} images each; {metric} is maximised; parameters are {how}:"
+        f"{total} trial{'s' if total > 1 else ''} of up to {state.images:,} images each; {state.metric} is maximised; "
+        f"parameters are {how}:"
     )
-    for dimension in space:
+    for dimension in state.space:
         say(f"    {dimension.describe()}")
-    if warning := objective_warning(metric, space):
+    if warning := objective_warning(state.metric, state.space):
         say(warning)
+    if settings.scheduler == "asha" and state.last_step < _FEWEST_MEASUREMENTS * (every or 1):
+        say(
+            f"warning: trials of {state.last_step:,} steps are measured every {every:,} steps, which is too seldom to stop "
+            "bad ones early; use a smaller eval.every-steps"
+        )

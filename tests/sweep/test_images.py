@@ -25,9 +25,9 @@ def test_a_sweep_goes_on_with_images_that_have_moved_and_not_with_others(images:
     def prepare(uri: Path) -> str:
         config = sweep_config(uri, tmp_path)
         said.clear()
-        _, manifest, _ = _prepare(SweepConfig(), config, parse_space((), config), storage, said.append, is_dry=False)
-        assert manifest.uri(0).startswith(str(uri))
-        return manifest.digest
+        state = _prepare(SweepConfig(), config, parse_space((), config), storage, said.append, is_dry=False)
+        assert state.manifest.uri(0).startswith(str(uri))
+        return state.manifest.digest
 
     said: list[str] = []
     digest = prepare(here)

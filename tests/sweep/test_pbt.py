@@ -12,17 +12,16 @@ import pytest
 import torch
 
 from moco_ray.config import from_json
-from moco_ray.data.manifest import Images, Manifest
-from moco_ray.driver.images.listing import list_images
+from moco_ray.data.manifest import Images
 from moco_ray.driver.run import pretrain
-from moco_ray.run_folder.begin import MANIFEST, found_run, is_run
+from moco_ray.run_folder.begin import found_run, is_run
 from moco_ray.storage.storage import Storage, StorageOptions
 from moco_ray.sweep.config import SweepConfig
 from moco_ray.sweep.pbt import check_population, explore, generation_ends, run_population, select
-from moco_ray.sweep.progress import SweepProgress
-from moco_ray.sweep.records import Ledger, Point
+from moco_ray.sweep.records import Point
 from moco_ray.sweep.space import parse_space
 from moco_ray.sweep.state import SweepState
+from moco_ray.sweep.sweep import _prepare
 from tests.runs import digests, losses, metrics, tiny_config
 from tests.sweep.sweeps import run_sweep, sweep_config
 
@@ -78,29 +77,13 @@ def test_what_a_checkpoint_depends_on_is_refused(text: str, tmp_path: Path) -> N
 def _state(images: Path, folder: Path) -> SweepState:
     """A sweep of 12 steps, as its driver sees it right after its start."""
     config = sweep_config(images, folder, max_steps=12)
-    space = parse_space((), config)
+    settings = SweepConfig(scheduler="pbt", pbt_quantile=0.4, metric="eval/rankme")
     storage = Storage.open(str(folder / "sweep"), StorageOptions({}))
-    if not storage.exists(storage.join(MANIFEST)):
-        list_images(config, StorageOptions({}), _quiet).train.write(storage, storage.join(MANIFEST))
-    num_rows = len(Manifest.read(storage, storage.join(MANIFEST)).train_rows())
-    return SweepState(
-        sweep=SweepConfig(scheduler="pbt", pbt_quantile=0.4),
-        config=config,
-        space=space,
-        metric="eval/rankme",
-        storage=storage,
-        uri=str(folder / "sweep"),
-        num_rows=num_rows,
-        images=288,
-        ledger=Ledger(storage),
-        progress=SweepProgress(space, "eval/rankme", 288, _quiet),
-        say=_quiet,
-    )
+    return _prepare(settings, config, parse_space((), config), storage, _quiet, is_dry=False)
 
 
 def _play(state: SweepState, die_before: int | None = None) -> int:
     """Train a population of three in this process; end before a certain trial as a killed driver would."""
-    manifest = Manifest.read(state.storage, state.storage.join(MANIFEST))
     count = 0
 
     def run_all(next_trial: Callable[[], dict[str, Any] | None]) -> None:
@@ -112,7 +95,7 @@ def _play(state: SweepState, die_before: int | None = None) -> int:
             record = state.ledger.records[given["trial"]]
             config, run = from_json(given["task"]["config"]), state.folder_of(record)
             if not is_run(run):
-                found_run(run, config, Images(train=manifest, test=None))
+                found_run(run, config, Images(train=state.manifest, test=None))
             pretrain(config, say=_quiet)
             for line in map(json.loads, run.read_bytes(run.join("eval.jsonl")).splitlines()):
                 if line["step"] > given["seen"]:

@@ -179,7 +179,7 @@ def test_labels_of_a_panel_do_not_overlap(text: str, tmp_path: Path) -> None:
 def test_the_time_left_follows_from_what_was_done(space: Space) -> None:
     said: list[str] = []
     progress = SweepProgress(space, "eval/knn_top1", 96, said.append, num_trials=4)
-    progress.add([_finished(0, 50.0)])
+    progress.begin([_finished(0, 50.0)])
     record = _finished(1, 50.0)
     record.parameters = draw(space, 0, 1)
     progress._since_s -= 600
