@@ -39,16 +39,13 @@ tr.best { background: {{ style.ROSE }} }
 <pre>{{ line }}</pre>
 {% endfor %}
 {{ section.picture | safe }}
-{% if section.table %}
+{% if section.rows %}
 <div class="scroll"><table>
-<tr>
-{%- for name in section.table.words %}<th class="left">{{ name }}</th>{% endfor %}
-{%- for name in section.table.numbers %}<th>{{ name }}</th>{% endfor -%}
-</tr>
-{% for row in section.table.rows %}
+{% for row in section.rows %}
+{% set cell = "th" if loop.first else "td" %}
 <tr{% if row.is_best %} class="best"{% endif %}>
-{%- for text in row.words %}<td class="left">{{ text }}</td>{% endfor %}
-{%- for text in row.numbers %}<td>{{ text }}</td>{% endfor %}
+{%- for text in row.words %}<{{ cell }} class="left">{{ text }}</{{ cell }}>{% endfor %}
+{%- for text in row.numbers %}<{{ cell }}>{{ text }}</{{ cell }}>{% endfor %}
 {%- if row.remark %}<td class="left">{{ row.remark }}</td>{% endif -%}
 </tr>
 {% endfor %}
@@ -75,18 +72,6 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """Columns of words, then columns of numbers."""
-
-    words: Sequence[str]
-    """Names of the columns of words."""
-    numbers: Sequence[str]
-    """Names of the columns of numbers."""
-    rows: Sequence[Row]
-    """From top to bottom."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Section:
     """What stands below one heading, in this order."""
 
@@ -98,8 +83,8 @@ class Section:
     """Commands and lines of code to copy."""
     picture: str = ""
     """An svg element, which is trusted: the one part that is not escaped."""
-    table: Table | None = None
-    """Numbers."""
+    rows: Sequence[Row] = ()
+    """A table; its first row is the head."""
 
 
 def render_page(title: str, sections: Sequence[Section]) -> str:

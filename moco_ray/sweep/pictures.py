@@ -33,7 +33,7 @@ def parallel_picture(records: Sequence[Record], best: Record, space: Space, metr
     values = np.array([record.value for record in shown], dtype=float)
     low, span = values.min(), max(np.ptp(values), 1e-12)
     for record in sorted(shown, key=lambda record: (record is best, record.value)):
-        heights = [_height(dimension, record.parameters[dimension.path]) for dimension in space]
+        heights = [dimension.share(record.parameters[dimension.path]) for dimension in space]
         share = (float(record.value or 0.0) - low) / span
         colour, width = (RED, 2.4) if record is best else (_SCALE(share), 1.2)
         style = "solid" if record.state == "finished" else (0, (3, 2))
@@ -123,14 +123,6 @@ def cost_picture(records: Sequence[Record], best: Record) -> str:
     axes.margins(x=0.16, y=0.02)
     _panel(axes, "seconds", "")
     return _svg(figure)
-
-
-def _height(dimension: Dimension, value: Any) -> float:
-    """Where a value lies on its axis, 0 to 1."""
-    if not dimension.is_range:
-        return dimension.options.index(value) / max(1, len(dimension.options) - 1)
-    low, high = dimension.scaled(dimension.low), dimension.scaled(dimension.high)
-    return (dimension.scaled(value) - low) / (high - low)
 
 
 def _ends(dimension: Dimension) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 
 from moco_ray.config import from_json, to_json
 from moco_ray.driver.failure import RunFailed
-from moco_ray.report.page import Row, Section, Table, render_page
+from moco_ray.report.page import Row, Section, render_page
 from moco_ray.run_folder.begin import CONFIG
 from moco_ray.sweep.noise import describe_noise, untrained_value
 from moco_ray.sweep.progress import number, shorten
@@ -139,7 +140,7 @@ def report_page(name: str, result: SweepResult, space: Space, metric: str) -> st
             picture=pictures.curves_picture(records, best, metric),
         ),
         Section(heading="Cost", picture=pictures.cost_picture(records, best)),
-        Section(heading="Numbers", table=_table(records, best, space, metric)),
+        Section(heading="Numbers", rows=_table(records, best, space, metric)),
     ]
     return render_page(name, sections)
 
@@ -168,11 +169,12 @@ def _own_images(record: Record, records: Sequence[Record]) -> int:
     return record.images - max(inherited, default=0)
 
 
-def _table(records: Sequence[Record], best: Record, space: Space, metric: str) -> Table:
+def _table(records: Sequence[Record], best: Record, space: Space, metric: str) -> list[Row]:
     """All trials, the best one first."""
     is_population = any(record.parent for record in records)
-    ranked = sorted(
-        records, key=lambda r: (r.state != "finished", -(r.value if r.value is not None else float("-inf")))
+    head = Row(
+        words=["trial", "state", *(["copy of"] if is_population else [])],
+        numbers=[*(dimension.path for dimension in space), metric, "images", "seconds"],
     )
     rows = [
         Row(
@@ -186,10 +188,9 @@ def _table(records: Sequence[Record], best: Record, space: Space, metric: str) -
             remark=record.reason,
             is_best=record is best,
         )
-        for record in ranked
+        for record in sorted(records, key=lambda r: (r.state != "finished", -math.inf if r.value is None else -r.value))
     ]
-    names = [*(dimension.path for dimension in space), metric, "images", "seconds"]
-    return Table(words=["trial", "state", *(["copy of"] if is_population else [])], numbers=names, rows=rows)
+    return [head, *rows]
 
 
 def _counts(records: Sequence[Record]) -> str:

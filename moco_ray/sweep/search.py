@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from moco_ray.sweep.records import Ledger, Record
-from moco_ray.sweep.space import Space, Values, draw, grid_points
+from moco_ray.sweep.space import Dimension, Space, Values, draw, grid_points
 from moco_ray.sweep.state import SweepState
 
 _STARTUP_TRIALS = 8  # drawn at random before TPE has seen enough
@@ -80,10 +80,13 @@ def suggest(space: Space, seed: int, index: int, ledger: Ledger) -> Values:
         n_startup_trials=_STARTUP_TRIALS, multivariate=True, constant_liar=True, seed=(seed * 1_000_003 + index) % 2**32
     )
     study = optuna.create_study(sampler=sampler, direction="maximize")
-    axes = {dimension.path: _distribution(dimension.path, space) for dimension in space}
+    axes = {dimension.path: _distribution(dimension) for dimension in space}
     worst = min((r.value for r in ledger.in_order() if r.value is not None), default=0.0)
     for record in ledger.in_order():
-        shown: dict[str, Any] = {"params": _to_axes(space, record.parameters), "distributions": axes}
+        shown: dict[str, Any] = {
+            "params": {d.path: _position(d, record.parameters[d.path]) for d in space},
+            "distributions": axes,
+        }
         if record.state == "finished":
             shown |= {"state": optuna.trial.TrialState.COMPLETE, "value": record.value}
         elif record.state == "failed":  # as bad as the worst, so that it is not proposed again
@@ -95,26 +98,24 @@ def suggest(space: Space, seed: int, index: int, ledger: Ledger) -> Values:
             shown |= {"state": state, "intermediate_values": values}
         study.add_trial(optuna.trial.create_trial(**shown))
     asked = study.ask(fixed_distributions=axes).params
-    return {dimension.path: _from_axis(space, dimension.path, asked[dimension.path]) for dimension in space}
+    return {dimension.path: _value(dimension, asked[dimension.path]) for dimension in space}
 
 
-def _distribution(path: str, space: Space) -> Any:
+def _distribution(dimension: Dimension) -> Any:
     """TPE works on the axis on which a range is uniform; options are known to it by their numbers."""
     import optuna
 
-    dimension = next(dimension for dimension in space if dimension.path == path)
     if dimension.is_range:
         low, high = dimension.scaled(dimension.low), dimension.scaled(dimension.high)
         return optuna.distributions.FloatDistribution(low, high)
     return optuna.distributions.CategoricalDistribution(tuple(range(len(dimension.options))))
 
 
-def _to_axes(space: Space, values: Values) -> dict[str, Any]:
-    return {d.path: d.scaled(values[d.path]) if d.is_range else d.options.index(values[d.path]) for d in space}
+def _position(dimension: Dimension, value: Any) -> Any:
+    return dimension.scaled(value) if dimension.is_range else dimension.options.index(value)
 
 
-def _from_axis(space: Space, path: str, position: Any) -> Any:
-    dimension = next(dimension for dimension in space if dimension.path == path)
+def _value(dimension: Dimension, position: Any) -> Any:
     if not dimension.is_range:
         return dimension.options[position]
     low, high = dimension.scaled(dimension.low), dimension.scaled(dimension.high)

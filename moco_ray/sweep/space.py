@@ -69,6 +69,13 @@ class Dimension:
         low, high = self.scaled(self.low), self.scaled(self.high)
         return self._in_range(self._unscaled(low + u * (high - low)))
 
+    def share(self, value: Any) -> float:
+        """Where a value lies on the axis on which a range is uniform, from 0 to 1; options lie at equal distances."""
+        if not self.is_range:
+            return self.options.index(value) / max(1, len(self.options) - 1)
+        low, high = self.scaled(self.low), self.scaled(self.high)
+        return (self.scaled(value) - low) / (high - low)
+
     def scaled(self, value: float) -> float:
         """A value on the axis on which the range is uniform."""
         if self.kind == "log":
