@@ -68,7 +68,7 @@ def step(device: torch.device, micro_batch_groups: int) -> Callable[[], object]:
 
     def run() -> None:
         learner.step(batch, lr=1e-4)
-        assert learner.micro_batch_groups == micro_batch_groups, "memory ran out, and the batch was cut further"
+        assert learner.micro_batches.groups == micro_batch_groups, "memory ran out, and the batch was cut further"
 
     return run
 

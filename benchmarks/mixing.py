@@ -34,6 +34,7 @@ from moco_ray.cluster.ray_stream import rank_blocks, ray_segment
 from moco_ray.config.data import DataConfig
 from moco_ray.config.views import v2_views
 from moco_ray.data.blocks import Block, Source, StreamSpec
+from moco_ray.data.makers import TwoViews
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import make_order
 from moco_ray.data.segments import local_segment
@@ -126,7 +127,11 @@ def speed_rows(folder: Path, repeats: int) -> list[Row]:
     import ray
 
     spec = StreamSpec(
-        seed=0, global_batch_size=SPEED_BATCH, num_groups=8, shuffle_bn=True, views=v2_views(), max_pixels=10**8
+        seed=0,
+        global_batch_size=SPEED_BATCH,
+        num_groups=8,
+        maker=TwoViews(v2_views(), shuffle_bn=True),
+        max_pixels=10**8,
     )
     made = sources(folder, spec)
     local = {name: partial(local_segment, spec, source, 0, STEPS) for name, source in made.items()}

@@ -35,6 +35,7 @@ from benchmarks.photos import jpegs_of, shipped_photos, shipped_small, spread
 from moco_ray.config.views import ViewsConfig, cifar_views, v2_views
 from moco_ray.data.blocks import StreamSpec, fill_group
 from moco_ray.data.decode import decode_image
+from moco_ray.data.makers import TwoViews
 
 MAX_PIXELS = 100_000_000
 NUM_PHOTOS, NUM_SMALL = 64, 256
@@ -78,14 +79,17 @@ def reference_transform(views: ViewsConfig) -> Callable[[Image.Image], torch.Ten
 
 def ours(files: Sequence[bytes], views: ViewsConfig) -> Callable[[], None]:
     spec = StreamSpec(
-        seed=0, global_batch_size=len(files), num_groups=1, shuffle_bn=False, views=views, max_pixels=MAX_PIXELS
+        seed=0,
+        global_batch_size=len(files),
+        num_groups=1,
+        maker=TwoViews(views, shuffle_bn=False),
+        max_pixels=MAX_PIXELS,
     )
-    query = np.empty((len(files), views.crop_px, views.crop_px, 3), np.uint8)
-    key = np.empty_like(query)
+    out, labels = spec.maker.empty(len(files)), np.zeros(len(files), dtype=np.int64)
     turn = iter(range(1_000_000))
 
     def run() -> None:
-        bad = fill_group(spec, files, next(turn) * len(files), query, key)  # new draws every time, as in training
+        bad = fill_group(spec, files, labels, next(turn) * len(files), out)  # new draws every time, as in training
         assert not bad, bad
 
     return run

@@ -29,13 +29,14 @@ from moco_ray.core.batch import Batch
 from moco_ray.core.encoders import build_encoder, normalize
 from moco_ray.core.group_batch_norm import use_group_batch_norm
 from moco_ray.core.methods.moco import MoCo
-from moco_ray.data.blocks import StreamSpec
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.segments import local_segment
 from moco_ray.data.stream import Stream
 from moco_ray.driver.images.listing import make_source
+from moco_ray.driver.plan import stream_spec
 from moco_ray.run_folder.checkpoint import checkpoint_name
 from moco_ray.storage.storage import Storage, StorageOptions
+from moco_ray.tasks.pretraining import PRETRAINING
 
 MOMENTA = (0.0, 0.9, 0.99, 0.999)
 _AGES = 32  # steps of keys that the queue holds
@@ -74,14 +75,14 @@ def agreements(folder: str) -> Iterator[Agreement]:
     moco = trained_moco(config, f"{folder}/{checkpoint_name(steps)}/state.pt")
     mean, std = (torch.tensor(values) for values in (config.views.mean, config.views.std))
 
-    def apply(module: nn.Module, images: Tensor) -> Tensor:
+    def encode(module: nn.Module, images: Tensor) -> Tensor:
         output: Tensor = module(normalize(images, mean, std))
         return output
 
     size = config.optim.global_batch_size
     for batch in batches(config, storage, max(0, steps - moco.queue.size // size), steps):
         with torch.no_grad():
-            again = moco.keys(batch, apply).enqueued  # (B, dim)
+            again = moco.encode_keys(batch, encode).enqueued  # (B, dim)
         slots = (batch.step * size + torch.arange(size)) % moco.queue.size
         cosines = moco.queue.keys[slots] @ again.T  # (B, B)
         own = cosines.diagonal().mean().item()
@@ -100,15 +101,8 @@ def trained_moco(config: Config, path: str) -> MoCo:
 
 def batches(config: Config, storage: Storage, first_step: int, last_step: int) -> Iterator[Batch]:
     """The batches that a run was trained on, again: the stream is a function of its positions."""
-    source = make_source(config, Manifest.read(storage, storage.join("manifest.parquet")), StorageOptions({}))
-    spec = StreamSpec(
-        seed=config.run.seed,
-        global_batch_size=config.optim.global_batch_size,
-        num_groups=config.optim.bn_groups,
-        shuffle_bn=config.method.shuffles_keys,
-        views=config.views,
-        max_pixels=config.data.max_pixels,
-    )
+    source = make_source(config, Manifest.read(storage, storage.join("manifest.parquet")))
+    spec = stream_spec(PRETRAINING, config)
     segment = partial(local_segment, spec, source)
     stream = Stream(spec=spec, first_step=first_step, last_step=last_step, rank=0, num_ranks=1, open_segment=segment)
     return (loaded.batch for loaded in stream)

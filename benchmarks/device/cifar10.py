@@ -18,9 +18,8 @@ from moco_ray.config.methods.moco import MoCoConfig
 from moco_ray.config.model import ModelConfig
 from moco_ray.config.optim import OptimConfig
 from moco_ray.config.views import cifar_views
-from moco_ray.core.batch import Batch
+from moco_ray.core.batch import Batch, key_permutation
 from moco_ray.core.encoders import build_encoder, normalize
-from moco_ray.core.layout import key_permutation
 from moco_ray.core.step import Learner
 from moco_ray.evaluate.knn import knn_top1
 
@@ -58,13 +57,16 @@ def cifar10(place: Place) -> list[Row]:
             images = train.pixels[rows]
             key = device_views(images, views, generator)
             batch = Batch(
-                query=device_views(images, views, generator),
-                key=key[torch.from_numpy(slots).to(place.device, non_blocking=True)],
+                arrays={
+                    "query": device_views(images, views, generator),
+                    "key": key[torch.from_numpy(slots).to(place.device, non_blocking=True)],
+                },
                 rows=np.arange(size),
+                indices=np.arange(size),
                 step=step,
                 groups=[list(range(_NUM_GROUPS))],
                 group_size=size // _NUM_GROUPS,
-                key_rows_of_slots=slots,
+                shuffle=slots,
             )
             result = learner.step(batch, lr=optim.lr_at(epoch * n, n))
             step += 1

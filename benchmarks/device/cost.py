@@ -78,7 +78,7 @@ def _vit_step(place: Place) -> Row:
     batch = resident_batch(images, images.flip(2), np.arange(n), step=0, seed=0, num_groups=1, shuffle_bn=False)
     runs = {"ours": lambda: learner.step(batch, lr=1e-4), "bare": bare}
     row = _share(f"v3 {arch} {px} px batch {n}", runs, 1 if place.is_tiny else 10, _VIT_GOAL, place)
-    assert learner.micro_batch_groups >= n, "memory ran out, and the batch was cut"
+    assert learner.micro_batches.groups >= n, "memory ran out, and the batch was cut"
     return row
 
 
@@ -175,7 +175,7 @@ def h2d(place: Place) -> list[Row]:
         return []
     case = _RESNET50
     learner, batch = moco_learner(case, 8, place), resident(case, 8, place)
-    host = replace(batch, query=batch.query.cpu().pin_memory(), key=batch.key.cpu().pin_memory())
+    host = replace(batch, arrays={name: array.cpu().pin_memory() for name, array in batch.arrays.items()})
     copies = torch.cuda.Stream(place.device)
     runs = {
         "resident": lambda: learner.step(batch, lr=0.01),
@@ -200,7 +200,7 @@ def oom(place: Place) -> list[Row]:
         learner = moco_learner(case, 8, place)
         batch = resident(case, 8, place)
         losses[name] = [float(learner.step(batch, lr=0.01).values()["train/loss"]) for _ in range(3)]
-        groups = learner.micro_batch_groups
+        groups = learner.micro_batches.groups
         print(f"  {name}: micro-batches of {groups if groups < 8 else 'all'} groups, losses {losses[name]}")
         del held, learner, batch
         torch.cuda.empty_cache()

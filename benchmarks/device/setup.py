@@ -117,7 +117,7 @@ def learner_of(
         num_images: For which a memory bank has entries.
         options: For the Learner.
     """
-    setting = Setting(seed=5, model=model, num_images=num_images, held_out_rows=np.zeros(0, dtype=np.int64))
+    setting = Setting(seed=5, model=model, num_images=num_images)
     dtype = next(encoder.parameters()).dtype
     method = config.build(encoder, setting).to(dtype)
     if config.batch_norm == "group":

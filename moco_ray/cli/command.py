@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from moco_ray.cli.flags import Given
 from moco_ray.cli.output import OutputClosed, own_output
 from moco_ray.config import Config
-from moco_ray.driver.failure import RunFailed
 from moco_ray.driver.signals import interrupt_on
+from moco_ray.tasks.job import RunFailed
 
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what was submitted
 _INSTALLS = ("pip", "uv", "conda", "py_modules", "image_uri", "container")

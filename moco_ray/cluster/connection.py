@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from moco_ray.cluster.store import ClusterStore
+from moco_ray.storage.keys import share_through
+
 _OUR_MARK = "moco_ray| "
 # What these have to say is said in our own lines; their files under Ray's session folder hold the rest.
 _NOISE = (
@@ -78,6 +81,7 @@ def connect(num_workers: int, say: Say) -> None:
             cpus = (os.cpu_count() or 1) + num_workers
             with _keep_sigterm_handler():
                 ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
+    share_through(ClusterStore())
 
 
 @contextmanager
@@ -87,12 +91,6 @@ def _keep_sigterm_handler() -> Iterator[None]:
     yield
     if callable(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
-
-
-def is_connected() -> bool:
-    """Whether this process is connected to a cluster. Does not import Ray: `connect` sets what Ray reads then."""
-    ray = sys.modules.get("ray")
-    return ray is not None and bool(ray.is_initialized())
 
 
 def disconnect() -> None:

@@ -35,8 +35,8 @@ from moco_ray.cluster.nodes import (
     living_nodes,
     request_number,
 )
-from moco_ray.cluster.notes import Notes
-from moco_ray.core.layout import useful_rank_counts
+from moco_ray.cluster.notes import Notes, RunNotes
+from moco_ray.core.batch import useful_rank_counts
 from moco_ray.worker.runtime import LEAVING
 
 _SAVE_PATIENCE_S = 120.0
@@ -61,7 +61,7 @@ class ElasticTrainer(TorchTrainer):
         num_groups: int,
         label: dict[str, str] | None,
         notes: Notes,
-        run_notes: Notes,
+        run_notes: RunNotes,
         say: Say,
         **arguments: Any,
     ) -> None:
@@ -93,7 +93,7 @@ class UsefulSizes(ElasticScalingPolicy):
         num_groups: int,
         label: dict[str, str] | None,
         notes: Notes,
-        run_notes: Notes,
+        run_notes: RunNotes,
         say: Say,
     ) -> None:
         super().__init__(scaling_config)
@@ -110,17 +110,17 @@ class UsefulSizes(ElasticScalingPolicy):
 
     def after_controller_start(self, train_run_context: Any) -> None:
         """Ask for nodes, after giving back what a controller of this run held when it was killed."""
-        if (before := self._run_notes.read("requester")) is not None:
+        if (before := self._run_notes.requester()) is not None:
             coordinator = get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
             coordinator.cancel_request.remote(before)  # by itself it would end after three minutes
-        if (group := self._run_notes.read("placement_group")) is not None:  # Ray needs a dashboard to find this out
+        if (group := self._run_notes.placement_group()) is not None:  # Ray needs a dashboard to find this out
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
         super().after_controller_start(train_run_context)
         self._wanted_most_s = time.monotonic()
         with suppress(Exception):
             self._request = request_number()
         assert self._requester_id is not None
-        self._run_notes.write("requester", self._requester_id)
+        self._run_notes.note_requester(self._requester_id)
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
         """The largest useful size that fits on the nodes that stay, with a CPU left for data; 0 if none does."""
@@ -180,7 +180,7 @@ class UsefulSizes(ElasticScalingPolicy):
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """Start with as many workers as are useful and possible; wait for the fewest."""
         self._asked_s = None
-        self._notes.delete("save")
+        self._notes.forget_request()
         self._ask_for_data()
         self._adapt_to_autoscaler()
         decision = super().make_decision_for_non_running_worker_group()
@@ -208,12 +208,11 @@ class UsefulSizes(ElasticScalingPolicy):
             if not isinstance(decision, ResizeDecision) or decision.num_workers <= worker_group_state.num_workers:
                 return NoopDecision()
             self._asked_s = time.monotonic()
-            self._notes.write("save", str(time.time()))
+            self._notes.ask_to_save()
             return NoopDecision()
-        saved = self._notes.read("saved") == self._notes.read("save")
-        if not saved and time.monotonic() - self._asked_s < _SAVE_PATIENCE_S:
+        if not self._notes.is_saved() and time.monotonic() - self._asked_s < _SAVE_PATIENCE_S:
             return NoopDecision()
-        self._notes.delete("save")
+        self._notes.forget_request()
         self._asked_s = None
         size, before = (
             self._count_possible_workers(self._get_reserved_resources() or {}),
@@ -221,7 +220,7 @@ class UsefulSizes(ElasticScalingPolicy):
         )
         if size <= before:  # the new nodes have gone again
             return NoopDecision()
-        self._notes.write("cause", f"growing from {before} to {size} workers")
+        self._notes.note_cause(f"growing from {before} to {size} workers")
         return self._get_resize_decision(size)
 
 
@@ -248,19 +247,19 @@ def _answers(address: tuple[str, int]) -> bool:
 class Chronicle(ControllerCallback, WorkerGroupCallback):
     """Notes what the next group of workers, or the next controller, must know of this one."""
 
-    def __init__(self, notes: Notes, run_notes: Notes) -> None:
+    def __init__(self, notes: Notes, run_notes: RunNotes) -> None:
         self._notes, self._run_notes = notes, run_notes
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         """Note the placement group, which outlives a controller that is killed."""
         group = worker_group.get_worker_group_state().placement_group_handle.placement_group
-        self._run_notes.write("placement_group", group.id.hex())
+        self._run_notes.note_placement_group(group.id.hex())
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
         """Note the error of a state that restarts the workers."""
         error = getattr(current_state, "training_failed_error", None)
-        if error is not None and self._notes.read("cause") is None:  # the first one is the reason of what follows
-            self._notes.write("cause", describe(error))
+        if error is not None:
+            self._notes.note_failure(describe(error))
 
 
 def log_to_files_only() -> None:

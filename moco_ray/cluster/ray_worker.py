@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from moco_ray.cluster.notes import Notes, read_starts, read_step, write_step
+from moco_ray.cluster.notes import Notes
 from moco_ray.cluster.ray_stream import rank_blocks, ray_segment
 from moco_ray.data.blocks import Block, Source, StreamSpec
 from moco_ray.run_folder.lease import StepDone
@@ -60,19 +60,15 @@ class RayRuntime:
 
     def user_error(self) -> str | None:
         """What a worker of an earlier group noted."""
-        return self.notes.read("user_error")
+        return self.notes.user_error()
 
     def starts_without_progress(self, step: int) -> int:
         """Count this start."""
-        last_step, count = read_starts(self.notes)
-        starts = count + 1 if last_step == step else 1
-        self.notes.write("starts", f"{step} {starts}")
-        return starts
+        return self.notes.count_start(step)
 
     def group_before(self) -> tuple[str, StepDone | None] | None:
         """What the controller and rank 0 of the last group noted, or else the lease of a driver that was stopped."""
-        cause, step = self.notes.read("cause"), read_step(self.notes)
-        self.notes.delete("cause")
+        cause, step = self.notes.take_cause(), self.notes.newest_step()
         if cause is None and step is None:
             return (STOPPED, self.before) if self.before else None
         return cause or "the workers were restarted", step or self.before
@@ -92,21 +88,21 @@ class RayRuntime:
 
     def is_asked_to_save(self) -> bool:
         """Whether the controller has asked since the last save."""
-        self._request = self.notes.read("save")
-        return self._request is not None and self._request != self.notes.read("saved")
+        self._request = self.notes.request_to_save()
+        return self._request is not None
 
     def has_saved(self) -> None:
         """Answer the controller."""
         if self._request is not None:
-            self.notes.write("saved", self._request)
+            self.notes.meet(self._request)
 
     def _keep_noting(self) -> None:
         noted = None
         while True:
-            if self._pulse.newest != noted:
+            if (newest := self._pulse.newest) is not None and newest != noted:
                 with suppress(Exception):  # it would only make a report less exact
-                    noted = self._pulse.newest
-                    write_step(self.notes, noted)
+                    self.notes.note_step(newest)
+                    noted = newest
             time.sleep(_NOTE_EVERY_S)
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Callable[[], Any | None] | None:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
-from moco_ray.cluster.connection import connect, is_connected
+from moco_ray.cluster.connection import connect
 from moco_ray.cluster.nodes import Node, can_start, fitting, fitting_beside_data, has_autoscaler, living_nodes
+from moco_ray.cluster.store import is_connected
 from moco_ray.config import Config
 from moco_ray.config.run import RunConfig, data_label, worker_resources
-from moco_ray.core.layout import useful_rank_counts
+from moco_ray.core.batch import useful_rank_counts
 
 Say = Callable[[str], None]
 

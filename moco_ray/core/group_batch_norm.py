@@ -118,7 +118,7 @@ def _normalizer(x: Tensor) -> type[torch.autograd.Function]:
 def _kernels() -> type[torch.autograd.Function] | None:
     """Kernels of our own, if Triton can compile them here."""
     try:
-        from moco_ray.core.group_kernels import GroupNormalize
+        from moco_ray.core.group_normalize import GroupNormalize
 
         with torch.enable_grad():
             weight, bias, mean, var = torch.ones(4, 8, device="cuda", requires_grad=True).unbind()
@@ -189,7 +189,7 @@ class _GroupNormalize(torch.autograd.Function):
         return torch.cat(of_x) if needed[0] else None, *sums, *[None] * 5
 
 
-def commit_pending(norms: Iterable[GroupBatchNorm], num_groups: int, own_groups: int) -> None:
+def commit_running_statistics(norms: Iterable[GroupBatchNorm], num_groups: int, own_groups: int) -> None:
     """Move the running statistics by this rank's share of one step, of the norms that saw any of it.
 
     Args:

@@ -35,9 +35,9 @@ def info_nce_logits(q: Tensor, k: Tensor, negatives: Tensor, temperature: float)
         (N, 1 + K).
     """
     q = q / temperature  # (N, dim): here, and not in the logits, which are many more
-    positive = (q * k).sum(dim=1, keepdim=True)  # (N, 1)
+    own = (q * k).sum(dim=1, keepdim=True)  # (N, 1)
     negative = q @ negatives.T  # (N, K)
-    return torch.cat([positive, negative], dim=1)
+    return torch.cat([own, negative], dim=1)
 
 
 def info_nce(logits: Tensor, labels: Tensor, temperature: float) -> Loss:
@@ -74,7 +74,7 @@ class _InfoNCE(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, negatives: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
         q = q / temperature  # (N, dim)
-        positive = (q * k).sum(dim=1)  # (N,)
+        own = (q * k).sum(dim=1)  # (N,)
         maxima, sums, pulls = [], [], []  # of each chunk of c negatives, relative to its largest logit
         at_once = _negatives_at_once(negatives)
         room = q.new_empty(len(q), at_once)  # the same memory for all chunks, which stays in the cache
@@ -88,15 +88,15 @@ class _InfoNCE(torch.autograd.Function):
                 pulls.append(weights @ chunk)  # (N, dim)
         highest = torch.stack(maxima)  # (chunks, N)
         hardest = highest.amax(dim=0)  # (N,)
-        largest = torch.maximum(positive, hardest)
+        largest = torch.maximum(own, hardest)
         scales = (highest - largest).exp()
         negative = (scales * torch.stack(sums)).sum(dim=0)  # (N,) sum of exp(logit - largest) over the negatives
-        total = (positive - largest).exp() + negative
+        total = (own - largest).exp() + negative
         if pulls:
             pull = (scales[:, :, None] * torch.stack(pulls)).sum(dim=0)  # (N, dim)
             ctx.save_for_backward((pull - negative[:, None] * k) / (total[:, None] * temperature))
-        losses = largest - positive + total.log()
-        num_correct, cosine = (positive >= hardest).sum(), positive.sum() * temperature
+        losses = largest - own + total.log()
+        num_correct, cosine = (own >= hardest).sum(), own.sum() * temperature
         ctx.mark_non_differentiable(num_correct, cosine)
         return losses.sum(), num_correct, cosine
 

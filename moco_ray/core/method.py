@@ -7,9 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moco_ray.config.model import ModelConfig
@@ -17,9 +15,8 @@ from moco_ray.core.batch import Batch
 from moco_ray.core.encoders import Encoder
 from moco_ray.core.info_nce import Loss
 
-# Applies a module to images (n, H, W, 3) uint8 or features (n, d): standardised, under autocast, the result in the
-# training dtype.
-Apply = Callable[[nn.Module, Tensor], Tensor]
+# A module on images (n, H, W, 3) uint8, which it standardises, or on features (n, d): `core/encoding.py`.
+Encode = Callable[[nn.Module, Tensor], Tensor]
 
 
 class Method(nn.Module):
@@ -27,13 +24,13 @@ class Method(nn.Module):
 
     Its state_dict is what a checkpoint holds. BatchNorm buffers apart, all of it is the same on all ranks.
     A method keeps no other state, draws randomness from (seed, step) alone, and looks at images only through its
-    trunks: the step cuts what goes through a trunk into micro-batches where memory is short.
+    query modules and `encode`, which cut them into micro-batches where memory is short.
 
     Attributes:
         query_encoder: What is evaluated and exported.
         is_separable: Whether the loss of a query depends on no other query of the batch, so that each
-            micro-batch has its own backward pass. Otherwise micro-batches go through the trunks twice: for the
-            outputs that the loss of the whole batch needs, and again with the gradient of that loss.
+            micro-batch has its own backward pass. Otherwise micro-batches go through the query modules twice: for
+            the outputs that the loss of the whole batch needs, and again with the gradient of that loss.
         queries_per_image: Queries that the loss counts for each image of the batch.
     """
 
@@ -46,48 +43,48 @@ class Method(nn.Module):
         """Modules whose parameters learn by gradients, unless these are frozen."""
 
     @abstractmethod
-    def trunks(self) -> list[nn.Module]:
+    def query_modules(self) -> list[nn.Module]:
         """Modules that images go through with gradients, parts of `trained`."""
 
     @abstractmethod
-    def images(self, batch: Batch) -> list[Tensor]:
-        """What goes through each trunk: uint8 images, as many for each, whole groups."""
+    def query_images(self, batch: Batch) -> list[Tensor]:
+        """What goes through each query module: (n, H, W, 3) uint8, as many for each, whole groups."""
 
-    def begin(self, progress: float) -> None:
-        """Begin a step: the momentum update, where there is one.
+    def update_key_encoder(self, progress: float) -> None:
+        """Begin a step: the momentum update, where there is a key encoder that follows.
 
         Args:
             progress: Share of the run that is done, 0..1.
         """
 
-    def keys(self, batch: Batch, apply: Apply) -> Any:
-        """Encode what the loss compares with, without gradient. All ranks call. The result is given to `loss`."""
+    def encode_keys(self, batch: Batch, encode: Encode) -> Any:
+        """Make what queries are compared with, (B, dim) embeddings, without gradient, for `loss`. All ranks call."""
         return None
 
     @abstractmethod
-    def loss(self, outputs: list[Tensor], keys: Any, part: slice, batch: Batch, apply: Apply) -> Loss:
+    def loss(self, outputs: list[Tensor], keys: Any, part: slice, batch: Batch, encode: Encode) -> Loss:
         """Loss of this rank's queries, summed; the step divides by the images of the global batch.
 
         Args:
-            outputs: Of each trunk, for the images of the part.
-            keys: What `keys` returned.
+            outputs: Of each query module, (n, d), for the images of the part.
+            keys: What `encode_keys` returned.
             part: Which of this rank's images. A method that is not separable always gets all of them, and only in
                 such a method may ranks meet in a collective here.
             batch: This rank's part of the batch.
-            apply: For heads.
+            encode: For heads.
         """
 
-    def trial_loss(self, outputs: list[Tensor]) -> Tensor:
+    def probe_loss(self, outputs: list[Tensor]) -> Tensor:
         """A loss that takes about as much memory as the real one and meets no other rank."""
         return sum((output.square().sum() for output in outputs[1:]), outputs[0].square().sum())
 
-    def end(self, batch: Batch, keys: Any, outputs: list[Tensor]) -> None:
-        """End a step, after the optimizer: change what is no parameter. All ranks call.
+    def update_dictionary(self, batch: Batch, keys: Any, outputs: list[Tensor]) -> None:
+        """End a step, after the optimizer: change what is no parameter, such as a queue. All ranks call.
 
         Args:
             batch: This rank's part of the batch.
-            keys: What `keys` returned.
-            outputs: Of each trunk, for all of this rank's images, without gradient.
+            keys: What `encode_keys` returned.
+            outputs: Of each query module, (n, d), for all of this rank's images, without gradient.
         """
 
     def metrics(self, progress: float) -> dict[str, float]:
@@ -105,8 +102,6 @@ class Setting:
     """Backbone and heads."""
     num_images: int
     """Images that training sees."""
-    held_out_rows: NDArray[np.int64]
-    """Rows of the data set that training does not see, ascending: the other rows are its images."""
 
     def generator(self) -> torch.Generator:
         """A generator for the state that is no weight."""

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moco_ray.config.views import ViewsConfig
-from moco_ray.core.layout import key_permutation
+from moco_ray.core.batch import key_permutation
 from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.decode import BadImage
+from moco_ray.data.makers import Maker, Sample
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import Order
 from moco_ray.data.reading import Encoded, decode, read_rows
-from moco_ray.data.views import Wanted, make_views
 from moco_ray.storage.storage import StorageOptions
 
 _TASK_BYTES = 16_000_000
@@ -38,10 +38,8 @@ class StreamSpec:
     """Images in one step (B)."""
     num_groups: int
     """BatchNorm groups in one step (G)."""
-    shuffle_bn: bool
-    """Whether key views change groups."""
-    views: ViewsConfig
-    """Augmentation."""
+    maker: Maker
+    """What a batch holds of each image."""
     max_pixels: int
     """Images with more pixels count as bad."""
 
@@ -57,25 +55,25 @@ class StreamSpec:
 
     @property
     def groups_per_task(self) -> int:
-        """Groups that one task prepares: fewer than all where images are many; all where their key views change groups."""
-        if self.shuffle_bn:
+        """Groups that one task prepares: fewer than all where images are many; all where something changes groups."""
+        if self.maker.shuffle_bn:
             return self.num_groups
         return int(np.clip(_MOST_TASK_BYTES * self.num_groups // self.step_bytes, 1, self.num_groups))
 
     @property
     def step_bytes(self) -> int:
-        """Bytes of the views of one step."""
-        return 2 * self.global_batch_size * self.views.crop_px**2 * 3
+        """Bytes of what is made for one step."""
+        return self.global_batch_size * self.maker.bytes_per_image()
 
     @property
     def task_bytes(self) -> int:
-        """Memory that a task takes, about: views, a copy where they change groups, and the images that it reads."""
-        views = self.step_bytes * self.steps_per_task * self.groups_per_task // self.num_groups
-        return 2 * views + views // 2 * self.shuffle_bn
+        """Memory that a task takes, about: what it makes, a copy where that changes groups, and the images that it reads."""
+        made = self.step_bytes * self.steps_per_task * self.groups_per_task // self.num_groups
+        return 2 * made + made // 2 * self.maker.shuffle_bn
 
-    def key_rows_of_slots(self, step: int) -> NDArray[np.int64]:
-        """For each slot of the key batch, the row of the batch whose key view it holds, (B,)."""
-        if self.shuffle_bn:
+    def shuffle(self, step: int) -> NDArray[np.int64]:
+        """For each slot of what changes groups, such as the key batch, the row of the batch that it holds, (B,)."""
+        if self.maker.shuffle_bn:
             return key_permutation(self.seed, step, self.global_batch_size)
         return np.arange(self.global_batch_size)
 
@@ -104,11 +102,12 @@ def make_blocks(
 ) -> Iterator[Block]:
     """Prepare groups of `num_steps` global batches and yield one block for each group.
 
-    Block j holds group j of every step: `query` and `key` (num_steps, g, H, W, 3) uint8, `rows`
-    (num_steps, g) int64 manifest rows, `group` () int64, `bad` () JSON of [[row, uri, reason], ...] for rows of
-    the group that cannot be had or do not decode. A bad row keeps its position; its pixels are those of the next good
-    row of its group, cyclically, under the augmentation of its own position. A group without a good row shows what the
-    next one of its batch that has some shows, cyclically, and a batch without any what the groups after it show.
+    Block j holds group j of every step: the maker's arrays (num_steps, g, ...), such as `query` and `key`, `rows`
+    (num_steps, g) int64 manifest rows, `indices` of these among the training rows, `group` () int64, `bad` () JSON of
+    [[row, uri, reason], ...] for rows of the group that cannot be had or do not decode. A bad row keeps its position; its
+    image is the next good one of its group, cyclically, under the augmentation of its own position. A group without a
+    good row shows what the next one of its batch that has some shows, cyclically, and a batch without any what the groups
+    after it show.
 
     Args:
         spec: What is streamed.
@@ -123,13 +122,13 @@ def make_blocks(
         ReadError: The storage does not answer.
     """
     groups = groups or range(spec.num_groups)
-    assert len(groups) == spec.num_groups or not spec.shuffle_bn
-    g, px = spec.group_size, spec.views.crop_px
+    maker, g = spec.maker, spec.group_size
+    assert len(groups) == spec.num_groups or not maker.shuffle_bn
     size = len(groups) * g
-    query = np.empty((num_steps, size, px, px, 3), dtype=np.uint8)
-    key = np.empty_like(query)
+    made = maker.empty(num_steps, size)
     firsts = (first_step + np.arange(num_steps)) * spec.global_batch_size + groups.start * g  # position of each step's
-    rows = source.train_rows[source.order.rows(firsts[:, None] + np.arange(size))]  # (num_steps, size)
+    indices = source.order.rows(firsts[:, None] + np.arange(size))  # (num_steps, size)
+    rows = source.train_rows[indices]
     bad: list[list[tuple[int, str]]] = [[] for _ in groups]
     pieces = [(t, j) for t in range(num_steps) for j in range(len(groups))]
     with DaemonPool(1) as reader:  # reads the next group while this one is decoded
@@ -142,47 +141,60 @@ def make_blocks(
 
         for (t, j), images in zip(pieces, reader.map(read, pieces), strict=True):
             here = slice(j * g, (j + 1) * g)
-            first = int(firsts[t]) + j * g
-            reasons = fill_group(spec, images, first, query[t, here], key[t, here])
-            bad[j] += [(int(rows[t, j * g + i]), reason) for i, reason in reasons.items()]
+            first, shown = int(firsts[t]) + j * g, rows[t, here]
+            out = {name: array[t, here] for name, array in made.items()}
+            reasons = fill_group(spec, images, source.manifest.labels[shown], first, out)
+            bad[j] += [(int(shown[i]), reason) for i, reason in reasons.items()]
             if len(reasons) == g:
-                images = _next_good_group(spec, source, first_step + t, groups[j], reasons[0])
-                fill_group(spec, images, first, query[t, here], key[t, here])
-    if spec.shuffle_bn:
+                shown, images = _next_good_group(spec, source, first_step + t, groups[j], reasons[0])
+                fill_group(spec, images, source.manifest.labels[shown], first, out)
+    if maker.shuffle_bn:
+        moved = made[str(maker.shuffled)]
         for t in range(num_steps):
-            key[t] = key[t, spec.key_rows_of_slots(first_step + t)]
+            moved[t] = moved[t, spec.shuffle(first_step + t)]
     for j, group in enumerate(groups):
         here = slice(j * g, (j + 1) * g)
         yield {
-            "query": query[:, here],
-            "key": key[:, here],
+            **{name: array[:, here] for name, array in made.items()},
             "rows": rows[:, here],
+            "indices": indices[:, here],
             "group": np.array(group),
             "bad": np.array(json.dumps([(row, source.manifest.uri(row), reason) for row, reason in bad[j]])),
         }
 
 
 def fill_group(
-    spec: StreamSpec, contents: Sequence[Encoded], first_position: int, query: NDArray[np.uint8], key: NDArray[np.uint8]
+    spec: StreamSpec,
+    contents: Sequence[Encoded],
+    labels: NDArray[np.integer],
+    first_position: int,
+    out: Mapping[str, NDArray[Any]],
 ) -> dict[int, str]:
-    """Decode each image of one group once and make its two views, the next good image standing in for a bad one.
+    """Decode each image of one group once and make its arrays, the next good image standing in for a bad one.
+
+    Args:
+        spec: What is streamed.
+        contents: The encoded images.
+        labels: Their labels.
+        first_position: Of the group in the run.
+        out: The group's part of each array (g, ...).
 
     Returns:
         The reasons of the bad ones by place; if these are all, nothing has been made.
     """
     bad: dict[int, str] = {}
-    wanted: list[Wanted] = []
-    num_bytes = 0
+    samples: list[Sample] = []
+    num_bytes, own_bytes = 0, spec.maker.bytes_per_image()
 
-    def want(image: NDArray[np.uint8], i: int) -> None:
-        """Have the two views of an image made in place i, with those of others."""
-        nonlocal wanted, num_bytes
-        wanted.append(Wanted(image, first_position + i, 0, query[i]))
-        wanted.append(Wanted(image, first_position + i, 1, key[i]))
-        num_bytes += image.nbytes + 2 * wanted[-1].row.nbytes
+    def want(image: NDArray[np.uint8], shown: int, i: int) -> None:
+        """Have what image number `shown` gives made in place i, with that of others."""
+        nonlocal samples, num_bytes
+        place = {name: array[i, ...] for name, array in out.items()}
+        samples.append(Sample(image, int(labels[shown]), first_position + i, place))
+        num_bytes += image.nbytes + own_bytes
         if num_bytes >= _TOGETHER_BYTES:
-            make_views(wanted, spec.views, seed=spec.seed)
-            wanted, num_bytes = [], 0
+            spec.maker.make(samples, spec.seed)
+            samples, num_bytes = [], 0
 
     for i, content in enumerate(contents):
         try:
@@ -190,17 +202,19 @@ def fill_group(
         except BadImage as reason:
             bad[i] = str(reason)
         else:
-            want(image, i)
+            want(image, i, i)
     if len(bad) < len(contents):
         for i in bad:
             stand_in = next(k % len(contents) for k in range(i + 1, i + len(contents)) if k % len(contents) not in bad)
-            want(decode(contents[stand_in], max_pixels=spec.max_pixels), i)
-    make_views(wanted, spec.views, seed=spec.seed)
+            want(decode(contents[stand_in], max_pixels=spec.max_pixels), stand_in, i)
+    spec.maker.make(samples, spec.seed)
     return bad
 
 
-def _next_good_group(spec: StreamSpec, source: Source, step: int, group: int, reason: str) -> list[Encoded]:
-    """The images of the next group with a good one: of the same batch, cyclically, or of those that follow it."""
+def _next_good_group(
+    spec: StreamSpec, source: Source, step: int, group: int, reason: str
+) -> tuple[NDArray[np.int64], list[Encoded]]:
+    """Rows and images of the next group with a good one: of the same batch, cyclically, or of those that follow it."""
     g, size = spec.group_size, spec.global_batch_size
     same_batch = [step * size + (group + k) % spec.num_groups * g for k in range(1, spec.num_groups)]
     later = [(step + 1) * size + k * g for k in range(-(-_SEARCHED_IMAGES // g))]
@@ -208,7 +222,7 @@ def _next_good_group(spec: StreamSpec, source: Source, step: int, group: int, re
         rows = source.train_rows[source.order.rows(np.arange(first, first + g))]
         contents = read_rows(source.manifest, rows, source.options)
         if any(_is_good(spec, content) for content in contents):
-            return contents
+            return rows, contents
     first = step * size + group * g
     uri = source.manifest.uri(int(source.train_rows[source.order.rows(np.array([first]))[0]]))
     raise ValueError(

@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from moco_ray.core.batch import Batch
-from moco_ray.core.layout import groups_per_rank
+from moco_ray.core.batch import Batch, groups_per_rank
 from moco_ray.data.blocks import Block, StreamSpec
 
 _SEGMENT_TASKS = 2000  # tasks that one Ray data set plans ahead: bounds the memory of planning a long run
@@ -172,19 +171,20 @@ class Stream:
         return block
 
     def _batch(self, held: list[Block], t: int, step: int, groups: list[list[int]]) -> Batch:
-        def images(name: str) -> torch.Tensor:
+        def together(name: str) -> torch.Tensor:
             parts = [block[name][t] for block in held]
             shape = (sum(map(len, parts)), *parts[0].shape[1:])
-            together = torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin_memory)
-            np.concatenate(parts, out=together.numpy())
-            return together
+            dtype = torch.from_numpy(np.empty(0, dtype=parts[0].dtype)).dtype
+            array = torch.empty(shape, dtype=dtype, pin_memory=self.pin_memory)
+            np.concatenate(parts, out=array.numpy())
+            return array
 
         return Batch(
-            query=images("query"),
-            key=images("key"),
+            arrays={name: together(name) for name in self.spec.maker.arrays()},
             rows=np.concatenate([block["rows"][t] for block in held]),
+            indices=np.concatenate([block["indices"][t] for block in held]),
             step=step,
             groups=groups,
             group_size=self.spec.group_size,
-            key_rows_of_slots=self.spec.key_rows_of_slots(step),
+            shuffle=self.spec.shuffle(step),
         )

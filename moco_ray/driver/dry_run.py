@@ -11,14 +11,14 @@ from pathlib import Path
 from moco_ray.cluster.workers import choose_workers, trains_here
 from moco_ray.config import Config
 from moco_ray.driver.estimate import measure_size, measure_step
-from moco_ray.driver.images.listing import last_step
 from moco_ray.driver.images.sample import Sample, look_at_sample
 from moco_ray.driver.paths import check_paths
-from moco_ray.driver.plan import Prepared, folder_of, prepare, with_name
+from moco_ray.driver.plan import Plan, make_plan, open_run, with_name
 from moco_ray.storage.checks import check_writable
 from moco_ray.storage.storage import Storage, resolve_storage_options
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.learner import worker_device
+from moco_ray.tasks.pretraining import PRETRAINING
 from moco_ray.worker.progress import duration
 
 Say = Callable[[str], None]
@@ -34,21 +34,19 @@ def dry_run(config: Config, *, say: Say = print) -> None:
     check_paths(config)
     options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
     _check_writable(Storage.open(config.run.storage_path, options))
-    folder = folder_of(config, options)
-    run = Storage.open(folder, options)
-    ready = prepare(config, folder, run, say)
-    known = ready.images.train.table["num_bytes"].to_numpy()
+    plan = make_plan(PRETRAINING, config, open_run(config), say)
+    known = plan.images.train.table["num_bytes"].to_numpy()
     if (known >= 0).all():
         say(f"size: {known.sum() / 1e6:,.1f} MB")
-    sample = look_at_sample(ready.config, ready.source, say)
+    sample = look_at_sample(plan.config, plan.source, say)
     uses_gpu = False
     if trains_here(config.run):
         uses_gpu = choose_workers(config, say).uses_gpu
     else:
         say("the workers are chosen on the cluster when the run starts: whether it has them is not checked here")
-    _say_experiment(ready, say)
-    _say_cost(ready, ready.job(run, folder, options, uses_gpu=uses_gpu, lease_owner="", say=say), sample, say)
-    say(f"suggested preset: {suggest_preset(len(ready.images.train), sample.median_px)}")
+    _say_experiment(plan, say)
+    _say_cost(plan, plan.job(uses_gpu=uses_gpu, lease_owner="", say=say), sample, say)
+    say(f"suggested preset: {suggest_preset(len(plan.images.train), sample.median_px)}")
 
 
 def suggest_preset(num_images: int, median_px: float) -> str:
@@ -79,9 +77,9 @@ def _check_writable(root: Storage) -> None:
         ) from error
 
 
-def _say_experiment(ready: Prepared, say: Say) -> None:
+def _say_experiment(plan: Plan, say: Say) -> None:
     """Name what is trained, how, and how long."""
-    config, num_rows = ready.config, len(ready.source.train_rows)
+    config, num_rows = plan.config, plan.num_rows
     optim, model = config.optim, config.model
     say(f"method: {config.method.name}; {_fields(config.method)}")
     init = f", beginning from {model.init}" if model.init else ""
@@ -94,7 +92,7 @@ def _say_experiment(ready: Prepared, say: Say) -> None:
     )
     say(
         f"run: {num_rows:,} images, {optim.epochs:g} epochs of {num_rows / optim.global_batch_size:,.1f} steps; "
-        f"{last_step(config, num_rows):,} steps of {optim.global_batch_size} images in {optim.bn_groups} BatchNorm groups; "
+        f"{plan.last_step:,} steps of {optim.global_batch_size} images in {optim.bn_groups} BatchNorm groups; "
         f"evaluated every {config.eval.every_steps:,} steps"
     )
 
@@ -105,9 +103,9 @@ def _fields(settings: object) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None)
 
 
-def _say_cost(ready: Prepared, job: Job, sample: Sample, say: Say) -> None:
+def _say_cost(plan: Plan, job: Job, sample: Sample, say: Say) -> None:
     """Say what the run would take, as far as this machine can tell."""
-    config = ready.config
+    config = plan.config
     size = measure_size(config, job.num_rows, worker_device(job.uses_gpu))
     say(
         f"checkpoint: about {size.checkpoint / 1e6:,.0f} MB ({size.parameters / 1e6:.1f} million weights in the encoder)"
@@ -117,7 +115,7 @@ def _say_cost(ready: Prepared, job: Job, sample: Sample, say: Say) -> None:
         f"memory, estimated: {(size.training + size.all_activations) / 1e9:,.1f} GB for one worker with all of the batch"
         f"{one_group if size.can_be_cut else '; in micro-batches it cannot be trained'}"
     )
-    network_s = measure_step(job, ready.source.train_rows[: config.optim.global_batch_size])
+    network_s = measure_step(job, plan.source.train_rows[: config.optim.global_batch_size])
     cores = max(1, (os.cpu_count() or 1) - (not job.uses_gpu))
     data_s = sample.seconds_an_image * config.optim.global_batch_size / cores
     step_s = max(network_s, data_s)

@@ -18,7 +18,6 @@ from moco_ray.core.method import Setting
 from moco_ray.core.optim import build_optimizer
 from moco_ray.core.precision import autocast_of, has_bfloat16, weights_of
 from moco_ray.tasks.job import Job
-from moco_ray.tasks.learner import build_learner
 
 _BUDGET_S = 3.0  # for the step that is measured
 _MOMENTS = {"sgd": 1, "lars": 1, "adamw": 2}  # numbers that an optimizer keeps for each weight
@@ -34,7 +33,7 @@ class Size:
     training: int
     """Of weights, gradients, optimizer and kept keys in a worker's memory."""
     activations: int
-    """Of what the backward pass of one BatchNorm group through each trunk needs, beside that."""
+    """Of what the backward pass of one BatchNorm group through each query module needs, beside that."""
     all_activations: int
     """Of what that of the whole batch needs, with all views that have gradients."""
     can_be_cut: bool
@@ -52,10 +51,9 @@ def measure_size(config: Config, num_images: int, device: torch.device) -> Size:
         device: Where it would train, on which an automatic dtype depends.
     """
     dtype = weights_of(config.run.dtype)
-    no_rows = np.arange(0)
     with torch.device("meta"):
         encoder = build_encoder(config.model, config.views.crop_px)
-        setting = Setting(seed=0, model=config.model, num_images=num_images, held_out_rows=no_rows)
+        setting = Setting(seed=0, model=config.model, num_images=num_images)
         method = config.method.build(encoder, setting).to(dtype)
         images = torch.empty(config.optim.group_size, 3, config.views.crop_px, config.views.crop_px, dtype=dtype)
     optimizer = build_optimizer(method.trained(), config.optim)
@@ -79,11 +77,11 @@ def measure_size(config: Config, num_images: int, device: torch.device) -> Size:
     batch = resident_batch(
         no_pixels, no_pixels, np.arange(len(no_pixels)), step=0, seed=0, num_groups=1, shuffle_bn=False
     )
-    views = sum(len(images) for images in method.images(batch)) // config.optim.group_size
+    views = sum(len(images) for images in method.query_images(batch)) // config.optim.group_size
     return Size(
         checkpoint=checkpoint,
         training=checkpoint + learned,
-        activations=activations * len(method.trunks()),
+        activations=activations * len(method.query_modules()),
         all_activations=activations * views * config.optim.bn_groups,
         can_be_cut=config.method.batch_norm == "group" or not has_batch_norm(encoder.backbone),
         parameters=sum(parameter.numel() for parameter in method.query_encoder.parameters()),
@@ -102,7 +100,7 @@ def measure_step(job: Job, rows: np.ndarray) -> float:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
     try:
         few = replace(config, optim=replace(config.optim, global_batch_size=_FEW, bn_groups=1))
-        learner = build_learner(replace(job, config=few), None)
+        learner = job.task.build(replace(job, config=few), None)
         images = np.random.default_rng(0).integers(
             0, 256, (2, config.optim.group_size, config.views.crop_px, config.views.crop_px, 3), dtype=np.uint8
         )
@@ -119,7 +117,7 @@ def measure_step(job: Job, rows: np.ndarray) -> float:
                 shuffle_bn=config.method.shuffles_keys,
             )
             start = time.monotonic()
-            learner.step(batch, lr=0.0).values()  # reading the values waits for a GPU
+            learner.step(batch, lr=0.0, progress=0.0).values()  # reading the values waits for a GPU
             return time.monotonic() - start
 
         seconds(_FEW)  # the first one warms up

@@ -1,4 +1,4 @@
-"""What a run and its dry run have in common: everything is looked at and checked before anything starts."""
+"""The plan of a run: everything is looked at, checked and decided before anything starts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from dataclasses import dataclass, replace
 from moco_ray.config import Config, experiment_differences, from_json
 from moco_ray.data.blocks import Source, StreamSpec
 from moco_ray.data.manifest import Images
-from moco_ray.driver.images.kept import RunImages, check_method, images_of_run, mended_rows
+from moco_ray.driver.images.kept import RunImages, check_same_images, images_of_run, mended_rows
 from moco_ray.driver.images.listing import (
-    decide,
     last_step,
     list_images,
     make_source,
     row_options,
     run_eval_set,
-    warn,
     warn_of_mixing,
 )
 from moco_ray.driver.naming import check_name, check_preset
@@ -28,19 +26,23 @@ from moco_ray.run_folder.checkpoint_files import checkpoint_steps
 from moco_ray.run_folder.interruptions import INTERRUPTIONS
 from moco_ray.run_folder.metrics import stored_lines
 from moco_ray.storage.checks import check_access
-from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
+from moco_ray.storage.storage import Storage, resolve_storage_options
 from moco_ray.tasks.job import Job
-from moco_ray.tasks.network import check_network, initial_weights
+from moco_ray.tasks.task import Task
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class Plan:
     """A run that was checked: all that is known of it before anything starts."""
 
+    task: Task
+    """What it trains."""
     config: Config
     """With every automatic value decided."""
+    run: Storage
+    """Its folder."""
     old: Config | None
     """What its folder says, if the run exists already."""
     kept: RunImages | None
@@ -51,40 +53,58 @@ class Prepared:
     """Those to train on, in their order."""
     eval_set: EvalSet
     """Those to evaluate on."""
-    weights: bytes | None
-    """Those to start from, if some were named."""
+    initial_weights: bytes | None
+    """What the task has read to start from."""
 
-    def job(
-        self, run: Storage, run_uri: str, run_options: StorageOptions, *, uses_gpu: bool, lease_owner: str, say: Say
-    ) -> Job:
+    @property
+    def folder(self) -> str:
+        """The run's folder, as a URI or an absolute path."""
+        return self.run.uri(self.run.root)
+
+    @property
+    def num_rows(self) -> int:
+        """Images to train on."""
+        return len(self.source.train_rows)
+
+    @property
+    def last_step(self) -> int:
+        """Steps of the run."""
+        return last_step(self.config, self.num_rows)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run exists, with the images that it has."""
+        return self.old is not None and not (self.kept and (self.kept.changes or self.kept.begins_anew))
+
+    def job(self, *, uses_gpu: bool, lease_owner: str, say: Say) -> Job:
         """What its workers are told."""
         manifest, kept = self.images.train, self.kept
         return Job(
+            task=self.task,
             config=self.config,
-            spec=stream_spec(self.config),
-            num_rows=len(self.source.train_rows),
-            held_out_rows=manifest.other_rows(self.source.train_rows),
+            spec=stream_spec(self.task, self.config),
+            num_rows=self.num_rows,
             manifest_digest=manifest.digest,
             former_digests=manifest.former_digests,
             listed_at_step=kept.listed_at_step if kept else 0,
-            mended_rows=mended_rows(run, manifest, self.config, self.source.options, say) if kept else frozenset(),
-            last_step=last_step(self.config, len(self.source.train_rows)),
-            run_uri=run_uri,
-            run_options=run_options,
-            initial_weights=self.weights,
+            mended_rows=mended_rows(self.run, manifest, self.config, self.source.options, say) if kept else frozenset(),
+            last_step=self.last_step,
+            run_uri=self.folder,
+            run_options=self.run.options,
+            initial_weights=self.initial_weights,
             eval_set=self.eval_set,
             uses_gpu=uses_gpu,
             lease_owner=lease_owner,
         )
 
 
-def prepare(config: Config, folder: str, run: Storage, say: Say) -> Prepared:
+def make_plan(task: Task, config: Config, run: Storage, say: Say) -> Plan:
     """Look at the images and check all that needs no workers; writes nothing.
 
     Args:
+        task: What to train.
         config: With a name.
-        folder: The run's folder, for messages.
-        run: The same; it need not exist.
+        run: The run's folder; it need not exist.
         say: Prints a line for the user.
 
     Raises:
@@ -92,35 +112,46 @@ def prepare(config: Config, folder: str, run: Storage, say: Say) -> Prepared:
     """
     old = _stored_config(run)
     if old is None:
-        _check_empty(run, folder)
+        _check_empty(run)
     else:
         say("this run exists: going on with it")
         stored_lines(run, INTERRUPTIONS)  # damaged, it would only stop the workers
         if not config.data.relist:  # soon, as what follows would speak of the new values
-            _check_experiment(old, config, folder, passes_automatic=True)
+            _check_experiment(old, config, run, passes_automatic=True)
         if config.run.dtype == "auto":
             config = replace(config, run=replace(config.run, dtype=old.run.dtype))
-    weights = _weights(config, run, say)
-    data_options = resolve_storage_options(config.data.uri, config.data.storage_options)
+    task.check(config)
+    weights = _initial_weights(task, config, run, say)
     kept = images_of_run(run, old, config, say) if old is not None else None
-    images = kept.images if kept else list_images(config, data_options, say)
-    access = row_options(images.train, config)
+    images = kept.images if kept else list_images(config, say)
     for manifest in (images.train, images.test):
         if manifest is not None:  # a list may name another server than its own
             check_access(manifest.first_uri, row_options(manifest, config))
-    source = make_source(config, images.train, access)
-    config = decide(config, kept.decided_rows if kept else len(source.train_rows))
+    source = make_source(config, images.train)
+    num_rows = len(source.train_rows)
+    config = task.resolve(config, kept.decided_rows if kept else num_rows)
     if old is not None and not (kept and kept.begins_anew):
-        _check_experiment(old, config, folder)
-    if kept is not None:
-        check_method(kept, config)
-    warn(config, len(source.train_rows), say)
+        _check_experiment(old, config, run)
+    if kept is not None and task.needs_same_images(config):
+        check_same_images(kept, config)
+    for text in [*task.warnings(config, source), *_warnings_of_schedule(config)]:
+        say(f"warning: {text}")
     if old is None:
         warn_of_mixing(source, config.optim.global_batch_size, say)
     eval_set = run_eval_set(config, images)
     for line in describe_eval_set(eval_set, config.eval, images.train, source.train_rows):
         say(line)
-    return Prepared(config=config, old=old, kept=kept, images=images, source=source, eval_set=eval_set, weights=weights)
+    return Plan(
+        task=task,
+        config=config,
+        run=run,
+        old=old,
+        kept=kept,
+        images=images,
+        source=source,
+        eval_set=eval_set,
+        initial_weights=weights,
+    )
 
 
 def with_name(config: Config) -> Config:
@@ -139,25 +170,24 @@ def with_name(config: Config) -> Config:
     return replace(config, run=replace(config.run, name=name))
 
 
-def folder_of(config: Config, options: StorageOptions) -> str:
-    """The folder of a run that has a name, as a URI or an absolute path."""
-    root = Storage.open(config.run.storage_path, options)
-    return root.uri(root.join(str(config.run.name)))
+def open_run(config: Config) -> Storage:
+    """The folder of a run that has a name; it need not exist."""
+    path = config.run.storage_path
+    return Storage.open(path, resolve_storage_options(path, config.run.storage_options)).child(str(config.run.name))
 
 
-def stream_spec(config: Config) -> StreamSpec:
+def stream_spec(task: Task, config: Config) -> StreamSpec:
     """The stream of a run."""
     return StreamSpec(
         seed=config.run.seed,
         global_batch_size=config.optim.global_batch_size,
         num_groups=config.optim.bn_groups,
-        shuffle_bn=config.method.shuffles_keys,
-        views=config.views,
+        maker=task.maker(config),
         max_pixels=config.data.max_pixels,
     )
 
 
-def _check_empty(run: Storage, folder: str) -> None:
+def _check_empty(run: Storage) -> None:
     """Make sure that a run that begins overwrites none of which only the configuration was lost.
 
     Raises:
@@ -165,8 +195,8 @@ def _check_empty(run: Storage, folder: str) -> None:
     """
     if steps := _checkpoints(run):
         raise ValueError(
-            f"{folder} holds checkpoints, up to step {steps[-1]:,}, and no {CONFIG}: put back what a copy has left out, or "
-            "begin another run with another --run.name"
+            f"{run.uri(run.root)} holds checkpoints, up to step {steps[-1]:,}, and no {CONFIG}: put back what a copy has left "
+            "out, or begin another run with another --run.name"
         )
 
 
@@ -175,7 +205,7 @@ def _checkpoints(run: Storage) -> list[int]:
     return checkpoint_steps(run) if run.exists(run.root) else []
 
 
-def _check_experiment(old: Config, new: Config, folder: str, *, passes_automatic: bool = False) -> None:
+def _check_experiment(old: Config, new: Config, run: Storage, *, passes_automatic: bool = False) -> None:
     """Make sure that a run goes on as it began.
 
     Raises:
@@ -187,26 +217,41 @@ def _check_experiment(old: Config, new: Config, folder: str, *, passes_automatic
     if old.preset != new.preset:
         differences.insert(0, f"the preset was {old.preset}, now {new.preset}")
     raise ValueError(
-        f"run {new.run.name} in {folder} is another experiment: {'; '.join(differences)}. Use the old values to resume it, or "
-        "another --run.name"
+        f"run {new.run.name} in {run.uri(run.root)} is another experiment: {'; '.join(differences)}. Use the old values to "
+        "resume it, or another --run.name"
     )
 
 
-def _weights(config: Config, run: Storage, say: Say) -> bytes | None:
+def _initial_weights(task: Task, config: Config, run: Storage, say: Say) -> bytes | None:
     """The weights to start from. A run that has learned something since does not need them any more.
 
     Raises:
-        ValueError: There is no such network, or the weights cannot be read or do not fit.
+        ValueError: They cannot be read, or do not fit.
         OSError: Their storage does not answer.
     """
-    encoder = check_network(config)
     try:
-        return initial_weights(config, encoder, say)
+        return task.initial_weights(config)
     except (ValueError, OSError) as error:
         if not _checkpoints(run):
             raise
         say(f"model.init cannot be read any more ({error}); the run goes on from its checkpoint without it")
         return None
+
+
+def _warnings_of_schedule(config: Config) -> list[str]:
+    """What a user should know of a learning rate that does not do what it seems to."""
+    optim, warnings = config.optim, []
+    if optim.warmup_epochs >= optim.epochs:
+        warnings.append(
+            f"optim.warmup-epochs {optim.warmup_epochs:g} of optim.epochs {optim.epochs:g}: the learning rate never "
+            "leaves the warm-up; use a shorter one"
+        )
+    if optim.schedule == "milestones" and all(milestone >= optim.epochs for milestone in optim.milestones):
+        warnings.append(
+            f"optim.milestones {', '.join(map(str, optim.milestones))} lie beyond optim.epochs {optim.epochs:g}: the "
+            "learning rate never falls; use earlier ones or --optim.schedule cosine"
+        )
+    return warnings
 
 
 def _stored_config(run: Storage) -> Config | None:

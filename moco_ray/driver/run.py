@@ -1,4 +1,4 @@
-"""Pretraining from the driver's side: check everything, then train, then say what there is."""
+"""A run from its driver's side: check everything, then train, then say what there is."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import shlex
 import time
 from collections.abc import Callable
 
-from moco_ray.cluster.connection import disconnect, is_connected
+from moco_ray.cluster.connection import disconnect
+from moco_ray.cluster.store import is_connected
 from moco_ray.cluster.workers import choose_workers
 from moco_ray.config import Config
-from moco_ray.driver.failure import RunFailed
 from moco_ray.driver.finished import RunResult as RunResult
-from moco_ray.driver.finished import finished_run
+from moco_ray.driver.finished import finished_run, result_of
 from moco_ray.driver.images.kept import adopt
-from moco_ray.driver.launch import run_in_this_process, run_on_ray
+from moco_ray.driver.launch import launch
 from moco_ray.driver.naming import forget_claims, take_name
-from moco_ray.driver.paths import check_paths, check_visible
-from moco_ray.driver.plan import folder_of, prepare, with_name
-from moco_ray.run_folder.begin import CONFIG, found_run
+from moco_ray.driver.paths import check_paths
+from moco_ray.driver.plan import Plan, make_plan, open_run, with_name
+from moco_ray.run_folder.begin import begin_run
 from moco_ray.run_folder.checkpoint_files import checkpoint_steps
 from moco_ray.run_folder.lease import Lease, hold_run
 from moco_ray.run_folder.metrics import join_parts
 from moco_ray.storage.checks import check_writable
-from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
-from moco_ray.tasks.job import Job, Outcome
-from moco_ray.weights.encoder_file import load_encoder
+from moco_ray.tasks.job import RunFailed
+from moco_ray.tasks.pretraining import PRETRAINING
+from moco_ray.tasks.task import Task
 from moco_ray.worker.runtime import Pulse
 
 _STOPPED = "stopped; the command at the top resumes this run from its last checkpoint"
@@ -47,23 +47,28 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
         RunFailed: The cluster failed again and again; the same call goes on.
         OSError: The storage did, likewise.
     """
+    return train(PRETRAINING, config, say=say, resume_command=resume_command)
+
+
+def train(task: Task, config: Config, *, say: Say = print, resume_command: str | None = None) -> RunResult:
+    """Train what a task says, or go on with the run of that name; arguments and errors as of `pretrain`."""
     check_paths(config)
     config = with_name(take_name(config))
     name = str(config.run.name)
     command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=shlex.quote(name))
     say(f"run {name}; to resume it: {command}")
     try:
-        return _attempts(config, say)
+        return _attempts(task, config, say)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_STOPPED) from None
 
 
-def _attempts(config: Config, say: Say) -> RunResult:
+def _attempts(task: Task, config: Config, say: Say) -> RunResult:
     pulse = Pulse()
     is_ours = not is_connected()  # a connection of the caller's stays
     for attempt in range(config.run.retries + 1):
         try:
-            return _attempt(config, pulse, say, is_first=attempt == 0)
+            return _attempt(task, config, pulse, say, is_first=attempt == 0)
         except (RunFailed, OSError) as error:
             if attempt == config.run.retries:
                 raise
@@ -76,86 +81,55 @@ def _attempts(config: Config, say: Say) -> RunResult:
     raise AssertionError
 
 
-def _attempt(config: Config, pulse: Pulse, say: Say, *, is_first: bool) -> RunResult:
+def _attempt(task: Task, config: Config, pulse: Pulse, say: Say, *, is_first: bool) -> RunResult:
     """Go on with the run from where its folder stands, to its end."""
-    run_options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
-    folder = folder_of(config, run_options)
-    run = Storage.open(folder, run_options)
+    run = open_run(config)
     if is_first:  # later on, a folder that cannot be written to has failed: it is no mistake of the user
         check_writable(run)
-    say(f"results go to {folder}")
+    say(f"results go to {run.uri(run.root)}")
     with hold_run(run, say, lambda: pulse.newest) as lease:
         forget_claims(run)
-        return _train(config, folder, run, run_options, lease, pulse, say, is_first=is_first)
+        plan = make_plan(task, config, run, say)
+        if plan.goes_on and (result := finished_run(plan, say)) is not None:
+            return result
+        return _train(plan, lease, pulse, say, is_first=is_first)
 
 
-def _train(
-    config: Config,
-    folder: str,
-    run: Storage,
-    run_options: StorageOptions,
-    lease: Lease,
-    pulse: Pulse,
-    say: Say,
-    *,
-    is_first: bool,
-) -> RunResult:
-    ready = prepare(config, folder, run, say)
-    config, source = ready.config, ready.source
-    goes_on = ready.old is not None and not (ready.kept and (ready.kept.changes or ready.kept.begins_anew))
-    if goes_on and (result := finished_run(config, run, folder, len(source.train_rows), say)) is not None:
-        return result
+def _train(plan: Plan, lease: Lease, pulse: Pulse, say: Say, *, is_first: bool) -> RunResult:
+    """Train to the last step, and say what there is."""
     try:
-        workers = choose_workers(config, say)
+        workers = choose_workers(plan.config, say)
     except ValueError as error:
         if is_first:
             raise
         raise RunFailed(f"the cluster is not what it was: {error}") from error
-    if ready.kept is not None and ready.old is not None:
-        adopt(run, ready.kept, ready.old, config, say)
-    job = ready.job(run, folder, run_options, uses_gpu=workers.uses_gpu, lease_owner=lease.owner, say=say)
-    if ready.old is None:
-        found_run(run, config, ready.images)
+    if plan.kept is not None and plan.old is not None:
+        adopt(plan.run, plan.kept, plan.old, plan.config, say)
+    job = plan.job(uses_gpu=workers.uses_gpu, lease_owner=lease.owner, say=say)
+    if plan.old is None:
+        begin_run(plan.run, plan.config, plan.images)
     start = time.monotonic()
     try:
-        if workers.most == 0:
-            outcome = run_in_this_process(job, source, pulse, lease.before, say)
-        else:
-            check_visible(run.join(CONFIG) if run.protocol == "file" else None, config, ready.images.train)
-            outcome = run_on_ray(job, source, workers, pulse, lease.before, say)
+        outcome = launch(plan, job, workers, pulse, lease.before, say)
     except KeyboardInterrupt:
-        _leave(run, folder, say)
+        _leave(plan, say)
         raise
-    return _conclude(outcome, job, run, time.monotonic() - start, config.run.storage_options, say)
-
-
-def _leave(run: Storage, folder: str, say: Say) -> None:
-    """Of a run that is stopped: join its metrics where that is quick, and say how to use what there is."""
-    with contextlib.suppress(Exception):  # whoever stops a run wants it to end
-        if run.protocol == "file":
-            run.write_bytes(run.join("metrics.jsonl"), join_parts(run, say))
-        if checkpoint_steps(run):
-            say(f"to use what it has learned so far: python jobs/export.py {shlex.quote(folder)}")
-
-
-def _conclude(
-    outcome: Outcome, job: Job, run: Storage, seconds: float, storage_options: str | None, say: Say
-) -> RunResult:
     if outcome.error is not None:
         raise ValueError(outcome.error)
     if outcome.failure is not None:
         raise RunFailed(outcome.failure)
-    encoder = f"{job.run_uri}/encoder.safetensors"
-    from moco_ray.report.run_report import illustrate  # here, because matplotlib takes half a second to import
+    usage = plan.task.conclude(job, plan.run)
+    say(f"done: {outcome.step:,} steps, {time.monotonic() - start:,.0f} s in this session; results in {plan.folder}")
+    for line in usage:
+        say(line)
+    return result_of(plan, outcome.step, outcome.summary or {})
 
-    try:
-        pictures = illustrate(job.config, run, load_encoder(encoder, storage_options), job.eval_set)
-        say(f"pictures: {', '.join(run.uri(path) for path in pictures)}")
-    except Exception as error:  # a picture is no reason to lose a finished run
-        say(f"warning: the pictures could not be drawn ({type(error).__name__}: {error})")
-    say(f"done: {outcome.step:,} steps, {seconds:,.0f} s in this session; results in {job.run_uri}")
-    say("to use the encoder:")
-    say("    import moco_ray")
-    say(f"    encoder = moco_ray.load_encoder({encoder!r})")
-    say("    features = encoder(images)  # images: (N, 3, H, W), standardised as moco_ray.encoder_info says")
-    return RunResult(folder=job.run_uri, encoder=encoder, step=outcome.step, metrics=outcome.summary or {})
+
+def _leave(plan: Plan, say: Say) -> None:
+    """Of a run that is stopped: join its metrics where that is quick, and say how to use what there is."""
+    run = plan.run
+    with contextlib.suppress(Exception):  # whoever stops a run wants it to end
+        if run.protocol == "file":
+            run.write_bytes(run.join("metrics.jsonl"), join_parts(run, say))
+        if checkpoint_steps(run):
+            say(f"to use what it has learned so far: python jobs/export.py {shlex.quote(plan.folder)}")

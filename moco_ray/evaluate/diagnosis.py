@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,8 @@ class Learning:
 
     loss: float | None
     """The newest training loss."""
-    temperature: float
-    """Of the method."""
+    temperature: float | None
+    """Of the method's softmax; None without one."""
     effective_lr: float
     """The learning rate for the batch, at its highest."""
     moved: float | None
@@ -62,16 +63,17 @@ def diagnose(line: Mapping[str, Any], learning: Learning) -> dict[str, str]:
             f"effective learning rate of {learning.effective_lr:.1e} is too low; raise optim.lr, or check the schedule"
         }
     has_no_loss = learning.loss is not None and learning.loss < _NO_LOSS
-    if learning.temperature < _SENSELESS_TEMPERATURE or (has_no_loss and learning.temperature < _SMALL_TEMPERATURE):
+    temperature = math.inf if learning.temperature is None else learning.temperature
+    if temperature < _SENSELESS_TEMPERATURE or (has_no_loss and temperature < _SMALL_TEMPERATURE):
         loss = "" if learning.loss is None else f" (the loss is {learning.loss:.4g})"
         return {
-            "temperature": f"divided by method.temperature {learning.temperature:g} the smallest difference of two similarities "
+            "temperature": f"divided by method.temperature {temperature:g} the smallest difference of two similarities "
             f"decides, and nothing is left to learn{loss}; use 0.05 to 1"
         }
     if -line.get("eval/uniformity", -1.0) < _NO_SPREAD:
         cure = (
-            f"raise method.temperature, which is {learning.temperature:g}, to 0.07 or more"
-            if learning.temperature < _SMALL_TEMPERATURE
+            f"raise method.temperature, which is {temperature:g}, to 0.07 or more"
+            if temperature < _SMALL_TEMPERATURE
             else f"lower the learning rate (effective {learning.effective_lr:g}) or warm up (optim.warmup-epochs)"
         )
         seen = f"all images have nearly the same embedding (uniformity {line['eval/uniformity']:.0e}, RankMe {line['eval/rankme']:.1f})"

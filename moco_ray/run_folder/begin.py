@@ -33,7 +33,7 @@ def write_images(run: Storage, images: Images) -> None:
         images.test.write(run, run.join(EVAL_MANIFEST))
 
 
-def found_run(run: Storage, config: Config, images: Images) -> None:
+def begin_run(run: Storage, config: Config, images: Images) -> None:
     """Write what every run's folder holds from the start.
 
     Args:

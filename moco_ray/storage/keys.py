@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 import time
+import uuid
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
-
-from moco_ray.storage import shared_keys
+from typing import Any, Protocol
 
 _OWN_SHARE, _OTHERS_SHARE = (
     0.7,
@@ -39,6 +39,19 @@ class Keys:
     def fingerprint(self) -> str:
         """Tells keys from others and says nothing of them."""
         return hashlib.sha256(f"{self.access_key}\n{self.secret}\n{self.token}".encode()).hexdigest()[:16]
+
+
+class KeyStore(Protocol):
+    """Where the processes of a run find what its driver shares: that of their cluster."""
+
+    def get(self, name: str) -> bytes | None:
+        """Read a value; None if there is none."""
+
+    def put(self, name: str, value: bytes) -> None:
+        """Replace a value."""
+
+    def delete(self, name: str) -> None:
+        """Delete a value, if there is one."""
 
 
 class KeyRing:
@@ -129,15 +142,26 @@ def _within(patience_s: float, work: Callable[[], Keys | None]) -> Keys | None:
 
 
 class _Rings:
-    """The rings of this process: by name, and by what their own provider is found with."""
+    """The rings of this process: by name, and by what their own provider is found with; and where it shares them."""
 
     def __init__(self) -> None:
+        self.store: KeyStore | None = None
         self.lock = threading.RLock()
         self.by_name: dict[str, KeyRing] = {}
         self.by_provider: dict[Hashable, KeyRing] = {}
 
 
 _RINGS = _Rings()
+
+
+def share_through(store: KeyStore) -> None:
+    """From now on keys are shared through this store, which pickled storage options carry to other processes."""
+    _RINGS.store = store
+
+
+def shared_store() -> KeyStore | None:
+    """Where this process shares keys; None as long as it has no cluster."""
+    return _RINGS.store
 
 
 def own_ring(provider: Hashable, ask: Callable[[], Keys | None], *, waits: bool) -> KeyRing | None:
@@ -160,30 +184,42 @@ def own_ring(provider: Hashable, ask: Callable[[], Keys | None], *, waits: bool)
         if keys is None:
             return None
         if ring is None or ring.current != keys:
-            ring = KeyRing(shared_keys.new_name(), keys, lambda _: ask(), is_own=True, waits=waits)
+            ring = KeyRing(uuid.uuid4().hex, keys, lambda _: ask(), is_own=True, waits=waits)
             _RINGS.by_provider[provider] = _RINGS.by_name[ring.name] = ring
         return ring
 
 
-def ring_of(name: str, first: Keys) -> KeyRing:
+def ring_of(name: str, first: Keys, store: KeyStore | None) -> KeyRing:
     """The ring of that name in this process; in one that has no provider, what the driver shares.
 
     Args:
         name: Of the ring on the driver.
         first: The keys to begin with.
+        store: Where the driver shares them; None: nowhere.
     """
     with _RINGS.lock:
         if name not in _RINGS.by_name:
-            _RINGS.by_name[name] = KeyRing(name, first, lambda old: _shared(name, old), is_own=False, waits=True)
+            _RINGS.by_name[name] = KeyRing(name, first, lambda old: _shared(name, old, store), is_own=False, waits=True)
         return _RINGS.by_name[name]
 
 
-def _shared(name: str, old: Keys) -> Keys | None:
-    values = shared_keys.read(name)
-    keys = Keys(**values) if values else None
+def _shared(name: str, old: Keys, store: KeyStore | None) -> Keys | None:
+    """What the driver shares now; where that is nothing new, it is told that the old keys are refused or about to expire."""
+    if store is None:
+        return None
+    content = store.get(_published(name))
+    keys = Keys(**json.loads(content)) if content else None
     if keys is None or keys == old:
-        shared_keys.ask_for_others(name, old.fingerprint)
+        store.put(_refused(name), old.fingerprint.encode())
     return keys
+
+
+def _published(name: str) -> str:
+    return f"keys-{name}/keys"
+
+
+def _refused(name: str) -> str:
+    return f"keys-{name}/refused"
 
 
 @contextmanager
@@ -204,7 +240,8 @@ def sharing(rings: Iterable[KeyRing | None]) -> Iterator[None]:
         while True:
             for ring in own:
                 with suppress(Exception):  # a head that is slow to answer; there is a next time
-                    _share(ring, last_s)
+                    if (store := shared_store()) is not None:  # the cluster may still be starting
+                        _share(ring, store, last_s)
             if ended.wait(_SHARE_EVERY_S):
                 return
 
@@ -217,17 +254,19 @@ def sharing(rings: Iterable[KeyRing | None]) -> Iterator[None]:
         thread.join(_JOIN_S)
         for ring in own:
             with suppress(Exception):
-                shared_keys.forget(ring.name)
+                if (store := shared_store()) is not None:
+                    store.delete(_published(ring.name))
+                    store.delete(_refused(ring.name))
 
 
-def _share(ring: KeyRing, last_s: dict[str, float]) -> None:
+def _share(ring: KeyRing, store: KeyStore, last_s: dict[str, float]) -> None:
     """Renew keys if need be, and publish those that are new, or that were published long ago."""
     before = ring.current
     ring.renew_if_due()
-    if shared_keys.refused(ring.name) == ring.current.fingerprint:
+    if store.get(_refused(ring.name)) == ring.current.fingerprint.encode():
         ring.replace(ring.current)
     if ring.current != before or time.monotonic() - last_s.get(ring.name, float("-inf")) > _PUT_AGAIN_S:
         keys = ring.current
         values = {"access_key": keys.access_key, "secret": keys.secret, "token": keys.token}
-        shared_keys.write(ring.name, {**values, "expires_at": keys.expires_at})
+        store.put(_published(ring.name), json.dumps({**values, "expires_at": keys.expires_at}).encode())
         last_s[ring.name] = time.monotonic()

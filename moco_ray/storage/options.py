@@ -12,7 +12,7 @@ from typing import Any
 from moco_ray.config.paths import local_path
 from moco_ray.storage import keys
 from moco_ray.storage import s3 as s3_files
-from moco_ray.storage.keys import KeyRing, Keys
+from moco_ray.storage.keys import KeyRing, Keys, KeyStore
 from moco_ray.storage.uris import ARCHIVES, CACHES, HTTP, S3, shown, split_uri
 
 # Options of S3 that no other file system knows, but that stand beside the addresses of others in a list or a command.
@@ -32,6 +32,12 @@ class StorageOptions:
     """Name of the keys, where other ones may take their place; those of `values` are the first of them."""
     expires_at: float | None = field(default=None, repr=False)
     """When the first keys end, in seconds since 1970."""
+    _store: KeyStore | None = field(default=None, repr=False, compare=False)
+    """Where other processes find newer keys; it comes along where these options are sent there."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is sent to another process."""
+        return {**self.__dict__, "_store": self._store or keys.shared_store()}
 
     def __repr__(self) -> str:
         """Names only."""
@@ -42,7 +48,7 @@ class StorageOptions:
         if self.ring is None:
             return None
         key, secret, token = (self.values.get(name) for name in ("key", "secret", "token"))
-        return keys.ring_of(self.ring, Keys(str(key), str(secret), token, self.expires_at))
+        return keys.ring_of(self.ring, Keys(str(key), str(secret), token, self.expires_at), self._store)
 
 
 def resolve_storage_options(uri: str, options: str | None) -> StorageOptions:

@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from moco_ray.cluster.connection import connect, is_connected
+from moco_ray.cluster.connection import connect
 from moco_ray.cluster.nodes import Node, can_start, fitting, give_back_nodes, has_autoscaler, living_nodes
+from moco_ray.cluster.store import is_connected
 from moco_ray.cluster.workers import Workers, choose_workers, has_gpus, trains_here
 from moco_ray.config import Config
 from moco_ray.sweep.config import SweepConfig

@@ -5,12 +5,12 @@ from __future__ import annotations
 from moco_ray.config import Config
 from moco_ray.config.field_paths import with_values
 from moco_ray.driver.estimate import measure_step
-from moco_ray.driver.images.listing import decide
 from moco_ray.driver.plan import stream_spec
 from moco_ray.storage.storage import StorageOptions
 from moco_ray.sweep.space import Space
 from moco_ray.sweep.state import SweepState
 from moco_ray.tasks.job import Job
+from moco_ray.tasks.pretraining import PRETRAINING
 from moco_ray.worker.progress import duration
 
 
@@ -25,7 +25,7 @@ def check_networks(space: Space, config: Config, num_rows: int) -> None:
             continue
         for value in [dimension.at(0.0), dimension.at(1.0)] if dimension.is_range else dimension.options:
             try:
-                decide(with_values(config, {dimension.path: value}), num_rows)
+                PRETRAINING.resolve(with_values(config, {dimension.path: value}), num_rows)
             except ValueError as error:
                 raise ValueError(f"--space {dimension.describe()}: {error}") from error
 
@@ -37,12 +37,12 @@ def say_time(state: SweepState, at_once: int) -> None:
         state: The sweep.
         at_once: Trials that run at the same time.
     """
-    config, train_rows, trials = state.decided, state.train_rows, state.num_trials
+    config, train_rows, trials = state.resolved, state.train_rows, state.num_trials
     job = Job(
+        task=PRETRAINING,
         config=config,
-        spec=stream_spec(config),
+        spec=stream_spec(PRETRAINING, config),
         num_rows=len(train_rows),
-        held_out_rows=state.manifest.other_rows(train_rows),
         manifest_digest=state.manifest.digest,
         last_step=state.last_step,
         run_uri="",

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from moco_ray.config import from_json, to_json
-from moco_ray.driver.failure import RunFailed
 from moco_ray.report.page import Row, Section, render_page
 from moco_ray.run_folder.begin import CONFIG
 from moco_ray.sweep.noise import describe_noise, untrained_value
@@ -18,6 +17,7 @@ from moco_ray.sweep.progress import number, shorten
 from moco_ray.sweep.records import Record, best_of
 from moco_ray.sweep.space import Space
 from moco_ray.sweep.state import SweepState
+from moco_ray.tasks.job import RunFailed
 
 BEST, REPORT = "best.json", "report.html"
 _SHOWN_REASONS = 3

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from moco_ray.config import Config, to_json
 from moco_ray.config.field_paths import with_values
 from moco_ray.data.manifest import Manifest
-from moco_ray.driver.images.listing import decide, last_step
+from moco_ray.driver.images.listing import last_step
 from moco_ray.evaluate.eval_set import EvalSet
 from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.sweep.config import SweepConfig
@@ -21,6 +21,7 @@ from moco_ray.sweep.progress import SweepProgress
 from moco_ray.sweep.records import Ledger, Record
 from moco_ray.sweep.space import Space
 from moco_ray.sweep.trial import Access
+from moco_ray.tasks.pretraining import PRETRAINING
 
 Say = Callable[[str], None]
 
@@ -33,8 +34,8 @@ class SweepState:
     """What is searched, and how."""
     config: Config
     """What all trials have in common."""
-    decided: Config
-    """The same with every automatic value decided."""
+    resolved: Config
+    """The same with every automatic value resolved."""
     space: Space
     """What is searched."""
     num_trials: int
@@ -64,12 +65,12 @@ class SweepState:
     @property
     def last_step(self) -> int:
         """Steps of a whole run."""
-        return last_step(self.decided, len(self.train_rows))
+        return last_step(self.resolved, len(self.train_rows))
 
     @property
     def images(self) -> int:
         """Images that a whole run sees, epoch after epoch."""
-        return self.last_step * self.decided.optim.global_batch_size
+        return self.last_step * self.resolved.optim.global_batch_size
 
     @property
     def has_ended(self) -> bool:
@@ -93,7 +94,7 @@ class SweepState:
             eval=replace(config.eval, max_time_fraction=1.0),  # decisions hang on every evaluation
             run=replace(config.run, storage_path=self.uri, name=record.name),
         )
-        return decide(config, len(self.train_rows))
+        return PRETRAINING.resolve(config, len(self.train_rows))
 
     def tune_config(self, record: Record, *, max_steps: int | None = None, begun_at: int = -1) -> dict[str, Any]:
         """What Tune hands to the process of a trial: plain values without credentials.

@@ -14,7 +14,7 @@ from rich.console import Console
 from moco_ray.cluster.connection import only_our_lines
 from moco_ray.config import Config, experiment_differences, from_json, to_json
 from moco_ray.driver.images.current import current_images
-from moco_ray.driver.images.listing import decide, last_step, list_images, make_source, row_options
+from moco_ray.driver.images.listing import last_step, list_images, make_source, row_options
 from moco_ray.driver.naming import check_name
 from moco_ray.driver.paths import check_paths
 from moco_ray.evaluate.eval_set import choose_eval_set
@@ -34,6 +34,7 @@ from moco_ray.sweep.search import num_trials, proposals
 from moco_ray.sweep.space import Space, check_metric, choose_metric, objective_warning, parse_space
 from moco_ray.sweep.state import SweepState
 from moco_ray.sweep.tune import asha, run_trials
+from moco_ray.tasks.pretraining import PRETRAINING
 
 _SWEEP = "sweep.json"
 _FEWEST_MEASUREMENTS = 3  # in a run, for ASHA to have something to decide on
@@ -186,7 +187,7 @@ def _prepare(
         stored = stored_images(storage)
         images, _ = current_images(stored, from_json(str(old["config"])), config, say)
     else:
-        images = list_images(config, resolve_storage_options(config.data.uri, config.data.storage_options), say)
+        images = list_images(config, say)
     access = row_options(images.train, config)
     eval_access = row_options(images.test, config) if images.test else access
     eval_set = choose_eval_set(
@@ -200,15 +201,15 @@ def _prepare(
     if images is not stored and not is_dry:
         write_images(storage, images)
         storage.write_bytes(path, json.dumps(definition, indent=1).encode())
-    train_rows = make_source(config, images.train, access).train_rows
-    decided = decide(config, len(train_rows))
+    train_rows = make_source(config, images.train).train_rows
+    resolved = PRETRAINING.resolve(config, len(train_rows))
     check_networks(space, config, len(train_rows))
     total = num_trials(space, settings.num_samples)
-    max_images = last_step(decided, len(train_rows)) * decided.optim.global_batch_size
+    max_images = last_step(resolved, len(train_rows)) * resolved.optim.global_batch_size
     return SweepState(
         sweep=settings,
         config=config,
-        decided=decided,
+        resolved=resolved,
         space=space,
         num_trials=total,
         metric=metric,
@@ -235,7 +236,7 @@ def _check_same(old: dict[str, object], new: dict[str, object], storage: Storage
 
 
 def _say_search(state: SweepState) -> None:
-    settings, say, total, every = state.sweep, state.say, state.num_trials, state.decided.eval.every_steps
+    settings, say, total, every = state.sweep, state.say, state.num_trials, state.resolved.eval.every_steps
     how = {"random": "chosen at random", "tpe": "chosen by TPE"}[settings.search]
     if settings.scheduler == "pbt":
         how = "drawn at random at first; later the worst trials take over those of the best, and change them"

@@ -19,13 +19,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from moco_ray.config import Config, from_json
-from moco_ray.driver.failure import RunFailed
-from moco_ray.driver.images.listing import decide
 from moco_ray.driver.run import pretrain
 from moco_ray.driver.signals import interrupt_on
-from moco_ray.run_folder.begin import found_run, is_run, stored_images
+from moco_ray.run_folder.begin import begin_run, is_run, stored_images
 from moco_ray.run_folder.lease import RunInUse
 from moco_ray.storage.storage import Storage, resolve_storage_options
+from moco_ray.tasks.job import RunFailed
+from moco_ray.tasks.pretraining import PRETRAINING
 
 _PATIENCE_S = 60.0
 
@@ -78,7 +78,7 @@ def _begin(task: Task, config: Config) -> None:
     if is_run(run):
         return
     images = stored_images(sweep)
-    found_run(run, decide(config, len(images.train.train_rows())), images)
+    begin_run(run, PRETRAINING.resolve(config, len(images.train.train_rows())), images)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import torch
 from moco_ray.config.run import RunConfig
 from moco_ray.core import collectives
 from moco_ray.core.precision import autocast_of, has_bfloat16
-from moco_ray.core.step import Learner
 from moco_ray.run_folder.checkpoint import State
 
 
@@ -27,11 +26,6 @@ def choose_dtype(config: RunConfig, restored: State | None, device: torch.device
     if restored is not None:
         return str(restored.get("dtype", "float32"))
     return "bfloat16" if collectives.all_reduce_min(int(has_bfloat16(device)), device) else "float32"
-
-
-def dtype_of(learner: Learner) -> str:
-    """The name of the dtype that a learner computes in."""
-    return str(learner.dtype).removeprefix("torch.")
 
 
 def words(config: RunConfig, dtype: str, devices: list[str], *, all_have_bfloat16: bool) -> list[str]:

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from moco_ray.config import Config
+from moco_ray.config import Config, to_json
 from moco_ray.data.blocks import StreamSpec
 from moco_ray.evaluate.eval_set import EvalSet
+from moco_ray.run_folder.checkpoint import State
 from moco_ray.storage.storage import StorageOptions
+from moco_ray.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """All that the workers of a run need to know. Picklable; holds credentials, so it is never printed."""
 
+    task: Task
+    """What is trained."""
     config: Config
     """The configuration, with every automatic value decided."""
     spec: StreamSpec
     """The stream."""
     num_rows: int
     """Images that training sees (n)."""
-    held_out_rows: NDArray[np.int64]
-    """Rows of the manifest that training does not see, ascending."""
     manifest_digest: str
     """Digest of the manifest."""
     former_digests: tuple[str, ...] = ()
@@ -40,13 +39,24 @@ class Job:
     run_options: StorageOptions
     """Access to the run's folder."""
     initial_weights: bytes | None
-    """State dict of the query encoder to start from, as torch.save writes it."""
+    """What the task has read to start from."""
     eval_set: EvalSet
     """Images to evaluate on."""
     uses_gpu: bool
     """Whether to train on a GPU."""
     lease_owner: str
     """Who must hold the run's lease for a checkpoint to be committed."""
+
+    def state(self, learned: State, step: int) -> State:
+        """What a checkpoint holds: what was learned, after so many steps of which run."""
+        return {
+            **learned,
+            "step": step,
+            "position": step * self.config.optim.global_batch_size,
+            "seed": self.config.run.seed,
+            "config": to_json(self.config),
+            "manifest_digest": self.manifest_digest,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,3 +71,7 @@ class Outcome:
     """What went wrong though the user did nothing wrong, again and again; None if all went well."""
     summary: dict[str, float] | None = None
     """Last values of the metrics, from rank 0."""
+
+
+class RunFailed(RuntimeError):
+    """The cluster or the storage failed again and again, for no reason that a user's input explains."""

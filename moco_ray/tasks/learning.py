@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -10,13 +10,14 @@ from torch import Tensor
 from moco_ray.evaluate.diagnosis import Learning, diagnose, norm_updates, relative_change, weights_of
 from moco_ray.run_folder.checkpoint import State
 from moco_ray.tasks.job import Job
+from moco_ray.tasks.task import Watch
 
 
-class LearningWatch:
+class LearningWatch(Watch):
     """Warns, once for each cause, where an evaluation shows that a run learns nothing. It never stops one."""
 
-    def __init__(self, job: Job, say: Callable[[str], None]) -> None:
-        self._job, self._say = job, say
+    def __init__(self, job: Job) -> None:
+        self._job = job
         self._start: Mapping[str, Tensor] | None = None  # weights; only until they can be compared with others
         self._moved: float | None = None
         self._norm_updates: int | None = None
@@ -30,8 +31,8 @@ class LearningWatch:
         elif self._start is not None:
             self._moved, self._start = relative_change(self._start, weights_of(state["method"])), None
 
-    def tell(self, line: dict[str, Any], loss: float | None) -> None:
-        """Warn of what an evaluation shows."""
+    def warnings(self, line: Mapping[str, Any], loss: float | None) -> list[str]:
+        """What an evaluation shows, each cause once."""
         config = self._job.config
         learning = Learning(
             loss=loss,
@@ -40,7 +41,6 @@ class LearningWatch:
             moved=self._moved if line["step"] > 0 else None,
             norm_updates=self._norm_updates,
         )
-        for cause, sentence in diagnose(line, learning).items():
-            if cause not in self._said:
-                self._said.add(cause)
-                self._say(f"warning: {sentence}")
+        found = {cause: text for cause, text in diagnose(line, learning).items() if cause not in self._said}
+        self._said |= found.keys()
+        return list(found.values())

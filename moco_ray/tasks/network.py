@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import logging
 
 import torch
 
@@ -16,7 +16,7 @@ from moco_ray.storage.storage import StorageOptions, resolve_storage_options
 from moco_ray.storage.uris import protocol_of
 from moco_ray.weights.initial_weights import load_initial_weights
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 def network_without_weights(config: Config) -> Encoder:
@@ -30,8 +30,8 @@ def network_without_weights(config: Config) -> Encoder:
     return build_without_weights(config.model, config.views.crop_px, num_images=num_images)
 
 
-def check_network(config: Config) -> Encoder:
-    """Build the encoder once, as every worker will.
+def check_network(config: Config) -> None:
+    """Refuse what cannot be trained.
 
     Raises:
         ValueError: There is no such network, it cannot take the crops, or the method cannot train it.
@@ -48,17 +48,10 @@ def check_network(config: Config) -> Encoder:
             f"batch, and {config.model.arch} has BatchNorm in its backbone, so no part of a batch can be computed alone; "
             "drop the flag and use more workers, or a ViT, which needs BatchNorm in its heads only"
         )
-    torch.manual_seed(config.run.seed)
-    return build_encoder(config.model, config.views.crop_px)
 
 
-def initial_weights(config: Config, encoder: Encoder, say: Say) -> bytes | None:
-    """The weights to start from as a state dict of the encoder, if some were named.
-
-    Args:
-        config: Of the run.
-        encoder: Gets them.
-        say: Is told what was loaded and what was not.
+def initial_weights(config: Config) -> bytes | None:
+    """The weights to start from as a state dict of the encoder, if some were named, and say what was loaded.
 
     Raises:
         ValueError: They cannot be read, or do not fit.
@@ -66,7 +59,9 @@ def initial_weights(config: Config, encoder: Encoder, say: Say) -> bytes | None:
     path = config.model.init
     if path is None:
         return None
-    say(load_initial_weights(encoder, path, options=_access(config, path)))
+    torch.manual_seed(config.run.seed)  # of what the file does not have
+    encoder = build_encoder(config.model, config.views.crop_px)
+    log.info(load_initial_weights(encoder, path, options=_access(config, path)))
     buffer = io.BytesIO()
     torch.save(encoder.state_dict(), buffer)
     return buffer.getvalue()

@@ -6,19 +6,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
-from moco_ray.core.encoders import Encoder, build_encoder
-from moco_ray.evaluate.measure import evaluate, no_word
 from moco_ray.run_folder.checkpoint import State
 from moco_ray.tasks.job import Job
+from moco_ray.tasks.task import Tell
 from moco_ray.worker.runtime import Runtime
 
 _FINISH_TIMEOUT_S = 600.0
 _TELL_EVERY_S = 5.0
-_QUERY_ENCODER = "query_encoder."
 
 Line = dict[str, Any]
+
+
+def no_word(done: int, total: int) -> None:
+    """Tell nobody how far an evaluation is."""
 
 
 class Evaluations:
@@ -49,9 +49,9 @@ class Evaluations:
         if any(line["step"] == step for line in self.lines) or step in self._running:
             return
         try:
-            state = _query_encoder(state)  # the rest is four times as much, and travels for nothing
+            state = self._job.task.measured(state)
             waits = self._job.config.eval.max_time_fraction == 1  # whoever decides on a measurement needs it now
-            poll = None if waits else self._runtime.submit(evaluate_state, self._job, state)
+            poll = None if waits else self._runtime.submit(measure, self._job, state)
         except Exception as error:
             self._warn(step, error)
             return
@@ -102,9 +102,10 @@ class Evaluations:
         return next((line for line in self.lines if line["step"] == 0), None)
 
     def best_step(self) -> int | None:
-        """The step with the best kNN accuracy so far."""
-        scored = [line for line in self.lines if "eval/knn_top1" in line and line["step"] > 0]
-        return max(scored, key=lambda line: line["eval/knn_top1"])["step"] if scored else None
+        """The step that was the best so far, by what the task judges by."""
+        best_by = self._job.task.best_by or ""
+        scored = [line for line in self.lines if best_by in line and line["step"] > 0]
+        return max(scored, key=lambda line: line[best_by])["step"] if scored else None
 
     def _may_run_inline(self, step: int) -> bool:
         if step in (0, self._job.last_step):  # before and after training they block nothing
@@ -125,7 +126,7 @@ class Evaluations:
     def _run_inline(self, step: int, state: State) -> None:
         start = time.monotonic()
         try:
-            self._add(step, evaluate_state(self._job, state, self._teller(step)))
+            self._add(step, measure(self._job, state, self._teller(step)))
         except Exception as error:
             self._warn(step, error)
         self._last_inline_s = time.monotonic() - start
@@ -155,23 +156,6 @@ class Evaluations:
         self._say(f"warning: the evaluation of step {step} failed ({type(error).__name__}: {error}); training goes on")
 
 
-def evaluate_state(job: Job, state: State, tell: Callable[[int, int], None] = no_word) -> dict[str, float]:
-    """Measure the query encoder of a checkpoint's state, on a GPU if this process has one."""
-    encoder = encoder_of(job, state)
-    if job.uses_gpu and torch.cuda.is_available():
-        encoder = encoder.to("cuda")
-    return dict(evaluate(encoder, job.eval_set, job.config.views, job.config.eval, tell=tell))
-
-
-def _query_encoder(state: State) -> State:
-    """Of a checkpoint's state what is measured."""
-    return {"method": {name: value for name, value in state["method"].items() if name.startswith(_QUERY_ENCODER)}}
-
-
-def encoder_of(job: Job, state: State) -> Encoder:
-    """The query encoder of a checkpoint, with plain BatchNorm, in float32 and channels-last on the CPU."""
-    encoder = build_encoder(job.config.model, job.config.views.crop_px)
-    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    own = _query_encoder(state)["method"]
-    encoder.load_state_dict({name.removeprefix(_QUERY_ENCODER): value for name, value in own.items()})
-    return encoder.eval()
+def measure(job: Job, state: State, tell: Tell = no_word) -> dict[str, float]:
+    """Measure what a state has learned, in whatever process this is."""
+    return dict(job.task.evaluate(job, state, tell))

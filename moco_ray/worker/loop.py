@@ -16,20 +16,19 @@ from moco_ray.config import experiment_differences, from_json
 from moco_ray.core import collectives
 from moco_ray.core.agreement import copy_from_rank_zero, ranks_agree
 from moco_ray.core.precision import has_bfloat16
-from moco_ray.core.step import Learner, StepResult
+from moco_ray.core.step_result import StepResult
 from moco_ray.data.stream import BadRow, Loaded, Stream, StreamError
 from moco_ray.run_folder.checkpoint import CheckpointStore, State, state_of
 from moco_ray.storage.storage import Storage
-from moco_ray.tasks.arithmetic import dtype_of, fast_arithmetic, words
+from moco_ray.tasks.arithmetic import fast_arithmetic, words
 from moco_ray.tasks.job import Job, Outcome
-from moco_ray.tasks.learner import build_learner, learner_state, worker_device
+from moco_ray.tasks.learner import Learner, worker_device
 from moco_ray.worker.measured import Measured, Pace
-from moco_ray.worker.recorder import Recorder
+from moco_ray.worker.recorder import FolderRecorder, Recorder
 from moco_ray.worker.runtime import LEAVING, Runtime
 
 _MAX_STARTS_WITHOUT_PROGRESS = 3
 _LOOK_EVERY_S = 5.0  # longest time in which a group does not hear that it must save
-_SAVE_PATIENCE_S = 90.0
 _WAIT_TO_BE_STOPPED_S = 30.0
 
 _LOG = logging.getLogger(__name__)
@@ -71,17 +70,19 @@ def train(job: Job, runtime: Runtime, say: Callable[[str], None]) -> Outcome:
     restored = None if newest is None else _restored(newest, store, job, runtime)
     if mismatch := _mismatch(job, restored):
         return Outcome(step=start, error=mismatch)
-    learner = build_learner(job, restored)
-    recorder = Recorder(job, store, restored, start, runtime, before, say) if runtime.rank == 0 else None
+    learner = job.task.build(job, restored)
+    recorder = Recorder()
+    if runtime.rank == 0:
+        recorder = FolderRecorder(job, store, restored, start, runtime, before, say)
     del restored
     _say_devices(job, learner, say)
     loop = _Loop(job=job, runtime=runtime, learner=learner, step=start, recorder=recorder, say=say)
     try:
-        with fast_arithmetic(learner.device, dtype_of(learner)):
+        with fast_arithmetic(learner.device, learner.dtype):
             loop.run()
     except (_UserError, StreamError) as error:
         return Outcome(step=loop.step, error=str(error))
-    return Outcome(step=loop.step, summary=recorder.summary() if recorder else None)
+    return Outcome(step=loop.step, summary=recorder.summary())
 
 
 def _check_visible(storage: Storage) -> None:
@@ -150,12 +151,14 @@ class _Loop:
     runtime: Runtime
     learner: Learner
     step: int
-    recorder: Recorder | None
+    recorder: Recorder
     say: Callable[[str], None]
-    _next_look: int = field(default=0, init=False)
+    _next_sync: int = field(default=0, init=False)
     _polled_s: float = field(default_factory=time.monotonic, init=False)
     _copies: torch.cuda.Stream | None = field(default=None, init=False)
     """Where batches are copied to a GPU."""
+    _copied: tuple[State | None] | None = field(default=None, init=False)
+    """The copy of the state after this step, once there is one; None on ranks that keep none."""
     _between_hosts: dist.ProcessGroup | None = field(default_factory=collectives.host_group, init=False)
     """Over which ranks agree, so that no look waits for a GPU."""
 
@@ -163,14 +166,11 @@ class _Loop:
         self._stop_if_too_many_are_bad()
         if self.step < self.job.last_step:
             self._train()
-        state = learner_state(self.job, self.learner, self.step, copy=self.recorder is not None)
-        if self.recorder:
-            self.recorder.finish(self.step, state)
+        self.recorder.finish(self.step, self._state())
 
     def _train(self) -> None:
         job, runtime = self.job, self.runtime
-        if self.recorder:
-            self.recorder.begin()
+        self.recorder.begin()
         stream = Stream(
             spec=job.spec,
             first_step=self.step,
@@ -181,7 +181,7 @@ class _Loop:
             pin_memory=job.uses_gpu,
         )
         if self.step == 0 or self._is_eval_step():  # of a checkpoint, too: it was written before its evaluation
-            self._evaluate(may_wait=True)
+            self.recorder.evaluate(self.step, self._state(), may_wait=True)
         if self.learner.device.type == "cuda":
             self._copies = torch.cuda.Stream(self.learner.device)
         measured = Measured(device=self.learner.device, first=self.step)
@@ -193,18 +193,18 @@ class _Loop:
             is_first = False
             self.step += 1
             _LOG.info("step %d", self.step)
-            if self.recorder:
-                self.runtime.done(self.step)
-            if self._looks_up():
+            self.recorder.done(self.step)
+            if self._is_sync_step():
                 elapsed = max(time.monotonic() - since, 1e-9)
                 pace = Pace(
                     steps_per_s=(self.step - looked_at) / elapsed, wait_fraction=(stream.wait_s - waited) / elapsed
                 )
-                self._look(measured, bad, pace)
+                self._sync(measured, bad, pace)
                 bad = []
                 since, looked_at, waited = time.monotonic(), self.step, stream.wait_s
 
     def _train_on(self, loaded: Loaded, is_first: bool) -> StepResult:
+        self._copied = None
         batch = loaded.batch.to(self.learner.device, self._copies)
         if is_first and self.runtime.num_ranks > 1 and self.job.uses_gpu:
             self.learner.try_memory(batch)
@@ -214,12 +214,12 @@ class _Loop:
             batch, lr=optim.lr_at(position, num_rows), progress=optim.progress_at(position, num_rows)
         )
 
-    def _looks_up(self) -> bool:
+    def _is_sync_step(self) -> bool:
         """Whether this rank, and so every rank, reads its results now."""
         run = self.job.config.run
         every = run.checkpoint_every_steps
         return (
-            self.step >= self._next_look
+            self.step >= self._next_sync
             or self.step % run.log_every_steps == 0
             or self.step == self.job.last_step
             or (every is not None and self.step % every == 0)
@@ -231,87 +231,82 @@ class _Loop:
         assert every is not None
         return self.step % every == 0 or self.step == self.job.last_step
 
-    def _look(self, measured: Measured, bad: list[BadRow], pace: Pace) -> None:
+    def _sync(self, measured: Measured, bad: list[BadRow], pace: Pace) -> None:
         """Record what has been measured, and checkpoint and evaluate if due; before either, the device is waited for."""
-        own = _Wishes(num_bad=float(len(bad)), wait_fraction=pace.wait_fraction)
-        if self.recorder:
-            own.checkpoint = float(self.recorder.wants_checkpoint(self.step))
-            own.steps_to_next_look = max(1, int(_LOOK_EVERY_S * pace.steps_per_s))
-            own.poll = float(time.monotonic() - self._polled_s > _LOOK_EVERY_S)
-            own.save = float(own.poll and self.runtime.is_asked_to_save())
-        wishes = own.summed_over_ranks(self._between_hosts)
-        self._next_look = self.step + int(wishes.steps_to_next_look)
-        if wishes.poll:
+        signals = self._signals(len(bad), pace).summed_over_ranks(self._between_hosts)
+        self._next_sync = self.step + int(signals.steps_to_next_sync)
+        if signals.poll:
             self._polled_s = time.monotonic()
-        loses_node = bool(wishes.poll) and self.runtime.is_losing_a_node()
-        saves = bool(wishes.checkpoint or wishes.save or loses_node)
+        loses_node = bool(signals.poll) and self.runtime.is_losing_a_node()
+        saves = bool(signals.checkpoint or signals.save or loses_node)
         first, values = measured.take(everything=saves or self._is_eval_step())
         for offset, value in enumerate(values):
             if not math.isfinite(value["train/loss"]):
                 self._stop_on_nan(first + offset, value["train/loss"])
-        if wishes.num_bad:
+        if signals.num_bad:
             bad = _gather_bad(bad, self._between_hosts)
-        if self.recorder:
-            self.recorder.add_bad(bad)
-            pace = replace(pace, wait_fraction=wishes.wait_fraction / self.runtime.num_ranks)
-            if values:
-                self.recorder.add_steps(first, values, pace, self.learner.method)
+        self.recorder.add_bad(bad)
+        if values:
+            pace = replace(pace, wait_fraction=signals.wait_fraction / self.runtime.num_ranks)
+            self.recorder.add_steps(first, values, pace, self.learner)
         if saves:
-            self._checkpoint()
-        if wishes.save or loses_node:
+            self._check_agreement()
+            self.recorder.checkpoint(self.step, self._state())
+        if signals.save or loses_node:
             self._wait_until_saved(loses_node)
-        if wishes.num_bad:
+        if signals.num_bad:
             self._stop_if_too_many_are_bad()
         if self._is_eval_step():
-            self._evaluate()
+            self.recorder.evaluate(self.step, self._state())
 
-    def _checkpoint(self) -> None:
-        self._check_agreement()
-        state = learner_state(self.job, self.learner, self.step, copy=self.recorder is not None)
-        if self.recorder:
-            self.recorder.checkpoint(self.step, state)
+    def _signals(self, num_bad: int, pace: Pace) -> _Signals:
+        """What this rank has to tell the others."""
+        own = _Signals(num_bad=float(num_bad), wait_fraction=pace.wait_fraction)
+        if self.runtime.rank == 0:
+            own.checkpoint = float(self.recorder.wants_checkpoint(self.step))
+            own.steps_to_next_sync = max(1, int(_LOOK_EVERY_S * pace.steps_per_s))
+            own.poll = float(time.monotonic() - self._polled_s > _LOOK_EVERY_S)
+            own.save = float(own.poll and self.recorder.is_asked_to_save())
+        return own
+
+    def _state(self) -> State | None:
+        """A copy of everything that training changes, made once a step. All ranks must call; others than rank 0 get none."""
+        if self._copied is None:
+            state = self.learner.state(copy=self.recorder.keeps)
+            self._copied = (None if state is None else self.job.state(state, self.step),)
+        return self._copied[0]
 
     def _wait_until_saved(self, loses_node: bool) -> None:
         """Have the checkpoint committed before this group ends: it is asked to, or it loses a node."""
-        if self.recorder:
-            self.recorder.wait_until_saved(_SAVE_PATIENCE_S)
-            self.say(f"saved step {self.step:,} before the workers {'move' if loses_node else 'are restarted'}")
+        self.recorder.wait_until_saved(self.step, "move" if loses_node else "are restarted")
         self.runtime.from_rank_zero(None)  # nobody leaves before rank 0 has saved
         if loses_node:
             raise NodeLeaving(LEAVING)
-        if self.recorder:
-            self.runtime.has_saved()
+        if self.runtime.rank == 0:
+            self.recorder.has_saved()
             time.sleep(_WAIT_TO_BE_STOPPED_S)  # steps done now would be done again
 
-    def _evaluate(self, *, may_wait: bool = False) -> None:
-        state = learner_state(self.job, self.learner, self.step, copy=self.recorder is not None)
-        if self.recorder:
-            self.recorder.evaluate(self.step, state, may_wait=may_wait)
-
     def _stop_if_too_many_are_bad(self) -> None:
-        too_many = self.runtime.from_rank_zero(self.recorder.too_many_bad(self.step) if self.recorder else None)
+        too_many = self.runtime.from_rank_zero(self.recorder.too_many_bad(self.step))
         if too_many:
             raise _UserError(too_many)
 
     def _stop_on_nan(self, step: int, loss: float) -> None:
-        good = self.recorder.last_checkpoint_text() if self.recorder else ""
+        good = self.recorder.last_checkpoint_text()
         if step == 0:
-            raise _UserError(
-                f"the loss of step 0 is {loss}, before anything was learned: it comes from the weights to start from "
-                f"(model.init {self.job.config.model.init}), from method.temperature {self.job.config.method.temperature:g}, "
-                f"from views.std {self.job.config.views.std} or from run.dtype {dtype_of(self.learner)}"
-            )
+            why = self.job.task.explain_first_nan(self.job.config, self.learner.dtype)
+            raise _UserError(f"the loss of step 0 is {loss}, before anything was learned: {why}")
         raise _UserError(
             f"the loss of step {step} is {loss}: training has diverged. {good}"
             "A lower optim.lr, a warm-up (optim.warmup-epochs) or run.dtype float32 often cures it"
         )
 
     def _check_agreement(self) -> None:
-        if ranks_agree(self.learner.method):
+        if ranks_agree(self.learner.module):
             return
         if not _same_devices(self.learner.device):
             self.say("warning: workers on different GPU models drifted apart; rank 0's state was copied to all")
-            copy_from_rank_zero(self.learner.method, self.learner.optimizer)
+            copy_from_rank_zero(self.learner.module, self.learner.optimizer)
             return
         raise RuntimeError(f"at step {self.step} the workers no longer hold the same weights and queue")
 
@@ -326,27 +321,27 @@ def _gather_bad(bad: list[BadRow], group: dist.ProcessGroup | None) -> list[BadR
 
 
 @dataclass(kw_only=True)
-class _Wishes:
-    """What ranks tell each other at a look; all but the last two are rank 0's alone."""
+class _Signals:
+    """What ranks tell each other at a sync step; all but the last two are rank 0's alone."""
 
     checkpoint: float = 0.0
     save: float = 0.0
     poll: float = 0.0
-    steps_to_next_look: float = 0.0
+    steps_to_next_sync: float = 0.0
     num_bad: float = 0.0
     wait_fraction: float = 0.0
 
-    def summed_over_ranks(self, group: dist.ProcessGroup | None) -> _Wishes:
+    def summed_over_ranks(self, group: dist.ProcessGroup | None) -> _Signals:
         own = torch.tensor([getattr(self, item.name) for item in fields(self)], dtype=torch.float64)
         sums = collectives.all_reduce_sum(own, group).tolist()
-        return _Wishes(**{item.name: value for item, value in zip(fields(self), sums, strict=True)})
+        return _Signals(**{item.name: value for item, value in zip(fields(self), sums, strict=True)})
 
 
 def _say_devices(job: Job, learner: Learner, say: Callable[[str], None]) -> None:
     """Say in which numbers the run computes, and where workers have different GPUs. All ranks must call."""
     device, models = learner.device, _device_models(learner.device)
     all_have = bool(collectives.all_reduce_min(int(has_bfloat16(device)), device))
-    for line in words(job.config.run, dtype_of(learner), models, all_have_bfloat16=all_have):
+    for line in words(job.config.run, learner.dtype, models, all_have_bfloat16=all_have):
         say(line)
     if advice := _about_devices(models):
         say(advice)

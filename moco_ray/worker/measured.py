@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from moco_ray.core.step import StepResult
+from moco_ray.core.step_result import StepResult
 
 _STEPS_IN_FLIGHT = {"cuda": 2, "cpu": 0}
 

@@ -7,19 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from moco_ray.config.methods.memory_bank import MemoryBankConfig
-from moco_ray.config.methods.moco import MoCoConfig
-from moco_ray.evaluate.words import describe_evaluation
 from moco_ray.tasks.job import Job
 
 _EVERY_S = 5.0
 _COLUMNS = 74  # a terminal of 80 puts a clock beside it
 _MUCH_WAITING = 0.2
 _LOOKS_BEFORE_ADVICE = 5
-_COURSES = {
-    MoCoConfig.name: ": it starts near 0, rises to that while the queue fills, and falls",
-    MemoryBankConfig.name: ": it starts above that, while the bank holds random directions, and falls",
-}
 
 
 class Progress:
@@ -35,17 +28,10 @@ class Progress:
     def begin(self) -> None:
         """Say what comes."""
         job, optim = self._job, self._job.config.optim
-        chance = job.config.method.chance_loss(optim.global_batch_size)
-        course = _COURSES.get(job.config.method.name, "")
         where = f"step {self._first_step:,} of {job.last_step:,}"
         self._say(f"training from {where}: {job.num_rows:,} images, batches of {optim.global_batch_size:,}")
-        self._say(
-            f"effective learning rate {optim.effective_lr:g} (optim.lr {optim.lr:g} for 256 images); a loss of about "
-            f"{chance:.2f} is chance{course}"
-        )
-        self._say(
-            "below, key is how often a query finds its own key, and img/s how many images are trained on a second"
-        )
+        for line in job.task.opening(job.config):
+            self._say(line)
         self._say("waiting for the first batch")
 
     def update(self, step: int, values: dict[str, float]) -> None:
@@ -70,11 +56,12 @@ class Progress:
         left_s = (now - since_s) / max(1, step - since_step) * (self._job.last_step - step)
         optim, loss = self._job.config.optim, values["train/loss"]
         waits = values["perf/data_wait_fraction"]
+        word, metric = self._job.task.shown or ("", "")
         parts = {
             "step": f"step {step:,}/{self._job.last_step:,}",
             "epoch": f"epoch {step * optim.global_batch_size / self._job.num_rows:.1f}",
             "loss": f"loss {loss:.{4 if loss < 10 else 2}f}",
-            "key": f"key {values['train/contrast_accuracy']:.1f} %",
+            "shown": f"{word} {values[metric]:.1f} %" if metric in values else "",
             "speed": f"{values['perf/images_per_s']:,.0f} img/s",
             "wait": f"data wait {100 * waits:.0f} %" if waits > _MUCH_WAITING else "",
             "left": f"{duration(left_s)} left" if step > since_step else "",
@@ -97,7 +84,7 @@ class Progress:
 
     def tell_evaluation(self, line: dict[str, Any], untrained: dict[str, Any] | None) -> None:
         """Say what an evaluation found, beside what the untrained encoder had."""
-        for text in describe_evaluation(line, untrained):
+        for text in self._job.task.describe(line, untrained):
             self._say(text)
 
 

@@ -1,4 +1,4 @@
-"""Rank 0's record of a run: lines, checkpoints, evaluations, progress."""
+"""The record of a run: lines, checkpoints, evaluations, progress. Rank 0's goes to the run's folder; others keep none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from collections.abc import Callable
 import torch
 
 from moco_ray.core import collectives
-from moco_ray.core.method import Method
 from moco_ray.data.known_bad import too_many_bad
 from moco_ray.data.stream import BadRow
 from moco_ray.run_folder.checkpoint import CheckpointStore, State, checkpoint_name
@@ -18,8 +17,7 @@ from moco_ray.run_folder.interruptions import Interruptions
 from moco_ray.run_folder.lease import StepDone, check_lease
 from moco_ray.run_folder.metrics import Line, StepLines, delete_provisional_parts, join_parts
 from moco_ray.tasks.job import Job
-from moco_ray.tasks.learning import LearningWatch
-from moco_ray.weights.encoder_file import state_encoder
+from moco_ray.tasks.learner import Learner
 from moco_ray.worker.background import BackgroundWriter
 from moco_ray.worker.evaluations import Evaluations
 from moco_ray.worker.measured import Pace, Values
@@ -27,12 +25,75 @@ from moco_ray.worker.progress import Progress
 from moco_ray.worker.runtime import Runtime
 from moco_ray.worker.tensorboard import Curves
 
-_FINISH_PATIENCE_S = 600.0
+_FINISH_PATIENCE_S, _SAVE_PATIENCE_S = 600.0, 90.0
+_OF_EACH_STEP = ("train/loss", "rows_digest")  # the other values of a step are told as means of an interval
 _BAD_IMAGES_SHOWN = 20
 
 
 class Recorder:
+    """What a rank keeps of its run: nothing. Rank 0 has a `FolderRecorder`."""
+
+    keeps = False
+    """Whether states are kept here; who keeps none need not copy any."""
+
+    def begin(self) -> None:
+        """Say what comes."""
+
+    def done(self, step: int) -> None:
+        """Note that so many steps are done."""
+
+    def add_steps(self, first: int, values: list[Values], pace: Pace, learner: Learner) -> None:
+        """Add the lines of steps from `first` on; the last one carries the metrics of the interval."""
+
+    def add_bad(self, bad: list[BadRow]) -> None:
+        """Note rows that cannot be had or do not decode; each counts once."""
+
+    def too_many_bad(self, step: int) -> str | None:
+        """A sentence when more images are bad than the user accepts; the list is in the run's folder then."""
+        return None
+
+    def wants_checkpoint(self, step: int) -> bool:
+        """Whether a checkpoint is due and can be written now; one that cannot stays due."""
+        return False
+
+    def is_asked_to_save(self) -> bool:
+        """Whether the group is to save before it is stopped."""
+        return False
+
+    def checkpoint(self, step: int, state: State | None) -> None:
+        """Write a checkpoint in the background, with the lines since the last one."""
+
+    def wait_until_saved(self, step: int, why: str) -> None:
+        """Wait for the checkpoint that is being written, and say so; storage that keeps failing is given up."""
+
+    def has_saved(self) -> None:
+        """Say that everything up to now is saved."""
+
+    def evaluate(self, step: int, state: State | None, *, may_wait: bool = False) -> None:
+        """Measure what was learned by this step, beside training where there is room.
+
+        Args:
+            step: Steps done.
+            state: A copy of everything.
+            may_wait: Let the first loss come before training waits for the measurement.
+        """
+
+    def last_checkpoint_text(self) -> str:
+        """Which checkpoint a stopped run can go back to."""
+        return ""
+
+    def finish(self, step: int, state: State | None) -> None:
+        """Wait for what is on its way, and write what a finished run leaves; also if that was cut short before."""
+
+    def summary(self) -> dict[str, float] | None:
+        """Last values of all metrics."""
+        return None
+
+
+class FolderRecorder(Recorder):
     """Keeps what a run leaves behind; all of it goes to the run's folder with checkpoints, or not at all."""
+
+    keeps = True
 
     def __init__(
         self,
@@ -46,7 +107,7 @@ class Recorder:
     ) -> None:
         kept = restored["recorder"] if restored else {"evaluations": [], "bad_images": {}}
         is_of_these = restored is not None and restored["manifest_digest"] == job.manifest_digest
-        self._job, self._store, self._say = job, store, say
+        self._job, self._store, self._runtime, self._say = job, store, runtime, say
         self._lines = StepLines()
         self._bad: dict[int, dict[str, str]] = {
             row: bad for row, bad in kept["bad_images"].items() if is_of_these and row not in job.mended_rows
@@ -55,7 +116,7 @@ class Recorder:
         self._writer = BackgroundWriter(say)
         self._curves = Curves(job.run_uri, job.run_options, step)
         self._progress = Progress(job, step, say)
-        self._learning = LearningWatch(job, say)
+        self._watch = job.task.watch(job)
         self._last_values: dict[str, float] = {}
         self._committed = step if restored else None
         self._due = False
@@ -70,11 +131,12 @@ class Recorder:
         store.delete_after(step if restored else -1)
 
     def begin(self) -> None:
-        """Say what comes."""
         self._progress.begin()
 
-    def add_steps(self, first: int, values: list[Values], pace: Pace, method: Method) -> None:
-        """Add the lines of steps from `first` on; the last one carries the metrics of the interval."""
+    def done(self, step: int) -> None:
+        self._runtime.done(step)
+
+    def add_steps(self, first: int, values: list[Values], pace: Pace, learner: Learner) -> None:
         if math.isinf(self._next_checkpoint_s):  # the first steps: before them there is nothing to save
             self._next_checkpoint_s = time.monotonic() + self._checkpoint_pause_s
         self._interruptions.end()
@@ -93,10 +155,9 @@ class Recorder:
             lines.append(line)
         last_position = (first + len(values) - 1) * size
         interval = {
-            "train/contrast_accuracy": sum(v["train/contrast_accuracy"] for v in values) / len(values),
-            "train/positive_cosine": sum(v["train/positive_cosine"] for v in values) / len(values),
+            **{name: sum(v[name] for v in values) / len(values) for name in values[-1] if name not in _OF_EACH_STEP},
             "train/lr": config.optim.lr_at(last_position, n),
-            **method.metrics(config.optim.progress_at(last_position, n)),
+            **learner.metrics(config.optim.progress_at(last_position, n)),
             "perf/images_per_s": pace.steps_per_s * size,
             "perf/data_wait_fraction": min(pace.wait_fraction, 1.0),
             "data/bad_images": len(self._bad),
@@ -112,7 +173,6 @@ class Recorder:
         self._collect_evaluations()
 
     def add_bad(self, bad: list[BadRow]) -> None:
-        """Note rows that cannot be had or do not decode; each counts once."""
         for row, uri, reason in bad:
             if row not in self._bad:
                 self._bad[row] = {"uri": uri, "reason": reason}
@@ -120,7 +180,6 @@ class Recorder:
                     self._say(f"bad image {uri}: {reason}; the next good image of its group stands in")
 
     def too_many_bad(self, step: int) -> str | None:
-        """A sentence when more images are bad than the user accepts; the list is in the run's folder then."""
         job = self._job
         max_fraction = job.config.data.max_bad_fraction
         if len(self._bad) <= max_fraction * job.num_rows:
@@ -134,18 +193,19 @@ class Recorder:
         return f"{told}\nbad_images.jsonl in the run's folder lists {which}"
 
     def wants_checkpoint(self, step: int) -> bool:
-        """Whether a checkpoint is due and can be written now; one that cannot stays due."""
         every = self._job.config.run.checkpoint_every_steps
         self._due |= time.monotonic() >= self._next_checkpoint_s
         self._due |= every is not None and step % every == 0
         self._due |= step % (self._job.config.eval.every_steps or 1) == 0
-        if step == self._job.last_step:
-            self._writer.finish(_FINISH_PATIENCE_S)
-            return True
-        return self._due and not self._writer.is_busy
+        return step == self._job.last_step or (self._due and not self._writer.is_busy)
+
+    def is_asked_to_save(self) -> bool:
+        return self._runtime.is_asked_to_save()
+
+    def has_saved(self) -> None:
+        self._runtime.has_saved()
 
     def checkpoint(self, step: int, state: State | None) -> None:
-        """Write a checkpoint in the background, with the lines since the last one."""
         assert state is not None
         self._writer.finish(_FINISH_PATIENCE_S)
         self._checkpoint_pause_s = min(2 * self._checkpoint_pause_s, self._job.config.run.checkpoint_every_s)
@@ -163,51 +223,37 @@ class Recorder:
 
         self._writer.start(checkpoint_name(step), write)
 
-    def wait_until_saved(self, patience_s: float) -> None:
-        """Wait for the checkpoint that is being written.
-
-        Args:
-            patience_s: Give up on storage that keeps failing after so many seconds.
-        """
+    def wait_until_saved(self, step: int, why: str) -> None:
         try:
-            self._writer.finish(patience_s)
+            self._writer.finish(_SAVE_PATIENCE_S)
         except OSError as error:
             self._say(f"warning: the last checkpoint could not be written ({error}): its steps will be done again")
+        self._say(f"saved step {step:,} before the workers {why}")
 
     def evaluate(self, step: int, state: State | None, *, may_wait: bool = False) -> None:
-        """Measure the encoder of this step, beside training where there is room.
-
-        Args:
-            step: Steps done.
-            state: A copy of everything.
-            may_wait: Let the first loss come before training waits for the measurement.
-        """
         assert state is not None
-        self._learning.see(step, state)
+        self._watch.see(step, state)
         self._evaluations.start(step, state, may_wait=may_wait)
         self._collect_evaluations()
 
     def last_checkpoint_text(self) -> str:
-        """Which checkpoint a stopped run can go back to."""
         self._writer.finish(_FINISH_PATIENCE_S)
         if self._committed is None:
             return "No checkpoint was written yet. "
         return f"The last good checkpoint is {self._store.storage.join(checkpoint_name(self._committed))}. "
 
     def finish(self, step: int, state: State | None) -> None:
-        """Wait for what is on its way, and write what a finished run leaves; also if that was cut short before."""
         assert state is not None
         self._say("writing the last checkpoint")
         self._writer.finish(_FINISH_PATIENCE_S)
         self._say("measuring the final encoder")
-        self._learning.see(step, state)
+        self._watch.see(step, state)
         self._evaluations.start(step, state)
         self._evaluations.finish()
         self._collect_evaluations()
         storage = self._store.storage
-        for name, content in self._side_files().items():
+        for name, content in {**self._side_files(), **self._job.task.files(state)}.items():
             storage.write_bytes(storage.join(name), content)
-        storage.write_bytes(storage.join("encoder.safetensors"), state_encoder(state))
         self._curves.close()
         for name, content in self._curves.files().items():
             storage.write_bytes(storage.join(*name.split("/")), content)
@@ -215,7 +261,6 @@ class Recorder:
         self._interruptions.sum_up()
 
     def summary(self) -> dict[str, float]:
-        """Last values of all metrics."""
         last = self._evaluations.lines[-1] if self._evaluations.lines else {}
         return {**self._last_values, **{k: v for k, v in last.items() if k.startswith("eval/")}}
 
@@ -241,4 +286,5 @@ class Recorder:
         for line in new:
             self._curves.add(line["step"], {name: value for name, value in line.items() if name.startswith("eval/")})
             self._progress.tell_evaluation(line, self._evaluations.untrained())
-            self._learning.tell(line, self._last_values.get("train/loss"))
+            for text in self._watch.warnings(line, self._last_values.get("train/loss")):
+                self._say(f"warning: {text}")

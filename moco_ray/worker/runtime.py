@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from moco_ray.data.blocks import Block, Source, StreamSpec
 from moco_ray.data.segments import local_segment
 from moco_ray.run_folder.lease import StepDone
 
-if TYPE_CHECKING:
-    pass
-
-STOPPED = "the run was stopped"
+STOPPED, LEAVING = "the run was stopped", "a node of the group is being taken away"
+"""Causes of interruptions."""
 
 T = TypeVar("T")
+
+
+def compute_threads(workers_here: int) -> int:
+    """Threads of each worker's arithmetic: one core is left to the data, whose tasks would stall all the others."""
+    return max(1, ((os.cpu_count() or 1) - 1) // workers_here)
 
 
 @dataclass
@@ -132,9 +136,3 @@ class LocalRuntime:
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Callable[[], Any | None] | None:
         """Nothing is free beside the one worker."""
         return None
-
-
-if TYPE_CHECKING:
-    pass
-LEAVING = "a node of the group is being taken away"
-"""A cause."""

@@ -158,9 +158,9 @@ def test_cifar10_is_the_reference_demo() -> None:
 
 
 def test_small_sizes_its_queue_from_the_data() -> None:
-    from moco_ray.driver.images.listing import decide
+    from moco_ray.tasks.pretraining import PRETRAINING
 
-    sizes = {n: decide(load_preset("small"), n).method.queue_size for n in (200, 1813, 10_000, 1_000_000)}
+    sizes = {n: PRETRAINING.resolve(load_preset("small"), n).method.queue_size for n in (200, 1813, 10_000, 1_000_000)}
     assert sizes == {200: 128, 1813: 896, 10_000: 4992, 1_000_000: 65536}
 
 

@@ -23,7 +23,7 @@ def compiled(config: MethodConfig, micro_batch_groups: int | None = None) -> tup
     """A learner whose encoders are compiled as far as what a device would run, and a count of graphs."""
     torch._dynamo.reset()
     learner = method_learner(config, model=MODEL, micro_batch_groups=micro_batch_groups)
-    learner.compiler = counter = CompileCounterWithBackend("aot_eager")
+    learner.encode.compiler = counter = CompileCounterWithBackend("aot_eager")
     return learner, counter
 
 

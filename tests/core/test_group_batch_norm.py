@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from moco_ray.core.encoders import key_encoder_of
 from moco_ray.core.group_batch_norm import (
     GroupBatchNorm,
-    commit_pending,
+    commit_running_statistics,
     group_batch_norms,
     has_batch_norm,
     keep_running_share,
@@ -69,7 +69,7 @@ def test_one_commit_moves_running_statistics_by_the_mean_over_groups() -> None:
     group(images()[:8])  # in two micro-batches
     group(images()[8:])
     assert_close(group.running_mean, plain.running_mean)  # nothing moves before the commit
-    commit_pending([group], num_groups=3, own_groups=3)
+    commit_running_statistics([group], num_groups=3, own_groups=3)
     assert_close(group.running_mean, torch.stack([n.running_mean for n in per_group]).mean(dim=0))
     assert_close(group.running_var, torch.stack([n.running_var for n in per_group]).mean(dim=0))
     assert int(group.num_batches_tracked) == int(per_group[0].num_batches_tracked) == 1
@@ -78,10 +78,10 @@ def test_one_commit_moves_running_statistics_by_the_mean_over_groups() -> None:
 def test_two_passes_a_step_count_as_one_update_by_the_mean_of_both() -> None:
     once, twice = (GroupBatchNorm.like(a_batch_norm(), 4) for _ in range(2))
     once(torch.cat([images(), images() + 1]))
-    commit_pending([once], num_groups=6, own_groups=6)
+    commit_running_statistics([once], num_groups=6, own_groups=6)
     twice(images())
     twice(images() + 1)
-    commit_pending([twice], num_groups=3, own_groups=3)
+    commit_running_statistics([twice], num_groups=3, own_groups=3)
     assert_close(twice.running_mean, once.running_mean)
     assert_close(twice.running_var, once.running_var)
 
@@ -89,7 +89,7 @@ def test_two_passes_a_step_count_as_one_update_by_the_mean_of_both() -> None:
 def test_a_norm_that_saw_nothing_stays_as_it_is() -> None:
     norm = GroupBatchNorm.like(a_batch_norm(), 4)
     before = copy.deepcopy(norm.state_dict())
-    commit_pending([norm], num_groups=3, own_groups=3)
+    commit_running_statistics([norm], num_groups=3, own_groups=3)
     assert all(torch.equal(norm.state_dict()[name], value) for name, value in before.items())
 
 
@@ -104,7 +104,7 @@ def test_shares_of_ranks_add_up_to_the_running_statistics() -> None:
         shares[step % 2](x[:8])
         shares[1 - step % 2](x[8:])
         for norm, own_groups in ((whole, 3), (shares[step % 2], 2), (shares[1 - step % 2], 1)):
-            commit_pending([norm], num_groups=3, own_groups=own_groups)
+            commit_running_statistics([norm], num_groups=3, own_groups=own_groups)
     assert_close(shares[0].running_mean + shares[1].running_mean, whole.running_mean)
     assert_close(shares[0].running_var + shares[1].running_var, whole.running_var)
 
@@ -115,7 +115,7 @@ def test_discarded_statistics_never_reach_the_running_ones() -> None:
     again.discard_pending()
     for norm in (once, again):
         norm(images())
-        commit_pending([norm], num_groups=3, own_groups=3)
+        commit_running_statistics([norm], num_groups=3, own_groups=3)
     assert torch.equal(once.running_mean, again.running_mean) and torch.equal(once.running_var, again.running_var)
 
 

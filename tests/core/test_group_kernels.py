@@ -30,7 +30,7 @@ def inputs(shape: tuple[int, ...], dtype: torch.dtype, is_affine: bool) -> tuple
 
 def largest_difference(shape: tuple[int, ...], dtype: torch.dtype, is_affine: bool) -> float:
     """Between our kernels and torch, over outputs, gradients and running statistics."""
-    from moco_ray.core.group_kernels import GroupNormalize
+    from moco_ray.core.group_normalize import GroupNormalize
 
     results = []
     for is_ours in (True, False):
@@ -52,12 +52,12 @@ def largest_difference(shape: tuple[int, ...], dtype: torch.dtype, is_affine: bo
 
 def compare() -> None:
     """In a process whose Triton interprets: prints a line for each case."""
-    from moco_ray.core import group_kernels
+    from moco_ray.core import group_normalize
 
     torch.cuda.device_of = lambda x: nullcontext()
     shapes = ((12, 5, 3, 3), (12, 70), (8, 130, 2, 2))
     for blocks, tile, shape in zip((16, 1, 1024), (64, 64, 4096), shapes, strict=True):
-        group_kernels._BLOCKS, group_kernels._TILE = blocks, tile
+        group_normalize._BLOCKS, group_normalize._TILE = blocks, tile
         for dtype in (torch.float64, torch.float32, torch.bfloat16):
             for is_affine in (True, False):
                 print(dtype, largest_difference(shape, dtype, is_affine), shape, is_affine, sep="|")

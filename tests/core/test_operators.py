@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from moco_ray.config.methods.moco import MoCoConfig
 from moco_ray.config.model import ModelConfig
 from moco_ray.config.optim import OptimConfig
-from moco_ray.core import group_batch_norm, group_kernels
+from moco_ray.core import group_batch_norm, group_kernels, group_normalize
 from moco_ray.core.batch import resident_batch
 from moco_ray.core.encoders import build_encoder
 from moco_ray.core.group_batch_norm import use_group_batch_norm
@@ -69,7 +69,7 @@ def test_eight_groups_on_a_gpu_take_hardly_more_than_one(monkeypatch: pytest.Mon
     kernels = {name: _Launches() for name in dir(group_kernels) if name.endswith("_kernel")}
     for name, kernel in kernels.items():
         monkeypatch.setattr(group_kernels, name, kernel)
-    monkeypatch.setattr(group_batch_norm, "_normalizer", lambda x: group_kernels.GroupNormalize)
+    monkeypatch.setattr(group_batch_norm, "_normalizer", lambda x: group_normalize.GroupNormalize)
     operators = _operators(8)
     launches = sum(kernel.count for kernel in kernels.values()) // 2  # of the two steps
     assert launches == 3 * 3 * 53 and operators + launches <= 2000

@@ -35,7 +35,7 @@ def test_micro_batches_are_halved_until_they_fit_and_the_curve_stays(
 ) -> None:
     limited, whole = tiny_learner(backbone), tiny_learner(unlimited)
     assert_curves_equal(train(limited, 4), train(whole, 4))
-    assert limited.micro_batch_groups == groups
+    assert limited.micro_batches.groups == groups
     assert_states_equal(state_of(limited), state_of(whole), rtol=1e-11, atol=1e-13)
 
 
@@ -45,7 +45,7 @@ def test_what_earlier_micro_batches_left_behind_is_forgotten(encoder: str, call:
     interrupted, whole = tiny_learner(FailsOnCalls, micro_batch_groups=2), tiny_learner()
     interrupted.method.get_submodule(encoder).backbone.calls.add(call)
     assert_curves_equal(train(interrupted, 2), train(whole, 2))
-    assert interrupted.micro_batch_groups == 1
+    assert interrupted.micro_batches.groups == 1
     assert_states_equal(state_of(interrupted), state_of(whole), rtol=1e-11, atol=1e-13)
 
 
@@ -53,7 +53,7 @@ def test_logits_that_do_not_fit_are_halved_too() -> None:
     limited, whole = tiny_learner(), tiny_learner()
     with FitsLogits(num_negatives=70, limit=20):
         curve = train(limited, 2)
-    assert limited.micro_batch_groups == 4
+    assert limited.micro_batches.groups == 4
     assert_curves_equal(curve, train(whole, 2))
 
 
@@ -78,7 +78,7 @@ def test_libraries_that_say_it_in_their_own_words_are_understood(words: str) -> 
     interrupted, whole = tiny_learner(partial(FailsOnCalls, error=RuntimeError(words))), tiny_learner()
     interrupted.method.get_submodule("query_encoder").backbone.calls.add(1)
     assert_curves_equal(train(interrupted, 2), train(whole, 2))
-    assert interrupted.micro_batch_groups == 4
+    assert interrupted.micro_batches.groups == 4
 
 
 def test_torch_says_what_it_says_of_its_own_memory() -> None:
@@ -100,7 +100,7 @@ def test_another_error_is_no_lack_of_memory(error: Exception) -> None:
     learner.method.get_submodule("query_encoder").backbone.calls.add(1)
     with pytest.raises(type(error), match=re.escape(str(error))):
         train(learner, 1)
-    assert learner.micro_batch_groups >= 2**30
+    assert learner.micro_batches.groups >= 2**30
 
 
 def test_one_group_that_does_not_fit_is_an_error_that_says_what_to_do() -> None:
@@ -113,7 +113,7 @@ def test_one_group_that_does_not_fit_is_an_error_that_says_what_to_do() -> None:
 def test_trying_memory_leaves_no_trace_but_the_micro_batch(backbone: Callable[[], nn.Module]) -> None:
     tried, untried = tiny_learner(backbone), tiny_learner(backbone)
     tried.try_memory(tiny_batch(0))
-    assert tried.micro_batch_groups >= 2**30 or tried.micro_batch_groups == 2
-    untried.micro_batch_groups = tried.micro_batch_groups
+    assert tried.micro_batches.groups >= 2**30 or tried.micro_batches.groups == 2
+    untried.micro_batches.groups = tried.micro_batches.groups
     assert train(tried, 3) == train(untried, 3)
     assert_states_equal(state_of(tried), state_of(untried), rtol=0, atol=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,9 +13,8 @@ from torch import Tensor
 
 from moco_ray.core import collectives
 from moco_ray.core.agreement import copy_from_rank_zero, ranks_agree
-from moco_ray.core.batch import resident_batch
+from moco_ray.core.batch import groups_per_rank, resident_batch
 from moco_ray.core.group_batch_norm import keep_running_share
-from moco_ray.core.layout import gather_groups, groups_per_rank
 from tests.core.limits import FitsBackward, FitsForward, FitsLogits
 from tests.core.ranks import run_on_ranks
 from tests.core.tiny import assert_curves_equal, assert_states_equal, state_of, tiny_batch, tiny_learner, train
@@ -75,7 +75,7 @@ def memory_here(kind: str, *, try_first: bool) -> dict[str, Any]:
         if try_first:
             learner.try_memory(tiny_batch(0))
         curve = train(learner, 3)
-    return {"curve": curve, "state": state_of(learner), "groups": learner.micro_batch_groups}
+    return {"curve": curve, "state": state_of(learner), "groups": learner.micro_batches.groups}
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ def gather_here(first_block: int) -> tuple[Tensor, Tensor, Tensor]:
         num_groups=8,
         shuffle_bn=True,
     )
-    gathered_rows = gather_groups(batch.query.flatten(), batch.groups, 2)
-    return gather_groups(rows, groups, 2), gathered_rows, collectives.all_reduce_sum(torch.tensor(len(own)))
+    gathered_rows = batch.gather(batch.query.flatten())
+    return replace(batch, groups=groups).gather(rows), gathered_rows, collectives.all_reduce_sum(torch.tensor(len(own)))
 
 
 @pytest.mark.parametrize("first_block", [0, 8])

@@ -11,10 +11,9 @@ from torchvision.models.resnet import BasicBlock
 
 from moco_ray.config.methods.moco import MoCoConfig
 from moco_ray.config.optim import OptimConfig
-from moco_ray.core.batch import resident_batch
+from moco_ray.core.batch import key_permutation, resident_batch
 from moco_ray.core.encoders import Encoder
 from moco_ray.core.group_batch_norm import merged_running_statistics, use_group_batch_norm
-from moco_ray.core.layout import key_permutation
 from moco_ray.core.methods.moco import MoCo
 from moco_ray.core.optim import build_optimizer
 from moco_ray.core.step import Learner
@@ -116,7 +115,7 @@ def test_keys_are_enqueued_after_the_logits() -> None:
     train(learner, 1)
     moco, batch = learner.method, tiny_batch(1)
     before = moco.queue.keys.clone()
-    q = nn.functional.normalize(learner._apply(copy.deepcopy(moco.query_encoder), batch.query), dim=1)
+    q = nn.functional.normalize(learner.encode(copy.deepcopy(moco.query_encoder), batch.query), dim=1)
     loss = learner.step(batch, lr=0.0).values()["train/loss"]
     k = moco.queue.keys[BATCH_SIZE : 2 * BATCH_SIZE]
 
@@ -136,8 +135,8 @@ def test_momentum_update_precedes_the_keys() -> None:
     for key, query in zip(key_encoder.parameters(), moco.query_encoder.parameters(), strict=True):
         key.data.mul_(0.9).add_(query.detach(), alpha=0.1)
     expected = torch.empty(BATCH_SIZE, 8, dtype=torch.float64)
-    expected[torch.from_numpy(batch.key_rows_of_slots)] = nn.functional.normalize(
-        learner._apply(key_encoder, batch.key).detach(), dim=1
+    expected[torch.from_numpy(batch.shuffle)] = nn.functional.normalize(
+        learner.encode(key_encoder, batch.key).detach(), dim=1
     )
     learner.step(batch, lr=0.1)
     slots = torch.arange(2 * BATCH_SIZE, 3 * BATCH_SIZE) % 70

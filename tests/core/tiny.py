@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -76,15 +76,12 @@ def method_learner(
     model: ModelConfig | None = None,
     micro_batch_groups: int | None = None,
     num_images: int = 100,
-    held_out_rows: Sequence[int] = (),
 ) -> Learner:
     """A float64 learner of any method, the same on every rank."""
     model = model or ModelConfig(dim=8)
     torch.manual_seed(0)
     net = backbone()
-    setting = Setting(
-        seed=SEED, model=model, num_images=num_images, held_out_rows=np.array(held_out_rows, dtype=np.int64)
-    )
+    setting = Setting(seed=SEED, model=model, num_images=num_images)
     method = config.build(Encoder(net, build_projector(model, 12), model.dim), setting).double()
     if config.batch_norm == "group":
         use_group_batch_norm(method, GROUP_SIZE)

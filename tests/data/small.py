@@ -15,6 +15,7 @@ from PIL import Image
 from moco_ray.config.data import DataConfig
 from moco_ray.config.views import v2_views
 from moco_ray.data.blocks import Source, StreamSpec
+from moco_ray.data.makers import TwoViews
 from moco_ray.data.manifest import Manifest
 from moco_ray.data.order import make_order
 from moco_ray.data.sources import build_manifest
@@ -53,6 +54,9 @@ def write_parquet(folder: Path, file_sizes: Sequence[int], row_group_size: int) 
     return folder
 
 
+VIEWS = v2_views(crop_px=8)
+
+
 def manifest_of(uri: Path) -> Manifest:
     return build_manifest(DataConfig(uri=str(uri)), NO_OPTIONS, lambda line: None)
 
@@ -62,8 +66,7 @@ def stream_spec(global_batch_size: int = 12, num_groups: int = 4, shuffle_bn: bo
         seed=3,
         global_batch_size=global_batch_size,
         num_groups=num_groups,
-        shuffle_bn=shuffle_bn,
-        views=v2_views(crop_px=8),
+        maker=TwoViews(VIEWS, shuffle_bn),
         max_pixels=1000,
     )
 

@@ -11,9 +11,10 @@ import pytest
 from moco_ray.config.views import cifar_views, v2_views
 from moco_ray.data import blocks as blocks_module
 from moco_ray.data.blocks import Source, StreamSpec, make_blocks
+from moco_ray.data.makers import TwoViews
 from moco_ray.data.views import make_view
 from moco_ray.data.windows import plan_loads
-from tests.data.small import pixels, source_of, stream_spec, write_files, write_parquet
+from tests.data.small import VIEWS, pixels, source_of, stream_spec, write_files, write_parquet
 
 N = 37
 
@@ -58,12 +59,12 @@ def test_pixels_are_the_views_of_the_rows_with_each_key_in_its_slot(
     source = source_of(request.getfixturevalue(kind), spec)
     made = batches(spec, source, 3, 2)
     for t, step in enumerate((3, 4)):
-        slots = spec.key_rows_of_slots(step)
+        slots = spec.shuffle(step)
         assert (slots == np.arange(12)).all() == (not shuffle_bn)
         for slot in range(12):
             for name, view, i in (("query", 0, slot), ("key", 1, slots[slot])):
                 image = pixels(int(made["rows"][t, i]))
-                expected = make_view(image, spec.views, seed=spec.seed, position=step * 12 + int(i), view=view)
+                expected = make_view(image, VIEWS, seed=spec.seed, position=step * 12 + int(i), view=view)
                 assert (made[name][t, slot] == expected).all()
 
 
@@ -102,7 +103,7 @@ def test_groups_do_not_depend_on_the_task_that_makes_them(kind: str, request: py
 def test_tasks_of_large_batches_are_cut_where_keys_stay_in_their_groups(shuffle_bn: bool) -> None:
     specs = [
         StreamSpec(
-            seed=0, global_batch_size=size, num_groups=8, shuffle_bn=shuffle_bn, views=v2_views(), max_pixels=10**8
+            seed=0, global_batch_size=size, num_groups=8, maker=TwoViews(v2_views(), shuffle_bn), max_pixels=10**8
         )
         for size in (32, 256, 1024, 4096)
     ]
@@ -137,7 +138,7 @@ def test_a_bad_row_keeps_its_position_and_shows_the_next_good_image_of_its_group
         assert block["rows"][0, at] == rows[i]
         image = pixels(int(rows[stand_ins.get(i, i)]))
         for name, view in (("query", 0), ("key", 1)):
-            expected = make_view(image, spec.views, seed=spec.seed, position=i, view=view)
+            expected = make_view(image, VIEWS, seed=spec.seed, position=i, view=view)
             assert (block[name][0, at] == expected).all()
     told = [json.loads(str(block["bad"])) for block in blocks]
     assert [[entry[0] for entry in block] for block in told] == [[], [rows[3], rows[4]], [rows[8]], []]
@@ -154,7 +155,7 @@ def test_bad_rows_of_every_step_of_a_task_are_told(tmp_path: Path) -> None:
 def _shown(blocks: list[dict[str, np.ndarray]], spec: StreamSpec, position: int) -> int:
     """The number of the image whose query view stands at a position of step 0."""
     block, at = blocks[position // spec.group_size], position % spec.group_size
-    views = {make_view(pixels(i), spec.views, seed=spec.seed, position=position, view=0).tobytes(): i for i in range(N)}
+    views = {make_view(pixels(i), VIEWS, seed=spec.seed, position=position, view=0).tobytes(): i for i in range(N)}
     return views[np.ascontiguousarray(block["query"][0, at]).tobytes()]
 
 
@@ -216,7 +217,9 @@ def test_an_empty_file_is_a_bad_row(tmp_path: Path) -> None:
 def test_tasks_hold_several_steps_of_small_images_and_one_of_large_ones() -> None:
     def steps(size: int, px: int) -> int:
         views = cifar_views() if px == 32 else v2_views(px)
-        spec = StreamSpec(seed=0, global_batch_size=size, num_groups=8, shuffle_bn=True, views=views, max_pixels=1)
+        spec = StreamSpec(
+            seed=0, global_batch_size=size, num_groups=8, maker=TwoViews(views, shuffle_bn=True), max_pixels=1
+        )
         return spec.steps_per_task
 
     assert (steps(256, 224), steps(512, 32), steps(8, 32)) == (1, 5, 8)

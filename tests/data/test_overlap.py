@@ -89,7 +89,7 @@ def test_a_column_of_splits_that_leaves_nothing_to_train_on_is_refused(tmp_path:
 
 def run_images(data: Path, evaluation: Path, said: list[str]) -> Images:
     config = tiny_config(data, data.parent / "runs")
-    return list_images(replace(config, eval=replace(config.eval, uri=str(evaluation))), StorageOptions({}), said.append)
+    return list_images(replace(config, eval=replace(config.eval, uri=str(evaluation))), said.append)
 
 
 def test_images_of_eval_uri_are_not_trained_on(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def same(a: Loaded, b: Loaded) -> bool:
         and (x.query == y.query).all()
         and (x.key == y.key).all()
         and (x.rows == y.rows).all()
-        and (x.key_rows_of_slots == y.key_rows_of_slots).all()
+        and (x.shuffle == y.shuffle).all()
     )
 
 

@@ -18,8 +18,8 @@ from moco_ray.config.methods import method_class
 from moco_ray.core.encoders import build_encoder
 from moco_ray.driver.dry_run import dry_run
 from moco_ray.driver.estimate import measure_size
-from moco_ray.driver.images.listing import decide
 from moco_ray.driver.run import pretrain
+from moco_ray.tasks.pretraining import PRETRAINING
 from tests.runs import tiny_config
 
 
@@ -143,7 +143,7 @@ def test_a_checkpoint_is_counted_as_it_is_written(method: str, copies: int, imag
         config = replace(config, method=method_class(method)())
     if method == "memory-bank":
         config = replace(config, method=replace(config.method, num_negatives=64))
-    size = measure_size(decide(config, 191), 191, torch.device("cpu"))
+    size = measure_size(PRETRAINING.resolve(config, 191), 191, torch.device("cpu"))
     folder = Path(pretrain(config, say=lambda line: None).folder)
     written = (folder / "checkpoint_000000001" / "state.pt").stat().st_size
     assert size.checkpoint == pytest.approx(written, rel=0.12)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from moco_ray.cluster.notes import Notes
-from moco_ray.driver.failure import RunFailed
+from moco_ray.cluster.notes import Notes, RunNotes
 from moco_ray.driver.run import pretrain
+from moco_ray.tasks.job import RunFailed
 from moco_ray.worker.loop import _about_devices
 from tests.cluster.nodes import processes_of
 from tests.runs import tiny_config
@@ -38,7 +38,7 @@ def _size(*, fewest: int, most: int, cpus_each: float, room: float) -> int:
 
     (node,) = ray.nodes()  # it has CPUs for nine workers and data
     workers = ScalingConfig(num_workers=(fewest, most), resources_per_worker={"CPU": cpus_each})
-    policy = UsefulSizes(workers, 8, None, Notes("attempt"), Notes("run"), lambda line: None)
+    policy = UsefulSizes(workers, 8, None, Notes("attempt"), RunNotes("run"), lambda line: None)
     return policy._count_possible_workers({node["NodeID"]: {"CPU": float(room)}})
 
 

@@ -37,7 +37,7 @@ def short(uri: Path, storage_path: Path, steps: int = 2, **run: Any) -> Config:
 
 
 def listed(config: Config, said: list[str] | None = None) -> Images:
-    return list_images(config, StorageOptions({}), (said if said is not None else []).append)
+    return list_images(config, (said if said is not None else []).append)
 
 
 def stored(folder: Path, name: str) -> Manifest:
@@ -80,9 +80,11 @@ def test_a_run_that_was_begun_without_splits_goes_on_with_the_images_that_it_has
     shutil.rmtree(folder)
     whole.train.write(storage, storage.join("manifest.parquet"))  # as when every image was trained on
     from moco_ray.config import to_json
-    from moco_ray.driver.images.listing import decide
+    from moco_ray.tasks.pretraining import PRETRAINING
 
-    storage.write_bytes(storage.join("config.json"), to_json(decide(config, len(whole.train.train_rows()))).encode())
+    storage.write_bytes(
+        storage.join("config.json"), to_json(PRETRAINING.resolve(config, len(whole.train.train_rows()))).encode()
+    )
     pretrain(config, say=lambda line: None)
     assert stored(folder, "manifest.parquet").digest == whole.train.digest
     assert not (folder / "eval_manifest.parquet").exists()
@@ -159,8 +161,8 @@ def test_very_many_single_files_are_said_to_be_better_packed(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, said = tiny_config(images, tmp_path), []
-    list_images(config, StorageOptions({}), said.append)
+    list_images(config, said.append)
     assert not any("pack them" in line for line in said)
     monkeypatch.setattr(plan, "_MANY_FILES", 100)
-    list_images(config, StorageOptions({}), said.append)
+    list_images(config, said.append)
     assert any(re.search(r"warning: \d+ single files .* pack them into Parquet files", line) for line in said)

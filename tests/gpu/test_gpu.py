@@ -67,7 +67,7 @@ def test_memory_that_runs_out_halves_the_micro_batch_and_changes_no_step(name: s
     backbone = learners[1].method.query_encoder.backbone
     backbone.register_forward_pre_hook(partial(_take_too_much, limit=8))
     cut = [learners[1].step(batch, lr=0.1).values()["train/loss"] for batch in batches]
-    assert cut == pytest.approx(whole, rel=1e-10) and learners[1].micro_batch_groups <= 2
+    assert cut == pytest.approx(whole, rel=1e-10) and learners[1].micro_batches.groups <= 2
 
 
 def test_batches_that_are_copied_beside_steps_arrive_whole() -> None:

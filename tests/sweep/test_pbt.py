@@ -14,7 +14,7 @@ import torch
 from moco_ray.config import from_json
 from moco_ray.data.manifest import Images
 from moco_ray.driver.run import pretrain
-from moco_ray.run_folder.begin import found_run, is_run
+from moco_ray.run_folder.begin import begin_run, is_run
 from moco_ray.storage.storage import Storage, StorageOptions
 from moco_ray.sweep.config import SweepConfig
 from moco_ray.sweep.pbt import check_population, explore, generation_ends, run_population, select
@@ -95,7 +95,7 @@ def _play(state: SweepState, die_before: int | None = None) -> int:
             record = state.ledger.records[given["trial"]]
             config, run = from_json(given["task"]["config"]), state.folder_of(record)
             if not is_run(run):
-                found_run(run, config, Images(train=state.manifest, test=None))
+                begin_run(run, config, Images(train=state.manifest, test=None))
             pretrain(config, say=_quiet)
             for line in map(json.loads, run.read_bytes(run.join("eval.jsonl")).splitlines()):
                 if line["step"] > given["seen"]:

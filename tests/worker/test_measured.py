@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moco_ray.core.step import StepResult
+from moco_ray.core.step_result import StepResult, contrast_means
 from moco_ray.driver.run import pretrain
 from moco_ray.worker import measured
 from moco_ray.worker.measured import Measured
@@ -16,7 +16,7 @@ from tests.runs import losses, punctual_checkpoints, tiny_config
 
 
 def result(loss: float) -> StepResult:
-    return StepResult(totals=torch.tensor([loss, 0, 0, 0, 0, 0, 0], dtype=torch.float64), global_batch_size=1)
+    return StepResult(totals=torch.tensor([loss, 0, 0, 0, 0, 0, 0], dtype=torch.float64), means=contrast_means(1, 1))
 
 
 @pytest.fixture

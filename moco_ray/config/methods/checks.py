@@ -5,18 +5,6 @@ from __future__ import annotations
 _MOST_KEYS = 2**24  # each query of a batch is compared with all of them
 
 
-def check_fields(*, temperature: float, encoder_momentum: float = 0.0) -> None:
-    """Check a temperature and a momentum.
-
-    Raises:
-        ValueError: They are out of range.
-    """
-    if not temperature > 0:
-        raise ValueError(f"method.temperature is {temperature}; use a number above 0")
-    if not 0 <= encoder_momentum <= 1:
-        raise ValueError(f"method.encoder-momentum is {encoder_momentum}; use a number in [0, 1]")
-
-
 def check_dictionary(name: str, num_keys: int | None) -> None:
     """Check how many keys a query is compared with.
 

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from moco_ray.config.methods.checks import check_dictionary, check_fields
+from moco_ray.config.method import MethodConfig
+from moco_ray.config.methods.checks import check_dictionary
 
 if TYPE_CHECKING:
     from moco_ray.core.encoders import Encoder
-    from moco_ray.core.method import Setting
-    from moco_ray.core.methods.memory_bank import MemoryBank
+    from moco_ray.core.method import Method, Setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryBankConfig:
+class MemoryBankConfig(MethodConfig):
     """A memory bank with InfoNCE, as the v1 paper compares it (arXiv:1911.05722, Fig. 3).
 
     Wu et al. train with noise-contrastive estimation (NCE) instead, an approximation of the same softmax; that is not
-    built.
+    built. Keys are of earlier batches, and share no statistics with their queries: they are not shuffled.
     """
 
     name: ClassVar[str] = "memory-bank"
-    batch_norm: ClassVar[Literal["group", "global"]] = "group"
-    shuffles_keys: ClassVar[bool] = False  # keys are of earlier batches, and share no statistics with their queries
 
     num_negatives: int | None = None
     """Entries sampled as negatives for each batch (K). None: half the images, at most 65536."""
@@ -34,19 +32,14 @@ class MemoryBankConfig:
     """Momentum of an image's entry when the image is seen again (Wu et al. 2018, Sec. 3.2 and their code)."""
 
     def check(self, global_batch_size: int) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: They are impossible.
-        """
-        check_fields(temperature=self.temperature)
+        super().check(global_batch_size)
         check_dictionary("method.num-negatives", self.num_negatives)
         if not 0 <= self.bank_momentum < 1:
             raise ValueError(f"method.bank-momentum is {self.bank_momentum}; use a number in [0, 1), such as 0.5")
         if self.num_negatives is not None and self.num_negatives < 1:
             raise ValueError(f"method.num-negatives is {self.num_negatives}; use at least 1")
 
-    def decide(self, *, num_images: int, global_batch_size: int, has_batch_norm: bool) -> MemoryBankConfig:
+    def resolve(self, *, num_images: int, global_batch_size: int, has_batch_norm: bool) -> Self:
         """Size the sample."""
         if self.num_negatives is not None:
             return self
@@ -71,8 +64,7 @@ class MemoryBankConfig:
         assert self.num_negatives is not None
         return math.log(self.num_negatives + 1)
 
-    def build(self, query_encoder: Encoder, setting: Setting) -> MemoryBank:
-        """Build the encoder's bank."""
+    def build(self, query_encoder: Encoder, setting: Setting) -> Method:
         from moco_ray.core.methods.memory_bank import MemoryBank
 
         return MemoryBank(query_encoder, self, setting)

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from moco_ray.config.methods.checks import check_dictionary, check_fields, check_shuffle
+from moco_ray.config.method import MethodConfig
+from moco_ray.config.methods.checks import check_dictionary, check_shuffle
 
 if TYPE_CHECKING:
     from moco_ray.core.encoders import Encoder
-    from moco_ray.core.method import Setting
-    from moco_ray.core.methods.moco import MoCo
+    from moco_ray.core.method import Method, Setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoCoConfig:
+class MoCoConfig(MethodConfig):
     """Momentum contrast. Defaults are MoCo v2's (arXiv:2003.04297)."""
 
     name: ClassVar[str] = "moco"
-    batch_norm: ClassVar[Literal["group", "global"]] = "group"
 
     queue_size: int | None = 65536
     """Keys in the dictionary (the paper's K). None: half the images, at most 65536."""
@@ -36,16 +35,10 @@ class MoCoConfig:
 
     @property
     def shuffles_keys(self) -> bool:
-        """Whether key views change BatchNorm groups."""
         return self.shuffle_bn is not False
 
     def check(self, global_batch_size: int) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: They are impossible, or contradict the batch.
-        """
-        check_fields(temperature=self.temperature, encoder_momentum=self.encoder_momentum)
+        super().check(global_batch_size)
         check_dictionary("method.queue-size", self.queue_size)
         keys = self._keys_a_step(global_batch_size)
         if self.queue_size is not None and self.queue_size < keys:
@@ -53,7 +46,7 @@ class MoCoConfig:
                 f"method.queue-size {self.queue_size} is smaller than one batch of {keys} keys; use at least {keys}"
             )
 
-    def decide(self, *, num_images: int, global_batch_size: int, has_batch_norm: bool) -> MoCoConfig:
+    def resolve(self, *, num_images: int, global_batch_size: int, has_batch_norm: bool) -> Self:
         """Size the queue, and shuffle where that matters."""
         check_shuffle(self.shuffle_bn, has_batch_norm)
         queue_size = self.queue_size
@@ -86,8 +79,7 @@ class MoCoConfig:
         """log(K + 1), for each of the losses."""
         return (1 + self.symmetric) * math.log(self.num_entries(0) + 1)
 
-    def build(self, query_encoder: Encoder, setting: Setting) -> MoCo:
-        """Build encoders and queue."""
+    def build(self, query_encoder: Encoder, setting: Setting) -> Method:
         from moco_ray.core.methods.moco import MoCo
 
         return MoCo(query_encoder, self, setting.generator())

@@ -6,21 +6,19 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from moco_ray.config.methods.checks import check_fields
+from moco_ray.config.method import MethodConfig
 
 if TYPE_CHECKING:
     from moco_ray.core.encoders import Encoder
-    from moco_ray.core.method import Setting
-    from moco_ray.core.methods.moco_v3 import MoCoV3
+    from moco_ray.core.method import Method, Setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoCoV3Config:
+class MoCoV3Config(MethodConfig):
     """MoCo v3. Defaults are those of a ViT (arXiv:2104.02057, Sec. 4 and 5)."""
 
     name: ClassVar[str] = "moco-v3"
     batch_norm: ClassVar[Literal["group", "global"]] = "global"
-    shuffles_keys: ClassVar[bool] = False
 
     temperature: float = 0.2
     """Temperature of the softmax (tau): 0.2 for a ViT, 1.0 for a ResNet-50."""
@@ -31,18 +29,6 @@ class MoCoV3Config:
     predictor_last_bn: bool = True
     """Whether the predictor's output is normalised over the batch: for a ViT, not for a ResNet-50."""
 
-    def check(self, global_batch_size: int) -> None:
-        """Check the fields.
-
-        Raises:
-            ValueError: They are impossible.
-        """
-        check_fields(temperature=self.temperature, encoder_momentum=self.encoder_momentum)
-
-    def decide(self, *, num_images: int, global_batch_size: int, has_batch_norm: bool) -> MoCoV3Config:
-        """Nothing is automatic."""
-        return self
-
     def warning(self, num_images: int, global_batch_size: int) -> str | None:
         """Say so when there are few negatives."""
         if global_batch_size >= 256 or num_images < 2 * 256:
@@ -52,16 +38,11 @@ class MoCoV3Config:
             "6144 (optim.global-batch-size, with run.micro-batch-groups where memory is short)"
         )
 
-    def num_entries(self, num_images: int) -> int:
-        """None: the keys are those of the batch."""
-        return 0
-
     def chance_loss(self, global_batch_size: int) -> float:
         """Two losses of 2 tau log(B)."""
         return 4 * self.temperature * math.log(global_batch_size)
 
-    def build(self, query_encoder: Encoder, setting: Setting) -> MoCoV3:
-        """Build both encoders and the predictor."""
+    def build(self, query_encoder: Encoder, setting: Setting) -> Method:
         from moco_ray.core.encoders import feature_dim
         from moco_ray.core.methods.moco_v3 import MoCoV3
 

@@ -12,7 +12,7 @@ from moco_ray.config.methods.end_to_end import EndToEndConfig
 from moco_ray.core.batch import Batch
 from moco_ray.core.encoders import Encoder, key_encoder_of
 from moco_ray.core.info_nce import Loss, info_nce
-from moco_ray.core.method import Apply, Method
+from moco_ray.core.method import Encode, Method
 
 
 class EndToEnd(Method):
@@ -31,14 +31,14 @@ class EndToEnd(Method):
     def trained(self) -> list[nn.Module]:
         return [self.query_encoder, self.key_encoder]
 
-    def trunks(self) -> list[nn.Module]:
+    def query_modules(self) -> list[nn.Module]:
         return [self.query_encoder, self.key_encoder]
 
-    def images(self, batch: Batch) -> list[Tensor]:
+    def query_images(self, batch: Batch) -> list[Tensor]:
         return [batch.query, batch.key]
 
-    def loss(self, outputs: list[Tensor], keys: None, part: slice, batch: Batch, apply: Apply) -> Loss:
+    def loss(self, outputs: list[Tensor], keys: None, part: slice, batch: Batch, encode: Encode) -> Loss:
         q, slots = (F.normalize(output, dim=1) for output in outputs)  # (n, dim) each
-        k = batch.gather_keys(slots)  # (B, dim), with gradients to all ranks
+        k = batch.unshuffle(slots)  # (B, dim), with gradients to all ranks
         labels = batch.own_rows().to(q.device, non_blocking=True)
         return info_nce(q / self.config.temperature @ k.T, labels, self.config.temperature)

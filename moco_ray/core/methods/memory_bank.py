@@ -18,7 +18,7 @@ from moco_ray.core.batch import Batch, without_wait
 from moco_ray.core.encoders import Encoder
 from moco_ray.core.hashing import hash64
 from moco_ray.core.info_nce import Loss, info_nce, info_nce_logits
-from moco_ray.core.method import Apply, Method, Setting
+from moco_ray.core.method import Encode, Method, Setting
 
 _NEGATIVES = 0x4E  # keeps this draw apart from the others that are keyed by (seed, step)
 
@@ -40,11 +40,9 @@ class MemoryBank(Method):
 
     Attributes:
         bank: (num_images, dim), unit rows; random directions until an image was seen. The same on all ranks.
-        held_out_rows: Rows of the data set that have no entry, ascending.
     """
 
     bank: Tensor
-    held_out_rows: Tensor
 
     def __init__(self, query_encoder: Encoder, config: MemoryBankConfig, setting: Setting) -> None:
         super().__init__()
@@ -53,30 +51,29 @@ class MemoryBank(Method):
         self._seed = setting.seed
         entries = torch.randn(setting.num_images, query_encoder.dim, generator=setting.generator())
         self.register_buffer("bank", F.normalize(entries, dim=1))
-        self.register_buffer("held_out_rows", torch.from_numpy(setting.held_out_rows), persistent=False)
 
     def trained(self) -> list[nn.Module]:
         return [self.query_encoder]
 
-    def trunks(self) -> list[nn.Module]:
+    def query_modules(self) -> list[nn.Module]:
         return [self.query_encoder]
 
-    def images(self, batch: Batch) -> list[Tensor]:
+    def query_images(self, batch: Batch) -> list[Tensor]:
         return [batch.query]
 
-    def keys(self, batch: Batch, apply: Apply) -> _Keys:
+    def encode_keys(self, batch: Batch, encode: Encode) -> _Keys:
         own = self._entries(batch)  # (n,)
         sample = without_wait(self.sample(batch.step), self.bank.device)  # (K,)
         return _Keys(self.bank[own], self.bank[sample], own[:, None] == sample)
 
-    def loss(self, outputs: list[Tensor], keys: _Keys, part: slice, batch: Batch, apply: Apply) -> Loss:
+    def loss(self, outputs: list[Tensor], keys: _Keys, part: slice, batch: Batch, encode: Encode) -> Loss:
         q = F.normalize(outputs[0], dim=1)  # (n, dim)
         logits = info_nce_logits(q, keys.own[part], keys.negatives, self.config.temperature)  # (n, 1 + K)
         logits[:, 1:] = logits[:, 1:].masked_fill(keys.is_own[part], -math.inf)
         labels = torch.zeros(len(q), dtype=torch.int64, device=q.device)
         return info_nce(logits, labels, self.config.temperature)
 
-    def end(self, batch: Batch, keys: _Keys, outputs: list[Tensor]) -> None:
+    def update_dictionary(self, batch: Batch, keys: _Keys, outputs: list[Tensor]) -> None:
         """Move the entries of the batch's images; of an image that is in it twice, the later place counts."""
         q = batch.gather(F.normalize(outputs[0], dim=1))  # (B, dim)
         entries = batch.gather(self._entries(batch))  # (B,)
@@ -93,5 +90,4 @@ class MemoryBank(Method):
 
     def _entries(self, batch: Batch) -> Tensor:
         """Entries of this rank's images, (n,) int64."""
-        rows = torch.from_numpy(batch.rows).to(self.bank.device, non_blocking=True)
-        return rows - torch.searchsorted(self.held_out_rows, rows)
+        return torch.from_numpy(batch.indices).to(self.bank.device, non_blocking=True)

@@ -10,14 +10,14 @@ from moco_ray.core.batch import Batch
 from moco_ray.core.encoders import Encoder, key_encoder_of, momentum_update
 from moco_ray.core.heads import bn_mlp
 from moco_ray.core.info_nce import Loss, info_nce
-from moco_ray.core.method import Apply, Method
+from moco_ray.core.method import Encode, Method
 
 
 class MoCoV3(Method):
     """Query encoder (backbone, projector) with a predictor, and the key encoder without one.
 
-    Images go through the backbone as a trunk; the heads, whose BatchNorm sees the global batch, take the features of
-    all of a rank's images at once. So a backbone without BatchNorm can be cut into micro-batches, exactly.
+    The backbone is the query module; the heads, whose BatchNorm sees the global batch, take the features of all of a
+    rank's images at once. So a backbone without BatchNorm can be cut into micro-batches, exactly.
     """
 
     is_separable = False
@@ -34,21 +34,20 @@ class MoCoV3(Method):
     def trained(self) -> list[nn.Module]:
         return [self.query_encoder, self.predictor]
 
-    def trunks(self) -> list[nn.Module]:
+    def query_modules(self) -> list[nn.Module]:
         return [self.query_encoder.backbone, self.query_encoder.backbone]
 
-    def images(self, batch: Batch) -> list[Tensor]:
+    def query_images(self, batch: Batch) -> list[Tensor]:
         return [batch.query, batch.key]
 
-    def begin(self, progress: float) -> None:
+    def update_key_encoder(self, progress: float) -> None:
         momentum_update(self.key_encoder, self.query_encoder, self.config.momentum_at(progress))
 
-    def keys(self, batch: Batch, apply: Apply) -> tuple[Tensor, Tensor]:
-        k1, k2 = (self._key(x, batch, apply) for x in self.images(batch))
-        return k1, k2  # (B, dim) each
+    def encode_keys(self, batch: Batch, encode: Encode) -> list[Tensor]:
+        return [self._key(x, batch, encode) for x in self.query_images(batch)]  # (B, dim) each
 
-    def loss(self, outputs: list[Tensor], keys: tuple[Tensor, Tensor], part: slice, batch: Batch, apply: Apply) -> Loss:
-        q1, q2 = (self._query(features, apply) for features in outputs)  # (n, dim) each
+    def loss(self, outputs: list[Tensor], keys: list[Tensor], part: slice, batch: Batch, encode: Encode) -> Loss:
+        q1, q2 = (self._query(features, encode) for features in outputs)  # (n, dim) each
         k1, k2 = keys
         first, second = self._contrast(q1, k2, batch), self._contrast(q2, k1, batch)
         return Loss(*(a + b for a, b in zip(first, second, strict=True)))
@@ -56,12 +55,12 @@ class MoCoV3(Method):
     def metrics(self, progress: float) -> dict[str, float]:
         return {"train/encoder_momentum": self.config.momentum_at(progress)}
 
-    def _key(self, images: Tensor, batch: Batch, apply: Apply) -> Tensor:
-        features = apply(self.key_encoder.backbone, images)
-        return batch.gather(F.normalize(apply(self.key_encoder.projector, features), dim=1))
+    def _key(self, images: Tensor, batch: Batch, encode: Encode) -> Tensor:
+        features = encode(self.key_encoder.backbone, images)  # (n, d)
+        return batch.gather(F.normalize(encode(self.key_encoder.projector, features), dim=1))
 
-    def _query(self, features: Tensor, apply: Apply) -> Tensor:
-        return F.normalize(apply(self.predictor, apply(self.query_encoder.projector, features)), dim=1)
+    def _query(self, features: Tensor, encode: Encode) -> Tensor:
+        return F.normalize(encode(self.predictor, encode(self.query_encoder.projector, features)), dim=1)
 
     def _contrast(self, q: Tensor, k: Tensor, batch: Batch) -> Loss:
         """Sum over this rank's q of ctr(q, k): the cross-entropy of q k / tau, its own row the class, times 2 tau."""

@@ -12,7 +12,7 @@ from moco_ray.config.methods.simclr import SimCLRConfig
 from moco_ray.core.batch import Batch
 from moco_ray.core.encoders import Encoder
 from moco_ray.core.info_nce import Loss, info_nce
-from moco_ray.core.method import Apply, Method
+from moco_ray.core.method import Encode, Method
 
 
 class SimCLR(Method):
@@ -29,13 +29,13 @@ class SimCLR(Method):
     def trained(self) -> list[nn.Module]:
         return [self.query_encoder]
 
-    def trunks(self) -> list[nn.Module]:
+    def query_modules(self) -> list[nn.Module]:
         return [self.query_encoder]
 
-    def images(self, batch: Batch) -> list[Tensor]:
+    def query_images(self, batch: Batch) -> list[Tensor]:
         return [torch.cat([batch.query, batch.key])]
 
-    def loss(self, outputs: list[Tensor], keys: None, part: slice, batch: Batch, apply: Apply) -> Loss:
+    def loss(self, outputs: list[Tensor], keys: None, part: slice, batch: Batch, encode: Encode) -> Loss:
         own = F.normalize(outputs[0], dim=1)  # (2n, dim)
         first, second = own.chunk(2)
         z = torch.cat([batch.gather(first), batch.gather(second)])  # (2B, dim), with gradients to all ranks

@@ -9,7 +9,6 @@ from moco_ray.config import Config
 from moco_ray.data.compare import Comparison, compare, is_same_place
 from moco_ray.data.manifest import Images, Manifest
 from moco_ray.driver.images.listing import list_eval_images, list_images
-from moco_ray.storage.storage import resolve_storage_options
 
 Say = Callable[[str], None]
 
@@ -49,8 +48,7 @@ def current_images(stored: Images, old: Config, config: Config, say: Say) -> tup
         assert stored.test is not None
         test, _ = _current(stored.test, list_eval_images(config, say), eval_uris, config, say)
         return replace(stored, test=test), None
-    options = resolve_storage_options(config.data.uri, config.data.storage_options)
-    listed = list_images(config, options, say, holds_out=False)
+    listed = list_images(config, say, holds_out=False)
     train, difference = _current(stored.train, listed.train, data_uris, config, say)
     uris = eval_uris if has_own_test else data_uris
     return _with_test(Images(train=train, test=stored.test), stored, listed, uris, config, say), difference

@@ -17,10 +17,10 @@ from moco_ray.data.reading import decode, read_rows
 from moco_ray.driver.images.current import current_images
 from moco_ray.driver.images.listing import list_images
 from moco_ray.evaluate.eval_set import holdout_mask
-from moco_ray.run_folder.begin import EVAL_MANIFEST, LINEAGE, found_run, stored_images, write_config, write_images
+from moco_ray.run_folder.begin import EVAL_MANIFEST, LINEAGE, begin_run, stored_images, write_config, write_images
 from moco_ray.run_folder.checkpoint import CheckpointStore
 from moco_ray.run_folder.metrics import stored_lines
-from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
+from moco_ray.storage.storage import Storage, StorageOptions
 
 BAD_IMAGES = "bad_images.jsonl"
 _READ_AGAIN, _PIECE = 10_000, 256
@@ -66,8 +66,7 @@ def images_of_run(run: Storage, old: Config, config: Config, say: Say) -> RunIma
     images, difference = current_images(stored, old, config, say)
     if difference is not None and step is None:
         say("no checkpoint has been written yet: the run begins with the images as they are now")
-        options = resolve_storage_options(config.data.uri, config.data.storage_options)
-        images = list_images(config, options, lambda line: None)  # with whatever is held out of them
+        images = list_images(config, lambda line: None)  # with whatever is held out of them
         say(f"{len(images.train) - len(images.train.train_rows()):,} of the {len(images.train):,} images are held out")
         return RunImages(
             images=images,
@@ -90,13 +89,13 @@ def images_of_run(run: Storage, old: Config, config: Config, say: Say) -> RunIma
     )
 
 
-def check_method(kept: RunImages, config: Config) -> None:
-    """Refuse other images for a method that keeps something for each of them.
+def check_same_images(kept: RunImages, config: Config) -> None:
+    """Refuse other images for a run that keeps something for each of them.
 
     Raises:
-        ValueError: The run has trained such a method on other images.
+        ValueError: It has trained on other images.
     """
-    if kept.changes and not kept.begins_anew and config.method.num_entries(1) != config.method.num_entries(2):
+    if kept.changes and not kept.begins_anew:
         raise ValueError(
             f"--data.relist: the method {config.method.name} keeps an entry for each image and cannot go on with others; "
             "begin another run with another --run.name, or put the old images back"
@@ -118,7 +117,7 @@ def adopt(run: Storage, kept: RunImages, old: Config, config: Config, say: Say) 
     if kept.begins_anew:
         for name in (LINEAGE, BAD_IMAGES, EVAL_MANIFEST):
             run.delete(run.join(name))
-        found_run(run, config, kept.images)
+        begin_run(run, config, kept.images)
         return
     if kept.changes:
         _keep_old_list(run, kept, config)

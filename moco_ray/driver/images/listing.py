@@ -1,8 +1,7 @@
-"""What a run will be: its images, and every automatic value decided from them."""
+"""The images of a run as they are found: those to train on in their order, and those to classify."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 
 from moco_ray.config import Config
-from moco_ray.core.group_batch_norm import has_batch_norm
 from moco_ray.data.blocks import Source
 from moco_ray.data.folders import same_place
 from moco_ray.data.known_bad import say_known_bad
@@ -21,9 +19,7 @@ from moco_ray.data.overlap import check_left, is_shared_row
 from moco_ray.data.sources import list_source
 from moco_ray.evaluate.eval_set import EvalSet, choose_eval_set, holdout_mask
 from moco_ray.storage.storage import StorageOptions, resolve_storage_options
-from moco_ray.tasks.network import network_without_weights
 
-_EVALUATIONS_A_RUN = 20
 _BATCHES_LOOKED_AT = 20
 _LEAST_MIXED = 0.9
 _MANY_FILES = 10_000_000
@@ -31,7 +27,7 @@ _MANY_FILES = 10_000_000
 Say = Callable[[str], None]
 
 
-def list_images(config: Config, options: StorageOptions, say: Say, *, holds_out: bool = True) -> Images:
+def list_images(config: Config, say: Say, *, holds_out: bool = True) -> Images:
     """List the images to train on and those to classify, and say what there is.
 
     Without other images to classify, some of the labelled ones are held out from training. Results of runs and the images
@@ -39,7 +35,6 @@ def list_images(config: Config, options: StorageOptions, say: Say, *, holds_out:
 
     Args:
         config: Names them.
-        options: Access to data.uri.
         say: Prints a line for the user.
         holds_out: Whether to choose images to hold out; a run that exists has chosen its own.
 
@@ -55,6 +50,7 @@ def list_images(config: Config, options: StorageOptions, say: Say, *, holds_out:
         )
     say(f"listing {data.uri}")
     apart = (config.run.storage_path, evaluation.uri)
+    options = resolve_storage_options(data.uri, data.storage_options)
     listed = list_source(data, options, say, leave_out=apart, chooses_test=not evaluation.uri)
     train, test = listed.train, listed.test
     if holds_out and test is None and not evaluation.uri:
@@ -121,7 +117,7 @@ def list_eval_images(config: Config, say: Say) -> Manifest:
     return manifest
 
 
-def make_source(config: Config, manifest: Manifest, options: StorageOptions) -> Source:
+def make_source(config: Config, manifest: Manifest) -> Source:
     """The training images in their order.
 
     Raises:
@@ -134,49 +130,7 @@ def make_source(config: Config, manifest: Manifest, options: StorageOptions) -> 
             f"{config.optim.global_batch_size}; use a smaller optim.global-batch-size"
         )
     order = make_order(manifest, seed=config.run.seed, global_batch_size=config.optim.global_batch_size)
-    return Source(manifest=manifest, train_rows=np.asarray(rows), order=order, options=options)
-
-
-def decide(config: Config, num_rows: int) -> Config:
-    """Replace what is automatic by what it comes to for this data and network.
-
-    Raises:
-        ValueError: What was asked for contradicts one of them, there is no such network, or it cannot take the crops.
-    """
-    size = config.optim.global_batch_size
-    network = network_without_weights(config)
-    method = config.method.decide(num_images=num_rows, global_batch_size=size, has_batch_norm=has_batch_norm(network))
-    every = config.eval.every_steps
-    if every is None:
-        steps = config.optim.num_steps(num_rows)
-        every = max(1, math.ceil(num_rows / size), math.ceil(steps / _EVALUATIONS_A_RUN))
-    return replace(
-        config,
-        method=method,
-        eval=replace(config.eval, every_steps=every),
-    )
-
-
-def warn(config: Config, num_rows: int, say: Say) -> None:
-    """Say what a user should know before training with this method and schedule on so many images."""
-    optim = config.optim
-    if (warning := config.method.warning(num_rows, optim.global_batch_size)) is not None:
-        say(f"warning: {warning}")
-    if config.method.shuffles_keys and optim.bn_groups == 1:
-        say(
-            "warning: with optim.bn-groups 1 a query and its key share BatchNorm statistics, and shuffling changes nothing; "
-            "use more groups"
-        )
-    if optim.warmup_epochs >= optim.epochs:
-        say(
-            f"warning: optim.warmup-epochs {optim.warmup_epochs:g} of optim.epochs {optim.epochs:g}: the learning rate never "
-            "leaves the warm-up; use a shorter one"
-        )
-    if optim.schedule == "milestones" and all(milestone >= optim.epochs for milestone in optim.milestones):
-        say(
-            f"warning: optim.milestones {', '.join(map(str, optim.milestones))} lie beyond optim.epochs {optim.epochs:g}: the "
-            "learning rate never falls; use earlier ones or --optim.schedule cosine"
-        )
+    return Source(manifest=manifest, train_rows=np.asarray(rows), order=order, options=row_options(manifest, config))
 
 
 def warn_of_mixing(source: Source, global_batch_size: int, say: Say) -> None:

@@ -35,8 +35,7 @@ class Case:
             self.backbone,
             model=self.model,
             micro_batch_groups=micro_batch_groups,
-            num_images=290,
-            held_out_rows=(3, 40),
+            num_images=292,
         )
 
 

@@ -53,7 +53,7 @@ def memory_here(name: str) -> dict[str, Any]:
     limit = 9 if collectives.rank() == 0 else 1000
     learner = replace(CASES[name], backbone=partial(FitsForward, limit)).learner()
     learner.try_memory(tiny_batch(0))
-    return {"curve": train(learner, 3), "state": state_of(learner), "groups": learner.micro_batch_groups}
+    return {"curve": train(learner, 3), "state": state_of(learner), "groups": learner.micro_batches.groups}
 
 
 @pytest.mark.parametrize("name", ["end-to-end", "memory-bank"])
@@ -71,7 +71,7 @@ def test_memory_that_is_short_on_one_rank_changes_nothing(name: str) -> None:
 def test_micro_batches_change_nothing(alone: dict[str, Any], name: str, groups: int) -> None:
     learner = CASES[name].learner(groups)
     curve = train(learner, NUM_STEPS)
-    assert learner.micro_batch_groups == groups
+    assert learner.micro_batches.groups == groups
     assert_runs_equal({"curve": curve, "state": state_of(learner)}, alone[name])
 
 

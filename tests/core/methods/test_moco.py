@@ -30,19 +30,19 @@ def test_key_encoder_starts_as_a_copy_head_included() -> None:
 
 
 def test_shuffling_is_for_networks_with_batch_norm() -> None:
-    assert decided(MoCoConfig(), has_batch_norm=True).shuffles_keys
-    assert not decided(MoCoConfig(), has_batch_norm=False).shuffles_keys
-    assert not decided(MoCoConfig(shuffle_bn=False), has_batch_norm=True).shuffles_keys
+    assert resolved(MoCoConfig(), has_batch_norm=True).shuffles_keys
+    assert not resolved(MoCoConfig(), has_batch_norm=False).shuffles_keys
+    assert not resolved(MoCoConfig(shuffle_bn=False), has_batch_norm=True).shuffles_keys
     with pytest.raises(ValueError, match="the network has no BatchNorm"):
-        decided(MoCoConfig(shuffle_bn=True), has_batch_norm=False)
+        resolved(MoCoConfig(shuffle_bn=True), has_batch_norm=False)
 
 
 def test_a_symmetric_step_enqueues_two_batches() -> None:
     with pytest.raises(ValueError, match="smaller than one batch of 512 keys"):
         MoCoConfig(queue_size=511, symmetric=True).check(256)
     MoCoConfig(queue_size=512, symmetric=True).check(256)
-    assert decided(MoCoConfig(queue_size=None, symmetric=True), has_batch_norm=True).queue_size == 512
+    assert resolved(MoCoConfig(queue_size=None, symmetric=True), has_batch_norm=True).queue_size == 512
 
 
-def decided(config: MoCoConfig, *, has_batch_norm: bool) -> MoCoConfig:
-    return config.decide(num_images=1000, global_batch_size=256, has_batch_norm=has_batch_norm)
+def resolved(config: MoCoConfig, *, has_batch_norm: bool) -> MoCoConfig:
+    return config.resolve(num_images=1000, global_batch_size=256, has_batch_norm=has_batch_norm)

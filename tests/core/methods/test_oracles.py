@@ -15,7 +15,7 @@ from moco_ray.config.methods.end_to_end import EndToEndConfig
 from moco_ray.config.methods.memory_bank import MemoryBankConfig
 from moco_ray.config.methods.moco_v3 import MoCoV3Config
 from moco_ray.config.methods.simclr import SimCLRConfig
-from moco_ray.core.layout import key_permutation
+from moco_ray.core.batch import key_permutation
 from moco_ray.core.step import Learner
 from tests.core.methods.methods import V3_HEADS
 from tests.core.tiny import (
@@ -116,8 +116,8 @@ def test_nt_xent_is_lightlys() -> None:
     learner = method_learner(SimCLRConfig(temperature=0.3))
     method = learner.method
     batch = tiny_batch(0, shuffle_bn=False)
-    outputs = [learner._apply(method.query_encoder, method.images(batch)[0]).detach().requires_grad_()]
-    ours = method.loss(outputs, None, slice(None), batch, learner._apply).total / BATCH_SIZE
+    outputs = [learner.encode(method.query_encoder, method.query_images(batch)[0]).detach().requires_grad_()]
+    ours = method.loss(outputs, None, slice(None), batch, learner.encode).total / BATCH_SIZE
     (gradient,) = torch.autograd.grad(ours, outputs)
     theirs = outputs[0].detach().requires_grad_()
     loss = NTXentLoss(temperature=0.3)(*theirs.chunk(2))
@@ -142,16 +142,20 @@ def test_end_to_end_is_the_v1_papers_mechanism(micro_batch_groups: int | None) -
 
 
 def test_memory_bank_is_the_v1_papers_mechanism() -> None:
-    """Held-out rows 2 and 5 have no entry; the last image of every batch is its first one again."""
+    """Rows 2 and 5 are held out and have no entry; the last image of every batch is its first one again."""
     config = MemoryBankConfig(num_negatives=40, temperature=0.2, bank_momentum=0.5)
-    learner = method_learner(config, num_images=60, held_out_rows=(2, 5))
+    learner = method_learner(config, num_images=60)
     method = learner.method
     rows = [row for row in range(62) if row not in (2, 5)]
     oracle = MemoryBankOracle(plain_copy(method.query_encoder), method.bank, t=0.2, m=0.5, num_gpus=NUM_GROUPS)
     for step in range(NUM_STEPS):
         images = [(step * 25 + i) % 60 for i in range(BATCH_SIZE - 1)]
         images.append(images[0])
-        batch = replace(tiny_batch(step, shuffle_bn=False), rows=np.array([rows[image] for image in images]))
+        batch = replace(
+            tiny_batch(step, shuffle_bn=False),
+            rows=np.array([rows[image] for image in images]),
+            indices=np.array(images),
+        )
         expected = oracle.step(tensors(step)[0], images, method.sample(step).tolist(), LR)
         loss = float(learner.step(batch, lr=LR).values()["train/loss"])
         assert loss == pytest.approx(expected, rel=1e-11)

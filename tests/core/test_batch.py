@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from moco_ray.core.batch import resident_batch
-from moco_ray.core.layout import gather_groups, groups_per_rank, key_permutation, useful_rank_counts
+from moco_ray.core.batch import groups_per_rank, key_permutation, resident_batch, useful_rank_counts
 from tests.core.tiny import BATCH_SIZE, GROUP_SIZE, tiny_batch, views
 
 
@@ -68,7 +67,7 @@ def test_a_resident_batch_puts_each_key_view_into_the_slot_the_permutation_says(
     query, key = views(3)
     batch = tiny_batch(3)
     assert torch.equal(batch.query, query)
-    assert all(torch.equal(batch.key[slot], key[row]) for slot, row in enumerate(batch.key_rows_of_slots))
+    assert all(torch.equal(batch.key[slot], key[row]) for slot, row in enumerate(batch.shuffle))
     assert not torch.equal(batch.key, key)
     assert torch.equal(tiny_batch(3, shuffle_bn=False).key, key)
     assert (batch.global_batch_size, batch.num_groups, batch.group_size) == (BATCH_SIZE, 8, GROUP_SIZE)
@@ -78,9 +77,9 @@ def test_the_unshuffle_restores_the_order_of_rows() -> None:
     rows = torch.arange(BATCH_SIZE)
     image = rows.view(-1, 1, 1, 1).expand(-1, 2, 2, 3).to(torch.uint8)
     batch = resident_batch(image, image, rows.numpy(), step=1, seed=0, num_groups=8, shuffle_bn=True)
-    slots = gather_groups(batch.key[:, 0, 0, 0], batch.groups, batch.group_size)
+    slots = batch.gather(batch.key[:, 0, 0, 0])
     unshuffled = torch.empty_like(slots)
-    unshuffled[torch.from_numpy(batch.key_rows_of_slots)] = slots
+    unshuffled[torch.from_numpy(batch.shuffle)] = slots
     assert unshuffled.tolist() == list(range(BATCH_SIZE)) and slots.tolist() != list(range(BATCH_SIZE))
 
 

@@ -1,0 +1,229 @@
+"""Pretraining of an image encoder by a contrastive method: the task of jobs/pretrain.py."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from moco_ray.config import Config
+from moco_ray.config.methods.memory_bank import MemoryBankConfig
+from moco_ray.config.methods.moco import MoCoConfig
+from moco_ray.core.batch import Batch
+from moco_ray.core.encoders import Encoder, build_encoder
+from moco_ray.core.global_batch_norm import use_global_batch_norm
+from moco_ray.core.group_batch_norm import has_batch_norm, keep_running_share, use_group_batch_norm
+from moco_ray.core.method import Setting
+from moco_ray.core.optim import build_optimizer
+from moco_ray.core.precision import autocast_of, weights_of
+from moco_ray.core.step import Learner as MethodLearner
+from moco_ray.core.step_result import StepResult
+from moco_ray.data.blocks import Source
+from moco_ray.data.makers import TwoViews
+from moco_ray.evaluate.measure import evaluate
+from moco_ray.evaluate.words import describe_evaluation
+from moco_ray.run_folder.checkpoint import State
+from moco_ray.storage.storage import Storage
+from moco_ray.tasks.arithmetic import choose_dtype
+from moco_ray.tasks.job import Job
+from moco_ray.tasks.learner import Learner, worker_device
+from moco_ray.tasks.learning import LearningWatch
+from moco_ray.tasks.network import check_network, initial_weights, network_without_weights
+from moco_ray.tasks.task import Task, Tell
+from moco_ray.weights.encoder_file import NAME, load_encoder, state_encoder
+
+log = logging.getLogger(__name__)
+
+_EVALUATIONS_A_RUN = 20
+_QUERY_ENCODER = "query_encoder."
+_COURSES = {
+    MoCoConfig.name: ": it starts near 0, rises to that while the queue fills, and falls",
+    MemoryBankConfig.name: ": it starts above that, while the bank holds random directions, and falls",
+}
+
+
+class Pretraining(Task):
+    """A method of config/methods/ on two views of each image."""
+
+    results = (NAME,)
+    best_by = "eval/knn_top1"
+    shown = ("key", "train/contrast_accuracy")
+
+    def check(self, config: Config) -> None:
+        """Refuse a network that does not exist, does not take the crops, or that the method cannot train."""
+        check_network(config)
+
+    def initial_weights(self, config: Config) -> bytes | None:
+        """The state dict of the query encoder to start from, as torch.save writes it."""
+        return initial_weights(config)
+
+    def resolve(self, config: Config, num_images: int) -> Config:
+        """Let the method decide on its dictionary, and evaluate once an epoch, but no more than so often a run."""
+        size, every = config.optim.global_batch_size, config.eval.every_steps
+        has_norms = has_batch_norm(network_without_weights(config))
+        method = config.method.resolve(num_images=num_images, global_batch_size=size, has_batch_norm=has_norms)
+        if every is None:
+            steps = config.optim.num_steps(num_images)
+            every = max(1, math.ceil(num_images / size), math.ceil(steps / _EVALUATIONS_A_RUN))
+        return replace(config, method=method, eval=replace(config.eval, every_steps=every))
+
+    def needs_same_images(self, config: Config) -> bool:
+        """Whether the method keeps an entry for each image."""
+        return config.method.num_entries(1) != config.method.num_entries(2)
+
+    def warnings(self, config: Config, source: Source) -> list[str]:
+        """What the method has to say of so many images, and of shuffling where there is nothing to shuffle."""
+        warning = config.method.warning(len(source.train_rows), config.optim.global_batch_size)
+        warnings = [warning] if warning is not None else []
+        if config.method.shuffles_keys and config.optim.bn_groups == 1:
+            warnings.append(
+                "with optim.bn-groups 1 a query and its key share BatchNorm statistics, and shuffling changes nothing; "
+                "use more groups"
+            )
+        return warnings
+
+    def maker(self, config: Config) -> TwoViews:
+        """A query view and a key view; key views change BatchNorm groups where the method shuffles."""
+        return TwoViews(config.views, shuffle_bn=config.method.shuffles_keys)
+
+    def build(self, job: Job, restored: State | None) -> PretrainingLearner:
+        """Build encoders, dictionary and optimizer. All ranks must call."""
+        config = job.config
+        torch.manual_seed(config.run.seed)
+        encoder = build_encoder(config.model, config.views.crop_px)
+        if job.initial_weights is not None:
+            encoder.load_state_dict(torch.load(io.BytesIO(job.initial_weights), weights_only=True))
+        method = config.method.build(
+            encoder, Setting(seed=config.run.seed, model=config.model, num_images=job.num_rows)
+        )
+        if config.method.batch_norm == "group":
+            use_group_batch_norm(method, config.optim.group_size)
+        else:
+            use_global_batch_norm(method)
+        device = worker_device(job.uses_gpu)
+        dtype = choose_dtype(config.run, restored, device)
+        method.to(device=device, dtype=weights_of(dtype), memory_format=torch.channels_last)  # type: ignore[call-overload]
+        learner = PretrainingLearner(
+            MethodLearner(
+                method,
+                build_optimizer(method.trained(), config.optim),
+                mean=config.views.mean,
+                std=config.views.std,
+                autocast=autocast_of(dtype),
+                micro_batch_groups=config.run.micro_batch_groups,
+                compiler="inductor" if config.run.compile else None,
+                compresses_gradients=config.run.compress_gradients,
+            ),
+            dtype,
+        )
+        if restored is not None:
+            learner.restore(restored)
+        keep_running_share(method)
+        method.train()
+        return learner
+
+    def opening(self, config: Config) -> list[str]:
+        """The learning rate, and the loss of embeddings that know nothing."""
+        optim, method = config.optim, config.method
+        return [
+            f"effective learning rate {optim.effective_lr:g} (optim.lr {optim.lr:g} for 256 images); a loss of about "
+            f"{method.chance_loss(optim.global_batch_size):.2f} is chance{_COURSES.get(method.name, '')}",
+            "below, key is how often a query finds its own key, and img/s how many images are trained on a second",
+        ]
+
+    def explain_first_nan(self, config: Config, dtype: str) -> str:
+        """Weights, temperature, views or dtype."""
+        tau = config.method.temperature
+        softmax = f"from method.temperature {tau:g}, " if tau is not None else ""
+        return (
+            f"it comes from the weights to start from (model.init {config.model.init}), {softmax}from views.std "
+            f"{config.views.std} or from run.dtype {dtype}"
+        )
+
+    def measured(self, state: State) -> State:
+        """The query encoder: the rest is four times as much, and would travel for nothing."""
+        own = {name: value for name, value in state["method"].items() if name.startswith(_QUERY_ENCODER)}
+        return {"method": own}
+
+    def evaluate(self, job: Job, state: State, tell: Tell) -> Iterator[tuple[str, float]]:
+        """Measure the query encoder, on a GPU if this process has one."""
+        encoder = _encoder_of(job.config, state)
+        if job.uses_gpu and torch.cuda.is_available():
+            encoder = encoder.to("cuda")
+        return evaluate(encoder, job.eval_set, job.config.views, job.config.eval, tell=tell)
+
+    def describe(self, line: Mapping[str, Any], untrained: Mapping[str, Any] | None) -> list[str]:
+        """Each figure beside what it must be compared with."""
+        return describe_evaluation(line, untrained)
+
+    def watch(self, job: Job) -> LearningWatch:
+        """Look for runs that learn nothing."""
+        return LearningWatch(job)
+
+    def files(self, state: State) -> dict[str, bytes]:
+        """The query encoder, for other tools."""
+        return {NAME: state_encoder(state)}
+
+    def conclude(self, job: Job, run: Storage) -> list[str]:
+        """Draw the pictures of the run, and say how to use its encoder."""
+        from moco_ray.report.run_report import illustrate  # here, because matplotlib takes half a second to import
+
+        encoder = f"{job.run_uri}/{NAME}"
+        try:
+            network = load_encoder(encoder, job.config.run.storage_options)
+            pictures = illustrate(job.config, run, network, job.eval_set)
+            log.info(f"pictures: {', '.join(run.uri(path) for path in pictures)}")
+        except Exception as error:  # a picture is no reason to lose a finished run
+            log.warning(f"the pictures could not be drawn ({type(error).__name__}: {error})")
+        return [
+            "to use the encoder:",
+            "    import moco_ray",
+            f"    encoder = moco_ray.load_encoder({encoder!r})",
+            "    features = encoder(images)  # images: (N, 3, H, W), standardised as moco_ray.encoder_info says",
+        ]
+
+
+PRETRAINING = Pretraining()
+
+
+class PretrainingLearner(Learner):
+    """A method's learner on this rank.
+
+    Attributes:
+        method_learner: Whose steps these are.
+    """
+
+    def __init__(self, method_learner: MethodLearner, dtype: str) -> None:
+        super().__init__(
+            method_learner.method,
+            method_learner.optimizer,
+            method_learner.device,
+            dtype=dtype,
+            scaler=method_learner.scaler,
+        )
+        self.method_learner = method_learner
+
+    def step(self, batch: Batch, *, lr: float, progress: float) -> StepResult:
+        """Algorithm 1 of arXiv:1911.05722. All ranks must call."""
+        return self.method_learner.step(batch, lr=lr, progress=progress)
+
+    def try_memory(self, batch: Batch) -> None:
+        """Find the micro-batch that fits. All ranks must call."""
+        self.method_learner.try_memory(batch)
+
+    def metrics(self, progress: float) -> dict[str, float]:
+        """What the method schedules, and how full its dictionary is."""
+        return self.method_learner.method.metrics(progress)
+
+
+def _encoder_of(config: Config, state: State) -> Encoder:
+    """The query encoder of a checkpoint, with plain BatchNorm, in float32 and channels-last on the CPU."""
+    encoder = build_encoder(config.model, config.views.crop_px)
+    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    encoder.load_state_dict({name.removeprefix(_QUERY_ENCODER): value for name, value in state["method"].items()})
+    return encoder.eval()

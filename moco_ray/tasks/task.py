@@ -1,0 +1,130 @@
+"""The seam between a run and what it trains: a run knows how to train anything, a task says what."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from moco_ray.config import Config
+from moco_ray.data.blocks import Source
+from moco_ray.data.makers import Maker
+from moco_ray.run_folder.checkpoint import State
+from moco_ray.storage.storage import Storage
+from moco_ray.tasks.learner import Learner
+
+if TYPE_CHECKING:
+    from moco_ray.tasks.job import Job
+
+Tell = Callable[[int, int], None]
+"""Is told now and then how many images are done, and how many there are."""
+
+
+class Watch:
+    """Looks at evaluations for what a user should be warned of; this one sees nothing."""
+
+    def see(self, step: int, state: State) -> None:
+        """Look at the weights that are about to be measured."""
+
+    def warnings(self, line: Mapping[str, Any], loss: float | None) -> list[str]:
+        """What an evaluation shows, each cause once.
+
+        Args:
+            line: Of eval.jsonl.
+            loss: The newest training loss.
+        """
+        return []
+
+
+class Task(ABC):
+    """What a run trains. It holds no state of its own: it travels to every process of a run.
+
+    With these, a run is elastic, resumable, recorded, evaluated and the same on any number of workers.
+    """
+
+    results: ClassVar[tuple[str, ...]] = ()
+    """Names of the files that `files` gives."""
+    best_by: ClassVar[str | None] = None
+    """Measure of an evaluation by whose highest value a checkpoint is kept beside the newest ones."""
+    shown: ClassVar[tuple[str, str] | None] = None
+    """Word and metric (percent) of the progress line, beside the loss."""
+
+    def check(self, config: Config) -> None:
+        """On the driver, before anything else: refuse what cannot be trained.
+
+        Raises:
+            ValueError: There is no such network, or it cannot be trained like that.
+        """
+
+    def initial_weights(self, config: Config) -> bytes | None:
+        """On the driver: read what `build` finds in `Job.initial_weights`; None: it starts from the seed.
+
+        Raises:
+            ValueError: There are no such weights, or they do not fit.
+            OSError: Their storage does not answer.
+        """
+        return None
+
+    def resolve(self, config: Config, num_images: int) -> Config:
+        """Replace automatic values by what they come to for so many images.
+
+        Raises:
+            ValueError: They contradict what was asked for.
+        """
+        return config
+
+    def needs_same_images(self, config: Config) -> bool:
+        """Whether a run cannot go on with other images: it keeps something for each of them."""
+        return False
+
+    def warnings(self, config: Config, source: Source) -> list[str]:
+        """What a user should know before so many images are trained on in this way."""
+        return []
+
+    @abstractmethod
+    def maker(self, config: Config) -> Maker:
+        """What a batch holds of each image."""
+
+    @abstractmethod
+    def build(self, job: Job, restored: State | None) -> Learner:
+        """On each rank: build what is trained, from the seed or from a checkpoint. All ranks must call."""
+
+    def opening(self, config: Config) -> list[str]:
+        """Lines that are said before the first step: what the figures mean that follow."""
+        return []
+
+    def explain_first_nan(self, config: Config, dtype: str) -> str:
+        """Where a loss that is not finite before anything was learned may come from."""
+        return f"it comes from the weights to start from (model.init {config.model.init}) or from run.dtype {dtype}"
+
+    def measured(self, state: State) -> State:
+        """The part of a state that `evaluate` needs."""
+        return {"method": state["method"]}
+
+    def evaluate(self, job: Job, state: State, tell: Tell) -> Iterator[tuple[str, float]]:
+        """Measure what was learned, in any process: yields names that begin with eval/ and values."""
+        return iter(())
+
+    def describe(self, line: Mapping[str, Any], untrained: Mapping[str, Any] | None) -> list[str]:
+        """Lines about an evaluation.
+
+        Args:
+            line: Of eval.jsonl.
+            untrained: That of step 0, if there is one.
+        """
+        measures = {name: value for name, value in line.items() if name.startswith("eval/")}
+        return [
+            f"after {line['step']:,} steps: " + " · ".join(f"{name} {value:.4g}" for name, value in measures.items())
+        ]
+
+    def watch(self, job: Job) -> Watch:
+        """What looks at evaluations beside training, on rank 0."""
+        return Watch()
+
+    def files(self, state: State) -> dict[str, bytes]:
+        """Name and content of what a finished run leaves, beside its records."""
+        return {}
+
+    def conclude(self, job: Job, run: Storage) -> list[str]:
+        """On the driver, when all is done: draw what there is to see; returns lines that say how to use what was learned."""
+        return []
