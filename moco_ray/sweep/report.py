@@ -12,10 +12,9 @@ from typing import Any
 from moco_ray.config import from_json, to_json
 from moco_ray.report.page import Row, Section, render_page
 from moco_ray.run_folder.begin import CONFIG
-from moco_ray.sweep.noise import describe_noise, untrained_value
 from moco_ray.sweep.progress import number, shorten
 from moco_ray.sweep.records import Record, best_of
-from moco_ray.sweep.space import Space
+from moco_ray.sweep.space import KNN, Space
 from moco_ray.sweep.state import SweepState
 from moco_ray.tasks.job import RunFailed
 
@@ -197,3 +196,39 @@ def _counts(records: Sequence[Record]) -> str:
     names = {"finished": "finished", "stopped": "stopped early", "failed": "failed"}
     counts = {name: sum(record.state == state for record in records) for state, name in names.items()}
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def _standard_error(record: Record, metric: str) -> float | None:
+    """Standard error of a trial's value, in points; None where it is not known."""
+    if metric != KNN or not record.points:
+        return None
+    return record.points[-1].metrics.get("eval/knn_error")
+
+
+def untrained_value(records: Sequence[Record]) -> float | None:
+    """What the encoder had before any step."""
+    return next((point.value for record in records for point in record.points if point.step == 0), None)
+
+
+def describe_noise(records: Sequence[Record], best: Record, metric: str) -> str | None:
+    """A sentence on how sure it is that the best trial is the best; None where nothing is known of it."""
+    error = _standard_error(best, metric)
+    if error is None or best.value is None:
+        return None
+    images = best.points[-1].metrics.get("eval/knn_queries", 0.0)
+    others = [record for record in records if record.state == "finished" and record is not best]
+    near = 0
+    for record in others:
+        noise = math.hypot(error, _standard_error(record, metric) or error)
+        near += record.value is not None and best.value - record.value < noise
+    measured = f"{images:,.0f} images give a kNN accuracy of ± {error:.1f} points"
+    if not others:
+        return measured
+    if near:
+        return (
+            f"{measured}: {near} of the {len(others)} other finished trials lie within this noise and may be as good; more "
+            "images (--eval.uri, eval.max-queries) or other seeds would tell"
+        )
+    return (
+        f"{measured}: the best of {len(others) + 1} finished trials is better than all others by more than this noise"
+    )

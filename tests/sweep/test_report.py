@@ -13,11 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from moco_ray.sweep.noise import describe_noise, untrained_value
 from moco_ray.sweep.pictures import _across, _scale
 from moco_ray.sweep.progress import SweepProgress
 from moco_ray.sweep.records import Point, Record, State, best_of
-from moco_ray.sweep.report import SweepResult, best_command, report_page
+from moco_ray.sweep.report import SweepResult, best_command, describe_noise, report_page, untrained_value
 from moco_ray.sweep.space import Space, draw, parse_space
 from tests.runs import tiny_config
 
