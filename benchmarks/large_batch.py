@@ -4,8 +4,8 @@ A ViT's step in eight micro-batches against the same step in one piece; both giv
 vit_mini and 64 images of 32 pixels, on CUDA the ViT-S of the paper and 512 images.
 
 - memory: on the CPU the most bytes that autograd keeps for backward passes at any time, on CUDA the most that torch
-  allocates. Goal 0.35: an eighth of the trunk's activations, and the heads', which see the whole batch.
-- time: goal 1.5: each micro-batch goes forward through the trunk once more (two of forward, key forward and backward
+  allocates. Goal 0.35: an eighth of the backbone's activations, and the heads', which see the whole batch.
+- time: goal 1.5: each micro-batch goes forward through the backbone once more (two of forward, key forward and backward
   become three of about four).
 """
 

@@ -15,7 +15,7 @@ import torch
 from moco_ray.cli.presets import load_preset
 from moco_ray.config.presets import PRESETS
 from moco_ray.driver.estimate import measure_size
-from moco_ray.driver.images.listing import decide
+from moco_ray.tasks.pretraining import PRETRAINING
 
 _NUM_IMAGES = 1_281_167  # ImageNet's
 
@@ -27,7 +27,7 @@ def main() -> None:
     print("| preset | weights | checkpoint | trained state | activations of a group | a worker with the whole batch |")
     print("|---|---|---|---|---|---|")
     for name in names:
-        config = decide(load_preset(name), _NUM_IMAGES)
+        config = PRETRAINING.resolve(load_preset(name), _NUM_IMAGES)
         config = replace(config, run=replace(config.run, dtype="bfloat16"))
         size = measure_size(config, _NUM_IMAGES, torch.device("cpu"))
         whole = size.training + size.all_activations

@@ -48,7 +48,7 @@ NO_OPTIONS = StorageOptions({})
 
 
 def listed(folder: Path) -> Manifest:
-    return build_manifest(DataConfig(uri=str(folder)), NO_OPTIONS, lambda line: None)
+    return build_manifest(DataConfig(uri=str(folder)), NO_OPTIONS)
 
 
 def classes_of_batches(manifest: Manifest) -> float:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from moco_ray.storage.storage import Storage
+from moco_ray.worker.console import said_by
 from tests.runs import write_images
 from tests.s3 import S3Server, open_storage, s3_server
 
@@ -26,6 +27,14 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)  # two threads of one pool on two busy cores wait for each other most of the time
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """The lines that the program says while the test runs."""
+    lines: list[str] = []
+    with said_by(lines.append):
+        yield lines
 
 
 @pytest.fixture(scope="session")

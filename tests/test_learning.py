@@ -71,7 +71,7 @@ def _raw_pixels_knn(images: Path) -> float:
 
 
 def _features(encoder: str, folder: Path, config: Config) -> Features:
-    manifest = build_manifest(DataConfig(uri=str(folder)), StorageOptions({}), _say)
+    manifest = build_manifest(DataConfig(uri=str(folder)), StorageOptions({}))
     rows = np.arange(len(manifest))
     images = ImageSet(
         manifest=manifest, rows=rows, labels=manifest.labels, options=StorageOptions({}), max_pixels=10**8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +20,9 @@ from moco_ray.run_folder.checkpoint_files import checkpoint_name
 from moco_ray.run_folder.metrics import join_parts
 from moco_ray.storage.storage import Storage, resolve_storage_options
 from moco_ray.weights.encoder_file import NAME, encoder_info, load_encoder, read_encoder
+from moco_ray.worker.console import said_by
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ def export_run(
     output: str | os.PathLike[str] | None = None,
     storage_options: str | None = None,
     data_storage_options: str | None = None,
-    say: Say = print,
+    say: Callable[[str], None] = print,
 ) -> str:
     """Write what a finished run leaves, from the newest checkpoint of one that was stopped or goes on.
 
@@ -82,39 +84,40 @@ def export_run(
     Raises:
         ValueError: There is no such run or checkpoint, or it cannot be written.
     """
-    uri = os.fspath(run).rstrip("/")
-    storage = Storage.open(uri, resolve_storage_options(uri, storage_options))
-    if not is_run(storage):
-        raise ValueError(f"{uri} is no folder of a run: there is no {CONFIG} in it")
-    if checkpoint is not None and output is None:
-        raise ValueError(f"--checkpoint {checkpoint} goes to a file of its own; name it with --output")
-    source = uri if checkpoint is None else f"{uri}/{checkpoint_name(checkpoint)}"
-    content = read_encoder(source, storage_options)
-    target = os.fspath(output) if output is not None else f"{uri}/{NAME}"
-    place = Storage.open(target, resolve_storage_options(target, storage_options))
-    place.write_bytes(place.root, content)
-    say(f"encoder of step {encoder_info(target, storage_options)['step']:,}: {target}")
-    if output is None:
-        _write_metrics(storage, say)
-        _draw(storage, target, storage_options, data_storage_options, say)
-    return target
+    with said_by(say):
+        uri = os.fspath(run).rstrip("/")
+        storage = Storage.open(uri, resolve_storage_options(uri, storage_options))
+        if not is_run(storage):
+            raise ValueError(f"{uri} is no folder of a run: there is no {CONFIG} in it")
+        if checkpoint is not None and output is None:
+            raise ValueError(f"--checkpoint {checkpoint} goes to a file of its own; name it with --output")
+        source = uri if checkpoint is None else f"{uri}/{checkpoint_name(checkpoint)}"
+        content = read_encoder(source, storage_options)
+        target = os.fspath(output) if output is not None else f"{uri}/{NAME}"
+        place = Storage.open(target, resolve_storage_options(target, storage_options))
+        place.write_bytes(place.root, content)
+        log.info(f"encoder of step {encoder_info(target, storage_options)['step']:,}: {target}")
+        if output is None:
+            _write_metrics(storage)
+            _draw(storage, target, storage_options, data_storage_options)
+        return target
 
 
-def _write_metrics(run: Storage, say: Say) -> None:
+def _write_metrics(run: Storage) -> None:
     path = run.join("metrics.jsonl")
     try:
-        run.write_bytes(path, join_parts(run, say))
-        say(f"metrics: {run.uri(path)}")
+        run.write_bytes(path, join_parts(run))
+        log.info(f"metrics: {run.uri(path)}")
     except RuntimeError as error:  # a run that goes on replaces parts
-        say(f"warning: metrics.jsonl could not be written ({error})")
+        log.warning(f"metrics.jsonl could not be written ({error})")
 
 
-def _draw(run: Storage, encoder: str, storage_options: str | None, data_storage_options: str | None, say: Say) -> None:
+def _draw(run: Storage, encoder: str, storage_options: str | None, data_storage_options: str | None) -> None:
     config = from_json(run.read_bytes(run.join(CONFIG)).decode(), run.uri(run.join(CONFIG)))
     config = replace(config, data=replace(config.data, storage_options=data_storage_options))
     try:
         eval_set = run_eval_set(config, stored_images(run))
         pictures = illustrate(config, run, load_encoder(encoder, storage_options), eval_set)
-        say(f"pictures: {', '.join(run.uri(path) for path in pictures)}")
+        log.info(f"pictures: {', '.join(run.uri(path) for path in pictures)}")
     except Exception as error:  # the images may be elsewhere by now; the encoder is there
-        say(f"warning: the pictures could not be drawn ({type(error).__name__}: {error})")
+        log.warning(f"the pictures could not be drawn ({type(error).__name__}: {error})")

@@ -10,12 +10,15 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from moco_ray.cluster.store import ClusterStore
 from moco_ray.storage.keys import share_through
+from moco_ray.worker.console import now_said_by
+
+log = logging.getLogger(__name__)
 
 _OUR_MARK = "moco_ray| "
 # What these have to say is said in our own lines; their files under Ray's session folder hold the rest.
@@ -40,8 +43,6 @@ _NOISY_LINES = (
 
 _CONNECT_TIMEOUT_S = 10.0
 
-Say = Callable[[str], None]
-
 
 def choose_authentication() -> None:
     """Have a Ray that this process starts ask for a token. To call before anything imports Ray, if that can be.
@@ -53,7 +54,7 @@ def choose_authentication() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
-def connect(num_workers: int, say: Say) -> None:
+def connect(num_workers: int) -> None:
     """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine.
 
     Raises:
@@ -68,7 +69,7 @@ def connect(num_workers: int, say: Say) -> None:
 
     if not ray.is_initialized():
         if address:
-            say(f"connecting to Ray at {address}")
+            log.info(f"connecting to Ray at {address}")
             _check_reachable(address)
             try:
                 with _keep_sigterm_handler():
@@ -76,7 +77,7 @@ def connect(num_workers: int, say: Say) -> None:
             except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 raise ValueError(_why_refused(address, error)) from error
         else:
-            say("starting Ray on this machine")
+            log.info("starting Ray on this machine")
             # Workers take logical CPUs of their own, so that every real one is free for data.
             cpus = (os.cpu_count() or 1) + num_workers
             with _keep_sigterm_handler():
@@ -143,11 +144,10 @@ def say_from_worker(line: str) -> None:
 
 
 @contextmanager
-def only_our_lines(say: Say, *, for_good: bool) -> Iterator[None]:
+def only_our_lines(*, for_good: bool) -> Iterator[None]:
     """Inside, print the lines of our workers as they are, and of Ray's own processes only what matters.
 
     Args:
-        say: Prints a line of our workers.
         for_good: Afterwards too: lines of a Ray that this process started come late.
     """
     # Semi-public: falls back to Ray's own printing where a release has moved it.
@@ -157,7 +157,7 @@ def only_our_lines(say: Say, *, for_good: bool) -> Iterator[None]:
     except ImportError:
         yield
         return
-    name = "ray_print_logs"
+    name, say = "ray_print_logs", now_said_by()
 
     def show(data: dict[str, Any]) -> None:
         source = data.get("actor_name") or data.get("task_name")

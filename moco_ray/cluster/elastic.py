@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -27,6 +26,7 @@ from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from moco_ray.cluster.connection import say_from_worker
 from moco_ray.cluster.nodes import (
     fitting,
     fitting_beside_data,
@@ -37,8 +37,10 @@ from moco_ray.cluster.nodes import (
 )
 from moco_ray.cluster.notes import Notes, RunNotes
 from moco_ray.core.batch import useful_rank_counts
+from moco_ray.worker.console import say_for_good
 from moco_ray.worker.runtime import LEAVING
 
+log = logging.getLogger(__name__)
 _SAVE_PATIENCE_S = 120.0
 _KNOCK_TIMEOUT_S = 2.0
 _KNOCKS_AT_ONCE = 16
@@ -47,8 +49,6 @@ _SAY_WAITING_EVERY_S = 30.0
 _LOOK_AGAIN_S = 0.5
 _LOOK_AT_AUTOSCALER_EVERY_S = 2.0
 _ASK_FOR_DATA_EVERY_S = 20.0
-
-Say = Callable[[str], None]
 
 
 class ElasticTrainer(TorchTrainer):
@@ -62,18 +62,17 @@ class ElasticTrainer(TorchTrainer):
         label: dict[str, str] | None,
         notes: Notes,
         run_notes: RunNotes,
-        say: Say,
         **arguments: Any,
     ) -> None:
         super().__init__(worker, **arguments)
-        self._policy = (num_groups, label, notes, run_notes, say)
+        self._policy = (num_groups, label, notes, run_notes)
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leave Ctrl-C to the command line: Ray Train's handler would end the process with exit code 0."""
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         arguments["scaling_policy"] = UsefulSizes(self.scaling_config, *self._policy)  # type: ignore[arg-type]
-        _, _, notes, run_notes, _ = self._policy
+        _, _, notes, run_notes = self._policy
         arguments["callbacks"].append(Chronicle(notes, run_notes))
         return super()._initialize_and_run_controller(**arguments)
 
@@ -94,7 +93,6 @@ class UsefulSizes(ElasticScalingPolicy):
         label: dict[str, str] | None,
         notes: Notes,
         run_notes: RunNotes,
-        say: Say,
     ) -> None:
         super().__init__(scaling_config)
         self._run_notes = run_notes
@@ -104,12 +102,13 @@ class UsefulSizes(ElasticScalingPolicy):
         self._request = 0  # the number of that request
         self._looked_s = self._wanted_most_s = float("-inf")
         self._asked_for_data_s = float("-inf")
-        self._notes, self._say = notes, say
+        self._notes = notes
         self._asked_s: float | None = None  # when the workers were asked to save
         self._said_waiting_s = float("-inf")
 
     def after_controller_start(self, train_run_context: Any) -> None:
         """Ask for nodes, after giving back what a controller of this run held when it was killed."""
+        log_in_worker(says=True)  # this process is the controller's
         if (before := self._run_notes.requester()) is not None:
             coordinator = get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]
             coordinator.cancel_request.remote(before)  # by itself it would end after three minutes
@@ -187,11 +186,11 @@ class UsefulSizes(ElasticScalingPolicy):
         if isinstance(decision, ResizeDecision):
             self._leave_the_cpu_to_data()
             self._said_waiting_s = float("-inf")
-            self._say(f"starting {decision.num_workers} worker{'s' if decision.num_workers > 1 else ''}")
+            log.info(f"starting {decision.num_workers} worker{'s' if decision.num_workers > 1 else ''}")
             return decision
         if time.monotonic() - self._said_waiting_s > _SAY_WAITING_EVERY_S:
             self._said_waiting_s = time.monotonic()
-            self._say(
+            log.info(
                 f"waiting for nodes with room for {self._sizes[0]} worker{'s' if self._sizes[0] > 1 else ''} "
                 f"({_amounts(self.scaling_config._resources_per_worker_not_none)} each)"
             )
@@ -262,12 +261,10 @@ class Chronicle(ControllerCallback, WorkerGroupCallback):
             self._notes.note_failure(describe(error))
 
 
-def log_to_files_only() -> None:
-    """In a worker: let our logger write into Ray Train's log files, but not to the console, which goes to the driver."""
-    logger = logging.getLogger("moco_ray")
-    logger.handlers = [handler for handler in logging.root.handlers if isinstance(handler, SessionFileHandler)]
-    logger.propagate = False
-    logger.setLevel(logging.INFO)
+def log_in_worker(*, says: bool) -> None:
+    """In a process of Ray Train: what is logged goes into its log files and, where it `says` so, to the driver."""
+    files = [handler for handler in logging.root.handlers if isinstance(handler, SessionFileHandler)]
+    say_for_good(say_from_worker if says else None, files)
 
 
 def describe(error: Exception) -> str:

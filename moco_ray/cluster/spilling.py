@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 
+log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 30.0
 _MB = 1e6
 
-Say = Callable[[str], None]
 
-
-def watch_spilling(say: Say) -> None:
-    """From now on, say when Ray spills, and again whenever that has doubled. Rank 0 calls, once in its process.
-
-    Args:
-        say: Prints a line for the user; called from a thread that lives as long as the process.
-    """
+def watch_spilling() -> None:
+    """From now on, say when Ray spills, and again whenever that has doubled. Rank 0 calls, once in its process."""
 
     def watch() -> None:
         before, said = None, 0
@@ -28,7 +23,7 @@ def watch_spilling(say: Say) -> None:
                 before = spilled if before is None else before
                 if spilled - before > 2 * said:
                     said = spilled - before
-                    say(_warning(said))
+                    log.warning(_warning(said))
             time.sleep(_LOOK_EVERY_S)
 
     threading.Thread(target=watch, name="spilling", daemon=True).start()
@@ -48,7 +43,7 @@ def spilled_bytes() -> int:
 
 def _warning(spilled: int) -> str:
     return (
-        f"warning: Ray has written {spilled / _MB:,.0f} MB of objects to disk since these workers began, because the "
+        f"Ray has written {spilled / _MB:,.0f} MB of objects to disk since these workers began, because the "
         "memory for objects is full: reading them back is slow, and the disk can fill. Start the nodes with more "
         "--object-store-memory, or end what else uses this cluster"
     )

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tempfile
 import uuid
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from moco_ray.cluster.connection import only_our_lines, say_from_worker
+from moco_ray.cluster.connection import only_our_lines
 from moco_ray.cluster.notes import Notes, RunNotes
 from moco_ray.cluster.ray_worker import RayRuntime
 from moco_ray.cluster.spilling import watch_spilling
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 _COLLECTIVE_TIMEOUT_S = int(LONGEST_STALL_S + 300)  # a dead peer is noticed, a slow storage is waited for
 _CONTROLLER_DEATHS = 3
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
-def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before: StepDone | None, say: Say) -> Outcome:
+def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before: StepDone | None) -> Outcome:
     """Train with a group of Ray Train workers, and start its controller again where that dies.
 
     Args:
@@ -48,7 +48,6 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
         workers: How many, with what.
         pulse: Is kept up with the newest step.
         before: The newest step of an attempt that was stopped.
-        say: Prints a line for the user.
 
     Raises:
         RunFailed: The workers failed again and again.
@@ -74,7 +73,7 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
     access = [job.run_options, source.options, job.eval_set.queries.options]
     access += [job.eval_set.bank.options] if job.eval_set.bank is not None else []
     with (
-        only_our_lines(say, for_good="RAY_ADDRESS" not in os.environ),
+        only_our_lines(for_good="RAY_ADDRESS" not in os.environ),
         notes.followed_by(pulse),
         sharing(options.key_ring() for options in access),
     ):
@@ -92,7 +91,7 @@ def run_on_ray(job: Job, source: Source, workers: Workers, pulse: Pulse, before:
                     raise RunFailed(
                         f"Ray Train's controller died {deaths} times in a row without a newly committed step: {error}"
                     ) from error
-                say("Ray Train's controller died: starting it again")
+                log.info("Ray Train's controller died: starting it again")
                 notes.note_cause("Ray Train's controller died")
             except ray.exceptions.RayError as error:
                 raise RunFailed(f"the Ray cluster failed: {type(error).__name__}: {error}") from error
@@ -111,11 +110,11 @@ class _Worker:
     def run(self) -> Outcome:
         import ray.train
 
-        from moco_ray.cluster.elastic import log_to_files_only
+        from moco_ray.cluster.elastic import log_in_worker
 
-        log_to_files_only()
         warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")  # its successor would sync our BN shares
         context = ray.train.get_context()
+        log_in_worker(says=context.get_world_rank() == 0)
         job: Job = ray.get(self.job)
         torch.set_num_threads(compute_threads(context.get_local_world_size()))
         runtime = RayRuntime(
@@ -129,9 +128,9 @@ class _Worker:
             num_ranks=context.get_world_size(),
         )
         if runtime.rank == 0:
-            watch_spilling(say_from_worker)
+            watch_spilling()
         try:
-            return train(job, runtime, say_from_worker)
+            return train(job, runtime)
         except ValueError as error:  # other ranks may wait for this one: fail, and let the next group say why
             self.notes.note_user_error(str(error))
             raise
@@ -151,7 +150,6 @@ def _trainer(worker: _Worker, job: Job, workers: Workers, run_notes: RunNotes) -
         label=worker.data_label,
         notes=worker.notes,
         run_notes=run_notes,
-        say=say_from_worker,
         torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=(workers.fewest, workers.most),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from moco_ray.config import Config
 from moco_ray.config.run import RunConfig, data_label, worker_resources
 from moco_ray.core.batch import useful_rank_counts
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ def trains_here(run: RunConfig) -> bool:
     return not torch.cuda.is_available()
 
 
-def choose_workers(config: Config, say: Say) -> Workers:
+def choose_workers(config: Config) -> Workers:
     """Decide on the workers; connects to Ray if there are to be any.
 
     Raises:
@@ -55,21 +56,21 @@ def choose_workers(config: Config, say: Say) -> Workers:
     run = config.run
     if trains_here(run):
         if run.num_workers is None and run.device != "cuda":
-            say("training inside this process: there is no GPU here (--run.num-workers 1 would train on Ray)")
+            log.info("training inside this process: there is no GPU here (--run.num-workers 1 would train on Ray)")
         uses_gpu = run.device == "cuda" or (run.device == "auto" and torch.cuda.is_available())
         if uses_gpu and not torch.cuda.is_available():
             raise ValueError("run.device is cuda, but torch finds no GPU here; use --run.device cpu")
         return Workers(fewest=0, most=0, uses_gpu=uses_gpu, resources={})
-    connect(run.num_workers or run.max_workers or 1, say)
+    connect(run.num_workers or run.max_workers or 1)
     nodes, grows = living_nodes(), has_autoscaler()
     uses_gpu = run.device == "cuda" or (run.device == "auto" and has_gpus(nodes, grows))
     fewest, most = _bounds(config, nodes, uses_gpu, grows)
     resources = {"CPU": _cpus_per_worker(config, fewest, nodes, grows), **({"GPU": 1.0} if uses_gpu else {})}
     workers = Workers(fewest=fewest, most=most, uses_gpu=uses_gpu, resources=resources | worker_resources(run))
-    _check_possible(workers, nodes, grows, say)
+    _check_possible(workers, nodes, grows)
     if label := data_label(run):
         _check_label(label, nodes, grows)
-    _say_sizes(config.optim.bn_groups, workers, say)
+    _say_sizes(config.optim.bn_groups, workers)
     return workers
 
 
@@ -116,7 +117,7 @@ def _largest_share(cpus: Sequence[float], fewest: int) -> float:
     return max((each for each in in_ray if 0 < each <= 1 and fitting_beside_data(each, cpus) >= fewest), default=0.0)
 
 
-def _check_possible(workers: Workers, nodes: list[Node], grows: bool, say: Say) -> None:
+def _check_possible(workers: Workers, nodes: list[Node], grows: bool) -> None:
     """Refuse what no node has, running or to be started.
 
     Raises:
@@ -128,7 +129,9 @@ def _check_possible(workers: Workers, nodes: list[Node], grows: bool, say: Say) 
     if room >= workers.fewest:
         return
     if grows and can_start([*[workers.resources] * workers.fewest, {"CPU": 1.0}]):
-        say(f"there is room for {room} of at least {_workers(workers.fewest)} now: asked the autoscaler for more nodes")
+        log.info(
+            f"there is room for {room} of at least {_workers(workers.fewest)} now: asked the autoscaler for more nodes"
+        )
         return
     asked = ", ".join(f"{amount:g} {name}" for name, amount in workers.resources.items())
     short = [
@@ -167,14 +170,14 @@ def _check_label(label: dict[str, str], nodes: list[Node], grows: bool) -> None:
     )
 
 
-def _say_sizes(num_groups: int, workers: Workers, say: Say) -> None:
+def _say_sizes(num_groups: int, workers: Workers) -> None:
     """Say which numbers of workers are worth having."""
     where = "GPUs" if workers.uses_gpu else "CPUs"
     if workers.fewest == workers.most:
-        say(f"training with {_workers(workers.most)} on {where}")
+        log.info(f"training with {_workers(workers.most)} on {where}")
         return
     sizes = useful_rank_counts(num_groups, workers.fewest, workers.most)
-    say(
+    log.info(
         f"training with {workers.fewest} to {workers.most} workers on {where}; {num_groups} BatchNorm groups make "
         f"{', '.join(map(str, sizes))} useful (a step takes the time of ceil({num_groups} / workers) groups)"
     )

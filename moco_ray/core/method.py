@@ -58,7 +58,7 @@ class Method(nn.Module):
         """
 
     def encode_keys(self, batch: Batch, encode: Encode) -> Any:
-        """Make what queries are compared with, (B, dim) embeddings, without gradient, for `loss`. All ranks call."""
+        """Make the embeddings that `loss` compares queries with, without gradient. All ranks call."""
         return None
 
     @abstractmethod

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from moco_ray.storage.checks import check_bucket
 from moco_ray.storage.storage import Storage
 from moco_ray.storage.uris import HTTP, base_of, is_local, shown
 
+log = logging.getLogger(__name__)
 _LISTING_THREADS = 16
 _SAY_EVERY_S = 2.0
 _JUNK_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin"})
@@ -27,8 +29,6 @@ _OTHER_PICTURES = frozenset(
     ".mov .avi .mkv .tfrecord .lmdb .mat .pdf .eps .czi .svs .ndpi .lif".split()
 )
 _TABLES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"})
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Listing:
         return lines
 
 
-def list_folder(storage: Storage, uri: str, leave_out: Collection[str], progress: Progress) -> Listing:
+def list_folder(storage: Storage, uri: str, leave_out: Collection[str]) -> Listing:
     """Every file below a folder, listed folder by folder on threads.
 
     Folders of runs and sweeps are left out, and those in `leave_out`: what a run draws must not become training data.
@@ -102,7 +102,7 @@ def list_folder(storage: Storage, uri: str, leave_out: Collection[str], progress
                     waiting.add(pool.submit(_list_one, storage, path))
             if time.monotonic() - last_s >= _SAY_EVERY_S:
                 last_s = time.monotonic()
-                progress(
+                log.info(
                     f"listed {len(listing.files):,} files in {num_folders:,} folders, {len(waiting):,} folders to go"
                 )
     if not listing.files and not listing.results and not listing.hidden:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from moco_ray.data.manifest import Manifest
 from moco_ray.storage import local as local_files
 from moco_ray.storage.uris import is_local, plain_path
 
+log = logging.getLogger(__name__)
 _LOOKED_AT = 100_000  # local files: some seconds
 _THREADS, _SHARE = 16, 1000
 _SHOWN = 20
@@ -40,13 +42,12 @@ def known_bad(manifest: Manifest) -> dict[int, str]:
     return {row: reason for row, reason in found if reason is not None}
 
 
-def say_known_bad(manifest: Manifest, max_bad_fraction: float | None, say: Callable[[str], None]) -> None:
+def say_known_bad(manifest: Manifest, max_bad_fraction: float | None) -> None:
     """Say which images are bad already, all at once.
 
     Args:
         manifest: The images.
         max_bad_fraction: Share of the training images that may be bad; None: any.
-        say: Prints a line.
 
     Raises:
         ValueError: More are.
@@ -65,11 +66,11 @@ def say_known_bad(manifest: Manifest, max_bad_fraction: float | None, say: Calla
                 advice="mend or remove them",
             )
         )
-    say(
-        f"warning: {len(bad):,} of {len(manifest):,} images are bad already, before any is read; others stand in for them"
+    log.warning(
+        f"{len(bad):,} of {len(manifest):,} images are bad already, before any is read; others stand in for them"
     )
     for line in bad_lines([(manifest.uri(row), bad[row]) for row in sorted(bad)]):
-        say(line)
+        log.info(line)
 
 
 def too_many_bad(bad: Sequence[tuple[str, str]], num_images: int, max_bad_fraction: float, *, advice: str) -> str:

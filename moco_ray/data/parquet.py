@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
@@ -18,19 +19,17 @@ from moco_ray.data.tables import only, places_of, reason_without, roles_of, rows
 from moco_ray.storage.storage import Storage
 from moco_ray.storage.uris import protocol_of
 
+log = logging.getLogger(__name__)
 _READ_THREADS = 16
 _GOOD_ROW_GROUP = 32
 _LARGE_ROW_GROUP = 256
 _MOST_WINDOW_ROWS = 32_768
-
-Progress = Callable[[str], None]
 
 
 def parquet_rows(
     uri: str,
     storage: Storage,
     paths: Sequence[str],
-    progress: Progress,
     *,
     image_column: str | None,
     wanted_label: str | None,
@@ -44,7 +43,6 @@ def parquet_rows(
         uri: What the user named, for messages.
         storage: Where they are.
         paths: The files, sorted.
-        progress: Told what may be slow later.
         image_column: Column of image bytes that the user named.
         wanted_label: Column of labels that the user named.
         window_mb: Encoded images that are shuffled together, in megabytes.
@@ -63,7 +61,7 @@ def parquet_rows(
     result.names.update(names)
     result.notes.extend(unclear)
     if columns.image is not None:
-        _warn_of_row_groups(parts, progress)
+        _warn_of_row_groups(parts)
         result = replace(result, window_rows=_window_rows(parts, len(result.uris), window_mb))
         if nulls := sum(part.num_nulls for part in parts):
             result.notes.append(f"{nulls:,} of {len(result.uris):,} rows have no image bytes, and count as bad images")
@@ -253,10 +251,10 @@ def _window_rows(parts: Sequence[_Part], num_rows: int, window_mb: float) -> int
     return max(1, min(_MOST_WINDOW_ROWS, int(1e6 * window_mb / max(mean_bytes, 1.0))))
 
 
-def _warn_of_row_groups(parts: Sequence[_Part], progress: Progress) -> None:
+def _warn_of_row_groups(parts: Sequence[_Part]) -> None:
     largest = max(size for part in parts for size in part.sizes)
     if largest > _LARGE_ROW_GROUP:
-        progress(
-            f"warning: row groups of up to {largest:,} rows: to take {_GOOD_ROW_GROUP} images at random, each step reads up "
+        log.warning(
+            f"row groups of up to {largest:,} rows: to take {_GOOD_ROW_GROUP} images at random, each step reads up "
             f"to {largest / _GOOD_ROW_GROUP:.0f} times what it uses; row groups of about {_GOOD_ROW_GROUP} rows are best"
         )

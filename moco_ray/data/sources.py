@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,28 +24,20 @@ from moco_ray.storage.checks import check_access
 from moco_ray.storage.storage import Storage, StorageOptions
 from moco_ray.storage.uris import shown
 
-Progress = Callable[[str], None]
 
-
-def build_manifest(config: DataConfig, options: StorageOptions, progress: Progress) -> Manifest:
+def build_manifest(config: DataConfig, options: StorageOptions) -> Manifest:
     """List the images of a URI to train on; see `list_source`."""
-    return list_source(config, options, progress).train
+    return list_source(config, options).train
 
 
 def list_source(
-    config: DataConfig,
-    options: StorageOptions,
-    progress: Progress,
-    *,
-    leave_out: Collection[str] = (),
-    chooses_test: bool = True,
+    config: DataConfig, options: StorageOptions, *, leave_out: Collection[str] = (), chooses_test: bool = True
 ) -> Listed:
     """List the images of a URI, sorted by URI and row, so that the result does not depend on the listing.
 
     Args:
         config: Where the images are.
         options: Access to them.
-        progress: Told at least every two seconds how far a listing is, and of what may be slow later.
         leave_out: Folders that are no part of it: results of runs, images to evaluate on.
         chooses_test: Whether a val or test part is to be classified; else other images are.
 
@@ -63,13 +55,13 @@ def list_source(
             f"{config.uri} is neither a file nor a folder; name a folder of images, a list or Parquet files"
         )
     if storage.is_file(storage.root):
-        rows = _from_file(config, storage, progress)
+        rows = _from_file(config, storage)
     else:
-        rows = _from_folder(config, storage, list_folder(storage, config.uri, leave_out, progress), progress)
+        rows = _from_folder(config, storage, list_folder(storage, config.uri, leave_out))
     return make_listed(rows, is_label_named=config.label_column is not None, chooses_test=chooses_test)
 
 
-def _from_file(config: DataConfig, storage: Storage, progress: Progress) -> Rows:
+def _from_file(config: DataConfig, storage: Storage) -> Rows:
     extension = extension_of(storage.root)
     if extension in LIST_EXTENSIONS:
         folder = storage.root.rsplit("/", 1)[0]
@@ -82,7 +74,7 @@ def _from_file(config: DataConfig, storage: Storage, progress: Progress) -> Rows
             wanted_place=config.image_column,
         )
     if extension == ".parquet":
-        return _from_parquet(config, storage, [storage.root], progress)
+        return _from_parquet(config, storage, [storage.root])
     advice = said_of_kinds({extension})
     raise ValueError(
         f"{config.uri} is a file; use a folder of images, a list ({', '.join(LIST_EXTENSIONS)} or .parquet) or Parquet files"
@@ -90,7 +82,7 @@ def _from_file(config: DataConfig, storage: Storage, progress: Progress) -> Rows
     )
 
 
-def _from_folder(config: DataConfig, storage: Storage, listing: Listing, progress: Progress) -> Rows:
+def _from_folder(config: DataConfig, storage: Storage, listing: Listing) -> Rows:
     images = [file for file in listing.files if extension_of(file.path) in IMAGE_EXTENSIONS]
     others = [file for file in listing.files if extension_of(file.path) not in IMAGE_EXTENSIONS]
     there = {storage.uri(file.path) for file in images} if _may_have_splits(storage, others) else set()
@@ -104,7 +96,7 @@ def _from_folder(config: DataConfig, storage: Storage, listing: Listing, progres
     elif images:
         rows, used = _from_images(config, storage, images, others)
     elif parquet:
-        rows = _from_parquet(config, storage, parquet, progress)
+        rows = _from_parquet(config, storage, parquet)
         used = [file for file in others if extension_of(file.path) == ".parquet"]
     else:
         raise ValueError(_without_images(config, storage, listing))
@@ -227,12 +219,11 @@ def _from_images(
     return rows, metadata.files
 
 
-def _from_parquet(config: DataConfig, storage: Storage, paths: Sequence[str], progress: Progress) -> Rows:
+def _from_parquet(config: DataConfig, storage: Storage, paths: Sequence[str]) -> Rows:
     return parquet_rows(
         config.uri,
         storage,
         paths,
-        progress,
         image_column=config.image_column,
         wanted_label=config.label_column,
         window_mb=config.window_mb,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -19,34 +20,38 @@ from moco_ray.storage.storage import Storage, resolve_storage_options
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.learner import worker_device
 from moco_ray.tasks.pretraining import PRETRAINING
+from moco_ray.worker.console import said_by
 from moco_ray.worker.progress import duration
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
-def dry_run(config: Config, *, say: Say = print) -> None:
+def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
     """Check all that a run checks before it trains, and say what it would be. Leaves nothing behind.
 
     Raises:
         ValueError: The run would refuse this.
     """
-    config = with_name(config)
-    check_paths(config)
-    options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
-    _check_writable(Storage.open(config.run.storage_path, options))
-    plan = make_plan(PRETRAINING, config, open_run(config), say)
-    known = plan.images.train.table["num_bytes"].to_numpy()
-    if (known >= 0).all():
-        say(f"size: {known.sum() / 1e6:,.1f} MB")
-    sample = look_at_sample(plan.config, plan.source, say)
-    uses_gpu = False
-    if trains_here(config.run):
-        uses_gpu = choose_workers(config, say).uses_gpu
-    else:
-        say("the workers are chosen on the cluster when the run starts: whether it has them is not checked here")
-    _say_experiment(plan, say)
-    _say_cost(plan, plan.job(uses_gpu=uses_gpu, lease_owner="", say=say), sample, say)
-    say(f"suggested preset: {suggest_preset(len(plan.images.train), sample.median_px)}")
+    with said_by(say):
+        config = with_name(config)
+        check_paths(config)
+        options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
+        _check_writable(Storage.open(config.run.storage_path, options))
+        plan = make_plan(PRETRAINING, config, open_run(config))
+        known = plan.images.train.table["num_bytes"].to_numpy()
+        if (known >= 0).all():
+            log.info(f"size: {known.sum() / 1e6:,.1f} MB")
+        sample = look_at_sample(plan.config, plan.source)
+        uses_gpu = False
+        if trains_here(config.run):
+            uses_gpu = choose_workers(config).uses_gpu
+        else:
+            log.info(
+                "the workers are chosen on the cluster when the run starts: whether it has them is not checked here"
+            )
+        _say_experiment(plan)
+        _say_cost(plan, plan.job(uses_gpu=uses_gpu, lease_owner=""), sample)
+        log.info(f"suggested preset: {suggest_preset(len(plan.images.train), sample.median_px)}")
 
 
 def suggest_preset(num_images: int, median_px: float) -> str:
@@ -77,20 +82,20 @@ def _check_writable(root: Storage) -> None:
         ) from error
 
 
-def _say_experiment(plan: Plan, say: Say) -> None:
+def _say_experiment(plan: Plan) -> None:
     """Name what is trained, how, and how long."""
     config, num_rows = plan.config, plan.num_rows
     optim, model = config.optim, config.model
-    say(f"method: {config.method.name}; {_fields(config.method)}")
+    log.info(f"method: {config.method.name}; {_fields(config.method)}")
     init = f", beginning from {model.init}" if model.init else ""
-    say(
+    log.info(
         f"network: {model.arch}, projector {model.projector} to {model.dim} numbers, images of {config.views.crop_px} px{init}"
     )
-    say(
+    log.info(
         f"optimizer: {optim.optimizer}, effective learning rate {optim.effective_lr:g}, {optim.schedule} a "
         f"{optim.schedule_per}, weight decay {optim.weight_decay:g}; run.dtype {config.run.dtype}"
     )
-    say(
+    log.info(
         f"run: {num_rows:,} images, {optim.epochs:g} epochs of {num_rows / optim.global_batch_size:,.1f} steps; "
         f"{plan.last_step:,} steps of {optim.global_batch_size} images in {optim.bn_groups} BatchNorm groups; "
         f"evaluated every {config.eval.every_steps:,} steps"
@@ -103,15 +108,15 @@ def _fields(settings: object) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None)
 
 
-def _say_cost(plan: Plan, job: Job, sample: Sample, say: Say) -> None:
+def _say_cost(plan: Plan, job: Job, sample: Sample) -> None:
     """Say what the run would take, as far as this machine can tell."""
     config = plan.config
     size = measure_size(config, job.num_rows, worker_device(job.uses_gpu))
-    say(
+    log.info(
         f"checkpoint: about {size.checkpoint / 1e6:,.0f} MB ({size.parameters / 1e6:.1f} million weights in the encoder)"
     )
     one_group = f", {(size.training + size.activations) / 1e9:,.1f} GB with one BatchNorm group at a time"
-    say(
+    log.info(
         f"memory, estimated: {(size.training + size.all_activations) / 1e9:,.1f} GB for one worker with all of the batch"
         f"{one_group if size.can_be_cut else '; in micro-batches it cannot be trained'}"
     )
@@ -119,7 +124,7 @@ def _say_cost(plan: Plan, job: Job, sample: Sample, say: Say) -> None:
     cores = max(1, (os.cpu_count() or 1) - (not job.uses_gpu))
     data_s = sample.seconds_an_image * config.optim.global_batch_size / cores
     step_s = max(network_s, data_s)
-    say(
+    log.info(
         f"time, estimated here with one worker on {'a GPU' if job.uses_gpu else 'the CPU'}: {_seconds(step_s)} a step (network "
         f"{_seconds(network_s)}, images {_seconds(data_s)} beside it), {duration(step_s * job.last_step)} in all and evaluations"
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from moco_ray.driver.plan import Plan
@@ -11,7 +11,7 @@ from moco_ray.run_folder.checkpoint import CheckpointStore
 from moco_ray.run_folder.metrics import stored_lines
 from moco_ray.weights.encoder_file import NAME
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ def result_of(plan: Plan, step: int, metrics: dict[str, float]) -> RunResult:
     return RunResult(folder=plan.folder, encoder=f"{plan.folder}/{NAME}", step=step, metrics=metrics)
 
 
-def finished_run(plan: Plan, say: Say) -> RunResult | None:
+def finished_run(plan: Plan) -> RunResult | None:
     """What a run left that has nothing more to do; None if it must go on, or has not yet written all it leaves."""
     config, run, folder = plan.config, plan.run, plan.folder
     if not all(run.exists(run.join(name)) for name in ("metrics.jsonl", "eval.jsonl", *plan.task.results)):
@@ -48,7 +48,7 @@ def finished_run(plan: Plan, say: Say) -> RunResult | None:
         return None  # the checkpoint holds both, and the end of the run writes them anew
     done = len(lines)  # more than are asked for now, if --run.max-steps was lowered
     is_whole = done >= plan.last_step and any(line["step"] == done for line in evaluations)
-    if not is_whole or CheckpointStore(storage=run).newest(say) != done:
+    if not is_whole or CheckpointStore(storage=run).newest() != done:
         return None
     values = {**lines[-1], **evaluations[-1]}
     result = result_of(plan, done, {name: float(value) for name, value in values.items() if "/" in name})
@@ -58,6 +58,6 @@ def finished_run(plan: Plan, say: Say) -> RunResult | None:
         else f"To train longer, begin another run (--run.name) with more than --optim.epochs {config.optim.epochs:g}, from "
         f"this encoder if you like: --model.init {shlex.quote(result.encoder)}"
     )
-    say(f"this run is finished: all of its {done:,} steps are done, and nothing is left to do. {further}")
-    say(f"done: {done:,} steps; results in {folder}")
+    log.info(f"this run is finished: all of its {done:,} steps are done, and nothing is left to do. {further}")
+    log.info(f"done: {done:,} steps; results in {folder}")
     return result

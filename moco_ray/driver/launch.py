@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 import torch
 
@@ -17,10 +16,8 @@ from moco_ray.tasks.job import Job, Outcome
 from moco_ray.worker.loop import train
 from moco_ray.worker.runtime import LocalRuntime, Pulse, compute_threads
 
-Say = Callable[[str], None]
 
-
-def launch(plan: Plan, job: Job, workers: Workers, pulse: Pulse, before: StepDone | None, say: Say) -> Outcome:
+def launch(plan: Plan, job: Job, workers: Workers, pulse: Pulse, before: StepDone | None) -> Outcome:
     """Train with so many workers, or in this process where there are to be none.
 
     Args:
@@ -29,7 +26,6 @@ def launch(plan: Plan, job: Job, workers: Workers, pulse: Pulse, before: StepDon
         workers: How many, with what.
         pulse: Is kept up with the newest step.
         before: The newest step of an attempt that was stopped.
-        say: Prints a line for the user.
 
     Raises:
         ValueError: A node does not see the run's folder, or the images.
@@ -38,7 +34,7 @@ def launch(plan: Plan, job: Job, workers: Workers, pulse: Pulse, before: StepDon
     if workers.most > 0:
         run = plan.run
         check_visible(run.join(CONFIG) if run.protocol == "file" else None, plan.config, plan.images.train)
-        return run_on_ray(job, plan.source, workers, pulse, before, say)
+        return run_on_ray(job, plan.source, workers, pulse, before)
     given = os.environ.get("OMP_NUM_THREADS", "")  # fewer where several such processes share a machine
     torch.set_num_threads(min(int(given) if given.isdecimal() else 2**30, compute_threads(1)))
-    return train(job, LocalRuntime(spec=job.spec, source=plan.source, pulse=pulse, before=before), say)
+    return train(job, LocalRuntime(spec=job.spec, source=plan.source, pulse=pulse, before=before))

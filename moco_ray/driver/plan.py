@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from moco_ray.config import Config, experiment_differences, from_json
@@ -30,7 +30,7 @@ from moco_ray.storage.storage import Storage, resolve_storage_options
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.task import Task
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class Plan:
         """Whether the run exists, with the images that it has."""
         return self.old is not None and not (self.kept and (self.kept.changes or self.kept.begins_anew))
 
-    def job(self, *, uses_gpu: bool, lease_owner: str, say: Say) -> Job:
+    def job(self, *, uses_gpu: bool, lease_owner: str) -> Job:
         """What its workers are told."""
         manifest, kept = self.images.train, self.kept
         return Job(
@@ -87,7 +87,7 @@ class Plan:
             manifest_digest=manifest.digest,
             former_digests=manifest.former_digests,
             listed_at_step=kept.listed_at_step if kept else 0,
-            mended_rows=mended_rows(self.run, manifest, self.config, self.source.options, say) if kept else frozenset(),
+            mended_rows=mended_rows(self.run, manifest, self.config, self.source.options) if kept else frozenset(),
             last_step=self.last_step,
             run_uri=self.folder,
             run_options=self.run.options,
@@ -98,14 +98,13 @@ class Plan:
         )
 
 
-def make_plan(task: Task, config: Config, run: Storage, say: Say) -> Plan:
+def make_plan(task: Task, config: Config, run: Storage) -> Plan:
     """Look at the images and check all that needs no workers; writes nothing.
 
     Args:
         task: What to train.
         config: With a name.
         run: The run's folder; it need not exist.
-        say: Prints a line for the user.
 
     Raises:
         ValueError: Something that the user must mend.
@@ -114,16 +113,16 @@ def make_plan(task: Task, config: Config, run: Storage, say: Say) -> Plan:
     if old is None:
         _check_empty(run)
     else:
-        say("this run exists: going on with it")
+        log.info("this run exists: going on with it")
         stored_lines(run, INTERRUPTIONS)  # damaged, it would only stop the workers
         if not config.data.relist:  # soon, as what follows would speak of the new values
             _check_experiment(old, config, run, passes_automatic=True)
         if config.run.dtype == "auto":
             config = replace(config, run=replace(config.run, dtype=old.run.dtype))
     task.check(config)
-    weights = _initial_weights(task, config, run, say)
-    kept = images_of_run(run, old, config, say) if old is not None else None
-    images = kept.images if kept else list_images(config, say)
+    weights = _initial_weights(task, config, run)
+    kept = images_of_run(run, old, config) if old is not None else None
+    images = kept.images if kept else list_images(config)
     for manifest in (images.train, images.test):
         if manifest is not None:  # a list may name another server than its own
             check_access(manifest.first_uri, row_options(manifest, config))
@@ -135,12 +134,12 @@ def make_plan(task: Task, config: Config, run: Storage, say: Say) -> Plan:
     if kept is not None and task.needs_same_images(config):
         check_same_images(kept, config)
     for text in [*task.warnings(config, source), *_warnings_of_schedule(config)]:
-        say(f"warning: {text}")
+        log.warning(f"{text}")
     if old is None:
-        warn_of_mixing(source, config.optim.global_batch_size, say)
+        warn_of_mixing(source, config.optim.global_batch_size)
     eval_set = run_eval_set(config, images)
     for line in describe_eval_set(eval_set, config.eval, images.train, source.train_rows):
-        say(line)
+        log.info(line)
     return Plan(
         task=task,
         config=config,
@@ -222,7 +221,7 @@ def _check_experiment(old: Config, new: Config, run: Storage, *, passes_automati
     )
 
 
-def _initial_weights(task: Task, config: Config, run: Storage, say: Say) -> bytes | None:
+def _initial_weights(task: Task, config: Config, run: Storage) -> bytes | None:
     """The weights to start from. A run that has learned something since does not need them any more.
 
     Raises:
@@ -234,7 +233,7 @@ def _initial_weights(task: Task, config: Config, run: Storage, say: Say) -> byte
     except (ValueError, OSError) as error:
         if not _checkpoints(run):
             raise
-        say(f"model.init cannot be read any more ({error}); the run goes on from its checkpoint without it")
+        log.info(f"model.init cannot be read any more ({error}); the run goes on from its checkpoint without it")
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 import time
 from collections.abc import Callable
@@ -26,20 +27,19 @@ from moco_ray.storage.checks import check_writable
 from moco_ray.tasks.job import RunFailed
 from moco_ray.tasks.pretraining import PRETRAINING
 from moco_ray.tasks.task import Task
+from moco_ray.worker.console import said_by
 from moco_ray.worker.runtime import Pulse
 
+log = logging.getLogger(__name__)
 _STOPPED = "stopped; the command at the top resumes this run from its last checkpoint"
 _FIRST_RETRY_PAUSE_S, _LONGEST_RETRY_PAUSE_S = 10.0, 300.0
 
-Say = Callable[[str], None]
 
-
-def pretrain(config: Config, *, say: Say = print, resume_command: str | None = None) -> RunResult:
+def pretrain(config: Config, *, say: Callable[[str], None] = print, resume_command: str | None = None) -> RunResult:
     """Pretrain an encoder, or go on with the run of that name.
 
     Args:
         config: What to train on what, where.
-        say: Prints a line for the user.
         resume_command: The command that continues this run, for the first line; {name} stands for its name.
 
     Raises:
@@ -50,86 +50,91 @@ def pretrain(config: Config, *, say: Say = print, resume_command: str | None = N
     return train(PRETRAINING, config, say=say, resume_command=resume_command)
 
 
-def train(task: Task, config: Config, *, say: Say = print, resume_command: str | None = None) -> RunResult:
+def train(
+    task: Task, config: Config, *, say: Callable[[str], None] = print, resume_command: str | None = None
+) -> RunResult:
     """Train what a task says, or go on with the run of that name; arguments and errors as of `pretrain`."""
-    check_paths(config)
-    config = with_name(take_name(config))
-    name = str(config.run.name)
-    command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=shlex.quote(name))
-    say(f"run {name}; to resume it: {command}")
-    try:
-        return _attempts(task, config, say)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_STOPPED) from None
+    with said_by(say):
+        check_paths(config)
+        config = with_name(take_name(config))
+        name = str(config.run.name)
+        command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=shlex.quote(name))
+        log.info(f"run {name}; to resume it: {command}")
+        try:
+            return _attempts(task, config)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_STOPPED) from None
 
 
-def _attempts(task: Task, config: Config, say: Say) -> RunResult:
+def _attempts(task: Task, config: Config) -> RunResult:
     pulse = Pulse()
     is_ours = not is_connected()  # a connection of the caller's stays
     for attempt in range(config.run.retries + 1):
         try:
-            return _attempt(task, config, pulse, say, is_first=attempt == 0)
+            return _attempt(task, config, pulse, is_first=attempt == 0)
         except (RunFailed, OSError) as error:
             if attempt == config.run.retries:
                 raise
             pause_s = min(_FIRST_RETRY_PAUSE_S * 2**attempt, _LONGEST_RETRY_PAUSE_S)
-            say(f"{error}")
-            say(f"trying again in {pause_s:.0f} s (retry {attempt + 1} of run.retries {config.run.retries})")
+            log.info(f"{error}")
+            log.info(f"trying again in {pause_s:.0f} s (retry {attempt + 1} of run.retries {config.run.retries})")
             time.sleep(pause_s)
             if is_ours and is_connected():
                 disconnect()
     raise AssertionError
 
 
-def _attempt(task: Task, config: Config, pulse: Pulse, say: Say, *, is_first: bool) -> RunResult:
+def _attempt(task: Task, config: Config, pulse: Pulse, *, is_first: bool) -> RunResult:
     """Go on with the run from where its folder stands, to its end."""
     run = open_run(config)
     if is_first:  # later on, a folder that cannot be written to has failed: it is no mistake of the user
         check_writable(run)
-    say(f"results go to {run.uri(run.root)}")
-    with hold_run(run, say, lambda: pulse.newest) as lease:
+    log.info(f"results go to {run.uri(run.root)}")
+    with hold_run(run, lambda: pulse.newest) as lease:
         forget_claims(run)
-        plan = make_plan(task, config, run, say)
-        if plan.goes_on and (result := finished_run(plan, say)) is not None:
+        plan = make_plan(task, config, run)
+        if plan.goes_on and (result := finished_run(plan)) is not None:
             return result
-        return _train(plan, lease, pulse, say, is_first=is_first)
+        return _train(plan, lease, pulse, is_first=is_first)
 
 
-def _train(plan: Plan, lease: Lease, pulse: Pulse, say: Say, *, is_first: bool) -> RunResult:
+def _train(plan: Plan, lease: Lease, pulse: Pulse, *, is_first: bool) -> RunResult:
     """Train to the last step, and say what there is."""
     try:
-        workers = choose_workers(plan.config, say)
+        workers = choose_workers(plan.config)
     except ValueError as error:
         if is_first:
             raise
         raise RunFailed(f"the cluster is not what it was: {error}") from error
     if plan.kept is not None and plan.old is not None:
-        adopt(plan.run, plan.kept, plan.old, plan.config, say)
-    job = plan.job(uses_gpu=workers.uses_gpu, lease_owner=lease.owner, say=say)
+        adopt(plan.run, plan.kept, plan.old, plan.config)
+    job = plan.job(uses_gpu=workers.uses_gpu, lease_owner=lease.owner)
     if plan.old is None:
         begin_run(plan.run, plan.config, plan.images)
     start = time.monotonic()
     try:
-        outcome = launch(plan, job, workers, pulse, lease.before, say)
+        outcome = launch(plan, job, workers, pulse, lease.before)
     except KeyboardInterrupt:
-        _leave(plan, say)
+        _leave(plan)
         raise
     if outcome.error is not None:
         raise ValueError(outcome.error)
     if outcome.failure is not None:
         raise RunFailed(outcome.failure)
     usage = plan.task.conclude(job, plan.run)
-    say(f"done: {outcome.step:,} steps, {time.monotonic() - start:,.0f} s in this session; results in {plan.folder}")
+    log.info(
+        f"done: {outcome.step:,} steps, {time.monotonic() - start:,.0f} s in this session; results in {plan.folder}"
+    )
     for line in usage:
-        say(line)
+        log.info(line)
     return result_of(plan, outcome.step, outcome.summary or {})
 
 
-def _leave(plan: Plan, say: Say) -> None:
+def _leave(plan: Plan) -> None:
     """Of a run that is stopped: join its metrics where that is quick, and say how to use what there is."""
     run = plan.run
     with contextlib.suppress(Exception):  # whoever stops a run wants it to end
         if run.protocol == "file":
-            run.write_bytes(run.join("metrics.jsonl"), join_parts(run, say))
+            run.write_bytes(run.join("metrics.jsonl"), join_parts(run))
         if checkpoint_steps(run):
-            say(f"to use what it has learned so far: python jobs/export.py {shlex.quote(plan.folder)}")
+            log.info(f"to use what it has learned so far: python jobs/export.py {shlex.quote(plan.folder)}")

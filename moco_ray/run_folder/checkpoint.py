@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,9 +65,9 @@ class CheckpointStore:
         """Steps of all checkpoint folders, committed or not, ascending."""
         return checkpoint_steps(self.storage)
 
-    def newest(self, warn: Callable[[str], None]) -> int | None:
+    def newest(self) -> int | None:
         """Steps of the newest checkpoint that verifies; passing over one is said to `warn`."""
-        return newest_checkpoint(self.storage, warn)
+        return newest_checkpoint(self.storage)
 
     def read(self, step: int) -> State:
         """Read a checkpoint that verifies.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Callable
 
 from moco_ray.storage.storage import Storage
 
+log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 STATE, MARKER = "state.pt", "COMMITTED"
 _NAME = re.compile(r"checkpoint_(\d+)")
@@ -33,7 +34,7 @@ def checkpoint_steps(run: Storage) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
-def newest_checkpoint(run: Storage, warn: Callable[[str], None]) -> int | None:
+def newest_checkpoint(run: Storage) -> int | None:
     """Steps of the newest checkpoint that verifies; passing over one is said to `warn`.
 
     Raises:
@@ -44,10 +45,10 @@ def newest_checkpoint(run: Storage, warn: Callable[[str], None]) -> int | None:
         try:
             read_verified(run, step)
         except NotCommittedError:
-            warn(f"{checkpoint_name(step)} was never finished: passed over")
+            log.info(f"{checkpoint_name(step)} was never finished: passed over")
         except DamagedError as damage:
             finished += 1
-            warn(f"{checkpoint_name(step)} is damaged ({damage}): passed over, going back to the one before")
+            log.info(f"{checkpoint_name(step)} is damaged ({damage}): passed over, going back to the one before")
         else:
             return step
     if finished:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
 from moco_ray.run_folder.lease import StepDone
 from moco_ray.run_folder.metrics import stored_lines
 from moco_ray.storage.storage import Storage
 
+log = logging.getLogger(__name__)
 INTERRUPTIONS = "interruptions.jsonl"
 
 Line = dict[str, Any]
@@ -19,8 +20,8 @@ Line = dict[str, Any]
 class Interruptions:
     """The record of a run's interruptions, in a file of its own: it must survive what interrupts."""
 
-    def __init__(self, storage: Storage, say: Callable[[str], None]) -> None:
-        self._storage, self._say = storage, say
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
         self._lines: list[Line] = stored_lines(storage, INTERRUPTIONS)
         self._open: Line | None = None
         self._last_done_s = 0.0
@@ -38,7 +39,7 @@ class Interruptions:
         redone = max(0, last_step - step)
         self._open = {"cause": cause, "resumed_at_step": step, "steps_redone": redone, "num_workers": num_workers}
         workers = f"{num_workers} worker{'s' if num_workers > 1 else ''}"
-        self._say(f"interrupted: {cause}; going on from step {step:,} with {workers}, {redone} steps are redone")
+        log.info(f"interrupted: {cause}; going on from step {step:,} with {workers}, {redone} steps are redone")
 
     def end(self) -> None:
         """The group has done its first step; called once, and again to no effect."""
@@ -48,7 +49,7 @@ class Interruptions:
         line["seconds"] = max(0.0, round(time.time() - self._last_done_s, 1))  # clocks of two machines may differ
         line["at_s"] = round(time.time(), 1)
         self._lines.append(line)
-        self._say(
+        log.info(
             f"the interruption cost {line['seconds']:.1f} s without a step and {line['steps_redone']} steps redone"
         )
         try:
@@ -56,7 +57,7 @@ class Interruptions:
                 self._storage.join(INTERRUPTIONS), "".join(json.dumps(one) + "\n" for one in self._lines).encode()
             )
         except (OSError, ValueError) as error:
-            self._say(f"warning: {INTERRUPTIONS} could not be written now ({error})")
+            log.warning(f"{INTERRUPTIONS} could not be written now ({error})")
 
     def sum_up(self) -> None:
         """Say what all of them cost."""
@@ -64,6 +65,6 @@ class Interruptions:
             return
         seconds, steps = (sum(line[name] for line in self._lines) for name in ("seconds", "steps_redone"))
         times = f"{len(self._lines)} time{'s' if len(self._lines) > 1 else ''}"
-        self._say(
+        log.info(
             f"interrupted {times}: {seconds:,.0f} s without a step and {steps:,} steps redone in all ({INTERRUPTIONS})"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import socket
@@ -17,14 +18,13 @@ from typing import Any
 
 from moco_ray.storage.storage import Storage
 
+log = logging.getLogger(__name__)
 RENEW_EVERY_S = 10.0
 _WATCH_S = 2.5 * RENEW_EVERY_S
 _STALE_S = 3600.0  # more than clocks differ, and than storage is away while a run waits for it
 _LOOK_EVERY_S = 1.0
 _FILE = "lease.json"
 _CLAIM = "lease-claim-"
-
-Say = Callable[[str], None]
 # A step that is done, and when (seconds since 1970).
 StepDone = tuple[int, float]
 
@@ -48,18 +48,17 @@ class LeaseLost(ValueError):
 
 
 @contextmanager
-def hold_run(run: Storage, say: Say, last_step: Callable[[], StepDone | None]) -> Iterator[Lease]:
+def hold_run(run: Storage, last_step: Callable[[], StepDone | None]) -> Iterator[Lease]:
     """Hold the run's lease, renewed from a thread, and give it back at the end.
 
     Args:
         run: The run's folder.
-        say: Prints a line for the user.
         last_step: The newest step known to be done, for whoever resumes after this process is killed.
 
     Raises:
         RunInUse: Another process holds the run and lives.
     """
-    lease = _take(run, say, last_step)
+    lease = _take(run, last_step)
     ended = threading.Event()
     thread = threading.Thread(target=_renew, args=(run, lease, last_step, ended), name="lease", daemon=True)
     thread.start()
@@ -87,7 +86,7 @@ def check_lease(run: Storage, owner: str) -> None:
         )
 
 
-def _take(run: Storage, say: Say, last_step: Callable[[], StepDone | None]) -> Lease:
+def _take(run: Storage, last_step: Callable[[], StepDone | None]) -> Lease:
     """Take a lease that nobody holds; of several who try at once, one gets it.
 
     Storage that is shared has no locks to rely on. So whoever starts leaves a file that says so, and takes the lease
@@ -95,7 +94,7 @@ def _take(run: Storage, say: Say, last_step: Callable[[], StepDone | None]) -> L
     """
     since_s: dict[str, float] = {}
     while True:
-        seen = _wait_until_free(run, say)
+        seen = _wait_until_free(run)
         claim = _CLAIM + uuid.uuid4().hex
         run.write_bytes(run.join(claim), b"")
         try:
@@ -122,7 +121,7 @@ def _has_rivals(run: Storage, own_claim: str, since_s: dict[str, float]) -> bool
     return rivals > 0
 
 
-def _wait_until_free(run: Storage, say: Say) -> dict[str, Any]:
+def _wait_until_free(run: Storage) -> dict[str, Any]:
     """The lease that is there when nobody holds the run, as far as that or the lack of renewals tells.
 
     Clocks of two machines may differ, so a lease that looks alive is watched for as long as renewals take.
@@ -130,7 +129,7 @@ def _wait_until_free(run: Storage, say: Say) -> dict[str, Any]:
     lease = _read(run)
     if not lease.get("owner") or _is_dead(lease) or time.time() - float(lease["renewed_at"]) > _STALE_S:
         return lease
-    say(f"{run.uri(run.root)} is held by {_holder(lease)}: watching for {_WATCH_S:.0f} s whether that is alive")
+    log.info(f"{run.uri(run.root)} is held by {_holder(lease)}: watching for {_WATCH_S:.0f} s whether that is alive")
     deadline = time.monotonic() + _WATCH_S
     while time.monotonic() < deadline:
         time.sleep(_LOOK_EVERY_S)
@@ -139,7 +138,7 @@ def _wait_until_free(run: Storage, say: Say) -> dict[str, Any]:
             return now
         if now != lease:
             raise RunInUse(_in_use(run, now))
-    say("it is not: taking the run over")
+    log.info("it is not: taking the run over")
     return lease
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from moco_ray.storage.storage import Storage
 
+log = logging.getLogger(__name__)
 _FOLDER = "metrics"
 _PART = re.compile(r"(\d+)-(\d+)\.jsonl")
 
@@ -47,12 +49,11 @@ def delete_provisional_parts(storage: Storage, step: int) -> None:
             storage.delete(path)
 
 
-def join_parts(storage: Storage, say: Callable[[str], None]) -> bytes:
+def join_parts(storage: Storage) -> bytes:
     """Join all parts into metrics.jsonl.
 
     Args:
         storage: The run's folder.
-        say: Is warned of steps whose part is gone.
 
     Raises:
         RuntimeError: The parts overlap.
@@ -62,8 +63,8 @@ def join_parts(storage: Storage, say: Callable[[str], None]) -> bytes:
         if first < expected:
             raise RuntimeError(f"{storage.uri(path)} holds steps that the part before it holds, too")
         if first > expected:
-            say(
-                f"warning: the metrics of steps {expected:,} to {first - 1:,} are missing before {storage.uri(path)}; "
+            log.warning(
+                f"the metrics of steps {expected:,} to {first - 1:,} are missing before {storage.uri(path)}; "
                 "metrics.jsonl goes on without them"
             )
         content += storage.read_bytes(path)

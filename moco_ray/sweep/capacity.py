@@ -48,7 +48,7 @@ def choose_capacity(sweep: SweepConfig, config: Config, num_trials: int, say: Sa
 
 def _of_processes(sweep: SweepConfig, config: Config, wanted: int, say: Say) -> Capacity:
     """Trials that train in their own process each."""
-    connect(0, say)
+    connect(0)
     nodes, grows = living_nodes(), has_autoscaler()
     uses_gpu = config.run.device == "cuda" or (config.run.device == "auto" and has_gpus(nodes, grows))
     largest = max((node.resources.get("CPU", 0.0) for node in nodes), default=0.0)
@@ -70,8 +70,8 @@ def _of_groups(sweep: SweepConfig, config: Config, wanted: int, say: Say) -> Cap
     """Trials that train with groups of Ray Train workers."""
     if not is_connected() and not os.environ.get("RAY_ADDRESS"):  # a Ray of our own has CPUs for all workers
         workers = config.run.num_workers or config.run.min_workers or 1
-        connect(workers * min(wanted, max(1, (os.cpu_count() or 1) // (workers + 1))), say)
-    group = choose_workers(config, say)
+        connect(workers * min(wanted, max(1, (os.cpu_count() or 1) // (workers + 1))))
+    group = choose_workers(config)
     nodes, grows = living_nodes(), has_autoscaler()
     room = sum(fitting(group.resources, node.resources) for node in nodes)
     total = sum(node.resources.get("CPU", 0.0) for node in nodes)

@@ -35,6 +35,7 @@ from moco_ray.sweep.space import Space, check_metric, choose_metric, objective_w
 from moco_ray.sweep.state import SweepState
 from moco_ray.sweep.tune import asha, run_trials
 from moco_ray.tasks.pretraining import PRETRAINING
+from moco_ray.worker.console import said_by
 
 _SWEEP = "sweep.json"
 _FEWEST_MEASUREMENTS = 3  # in a run, for ASHA to have something to decide on
@@ -74,7 +75,7 @@ def sweep(
     say(f"sweep {name}; the same command, or --run.name {name}, goes on with it")
     check_writable(storage)
     say(f"results go to {storage.uri(storage.root)}")
-    with hold_run(storage, say, lambda: None):
+    with said_by(say), hold_run(storage, lambda: None):
         state = _prepare(settings, config, space, storage, say, is_dry=is_dry)
         ends = generation_ends(state.last_step, settings.pbt_generations) if settings.scheduler == "pbt" else []
         _say_search(state)
@@ -142,7 +143,7 @@ def _run(state: SweepState, capacity: Capacity, ends: list[int], console: Consol
     state.progress.begin(ledger.in_order())
     with (
         sharing((access.options.key_ring(), access.image_options.key_ring())),
-        only_our_lines(state.say, for_good="RAY_ADDRESS" not in os.environ),
+        only_our_lines(for_good="RAY_ADDRESS" not in os.environ),
         state.progress.shown(console),
     ):
         if settings.scheduler == "pbt":
@@ -185,9 +186,9 @@ def _prepare(
     stored = None
     if old is not None:
         stored = stored_images(storage)
-        images, _ = current_images(stored, from_json(str(old["config"])), config, say)
+        images, _ = current_images(stored, from_json(str(old["config"])), config)
     else:
-        images = list_images(config, say)
+        images = list_images(config)
     access = row_options(images.train, config)
     eval_access = row_options(images.test, config) if images.test else access
     eval_set = choose_eval_set(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from moco_ray.evaluate.diagnosis import Learning, diagnose, norm_updates, relati
 from moco_ray.run_folder.checkpoint import State
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.task import Watch
+
+log = logging.getLogger(__name__)
 
 
 class LearningWatch(Watch):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 
+log = logging.getLogger(__name__)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 
 
@@ -19,8 +21,7 @@ class BackgroundWriter:
     Training never waits for it: while it is busy the caller postpones what it has to write.
     """
 
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        self._warn = warn
+    def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._give_up_at = float("inf")
         self._error: ValueError | WriteError | None = None
@@ -77,7 +78,7 @@ class BackgroundWriter:
                     return None
                 ends = self._give_up_at < float("inf")
                 until = f"for {self._give_up_at - now:.0f} s more" if ends else "while training goes on"
-                self._warn(f"{what} could not be written ({why}); it is tried again in {pause:.0f} s, {until}")
+                log.info(f"{what} could not be written ({why}); it is tried again in {pause:.0f} s, {until}")
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 

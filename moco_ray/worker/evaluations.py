@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from moco_ray.tasks.job import Job
 from moco_ray.tasks.task import Tell
 from moco_ray.worker.runtime import Runtime
 
+log = logging.getLogger(__name__)
 _FINISH_TIMEOUT_S = 600.0
 _TELL_EVERY_S = 5.0
 
@@ -28,9 +30,9 @@ class Evaluations:
         lines: One for each evaluated step, by step.
     """
 
-    def __init__(self, job: Job, lines: list[Line], runtime: Runtime, say: Callable[[str], None]) -> None:
+    def __init__(self, job: Job, lines: list[Line], runtime: Runtime) -> None:
         self.lines = list(lines)
-        self._job, self._runtime, self._say = job, runtime, say
+        self._job, self._runtime = job, runtime
         self._running: dict[int, Callable[[], Any | None]] = {}
         self._waiting: tuple[int, State] | None = None
         self._new: list[Line] = []
@@ -94,7 +96,7 @@ class Evaluations:
             ended += self.collect()
             time.sleep(0.1)
         for step in self._running:
-            self._say(f"warning: the evaluation of step {step} did not end within {_FINISH_TIMEOUT_S:.0f} s; left out")
+            log.warning(f"the evaluation of step {step} did not end within {_FINISH_TIMEOUT_S:.0f} s; left out")
         self._new = ended + self._new
 
     def untrained(self) -> Line | None:
@@ -116,7 +118,7 @@ class Evaluations:
         if self._inline_s + self._last_inline_s <= allowed:
             return True
         if not self._said_skipping:
-            self._say(
+            log.info(
                 f"an evaluation takes {self._last_inline_s:.0f} s and no slot is free for it: some are left out, so that "
                 f"they stay below eval.max-time-fraction {self._job.config.eval.max_time_fraction:g} of the time"
             )
@@ -142,7 +144,7 @@ class Evaluations:
             nonlocal last_s
             if time.monotonic() - last_s >= _TELL_EVERY_S:
                 last_s = time.monotonic()
-                self._say(f"measuring the {what}: {done:,} of {total:,} images")
+                log.info(f"measuring the {what}: {done:,} of {total:,} images")
 
         return tell
 
@@ -153,7 +155,7 @@ class Evaluations:
         self._new.append(line)
 
     def _warn(self, step: int, error: Exception) -> None:
-        self._say(f"warning: the evaluation of step {step} failed ({type(error).__name__}: {error}); training goes on")
+        log.warning(f"the evaluation of step {step} failed ({type(error).__name__}: {error}); training goes on")
 
 
 def measure(job: Job, state: State, tell: Tell = no_word) -> dict[str, float]:

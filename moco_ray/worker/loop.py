@@ -6,7 +6,6 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -27,11 +26,10 @@ from moco_ray.worker.measured import Measured, Pace
 from moco_ray.worker.recorder import FolderRecorder, Recorder
 from moco_ray.worker.runtime import LEAVING, Runtime
 
+log = logging.getLogger(__name__)
 _MAX_STARTS_WITHOUT_PROGRESS = 3
 _LOOK_EVERY_S = 5.0  # longest time in which a group does not hear that it must save
 _WAIT_TO_BE_STOPPED_S = 30.0
-
-_LOG = logging.getLogger(__name__)
 
 
 class _UserError(Exception):
@@ -42,16 +40,13 @@ class NodeLeaving(Exception):
     """A node of the group is being taken away: everything is saved, and the next group starts without it."""
 
 
-def train(job: Job, runtime: Runtime, say: Callable[[str], None]) -> Outcome:
+def train(job: Job, runtime: Runtime) -> Outcome:
     """Train from the newest checkpoint, or from the start, to the last step. All ranks must call.
 
     Args:
         job: What to do.
         runtime: Where it is done.
-        say: Prints a line for the user; called on rank 0 only.
     """
-    if runtime.rank > 0:
-        say = _say_nothing
     storage = Storage.open(job.run_uri, job.run_options)
     _check_visible(storage)
     store = CheckpointStore(
@@ -62,7 +57,7 @@ def train(job: Job, runtime: Runtime, say: Callable[[str], None]) -> Outcome:
     before = runtime.group_before() if runtime.rank == 0 else None
     cause = before[0] if before else None
     newest, refusal = runtime.from_rank_zero(
-        _choose_start(store, runtime, cause, say) if runtime.rank == 0 else (None, None)
+        _choose_start(store, runtime, cause) if runtime.rank == 0 else (None, None)
     )
     if refusal:
         return refusal
@@ -73,10 +68,10 @@ def train(job: Job, runtime: Runtime, say: Callable[[str], None]) -> Outcome:
     learner = job.task.build(job, restored)
     recorder = Recorder()
     if runtime.rank == 0:
-        recorder = FolderRecorder(job, store, restored, start, runtime, before, say)
+        recorder = FolderRecorder(job, store, restored, start, runtime, before)
     del restored
-    _say_devices(job, learner, say)
-    loop = _Loop(job=job, runtime=runtime, learner=learner, step=start, recorder=recorder, say=say)
+    _say_devices(job, learner)
+    loop = _Loop(job=job, runtime=runtime, learner=learner, step=start, recorder=recorder)
     try:
         with fast_arithmetic(learner.device, learner.dtype):
             loop.run()
@@ -98,15 +93,13 @@ def _check_visible(storage: Storage) -> None:
         )
 
 
-def _choose_start(
-    store: CheckpointStore, runtime: Runtime, cause: str | None, say: Callable[[str], None]
-) -> tuple[int | None, Outcome | None]:
+def _choose_start(store: CheckpointStore, runtime: Runtime, cause: str | None) -> tuple[int | None, Outcome | None]:
     """Rank 0 chooses the checkpoint to start from, or how this group of workers ends at once."""
     if (message := runtime.user_error()) is not None:
         return None, Outcome(step=0, error=message)
     newest, failure = None, None
     try:
-        newest = store.newest(say)
+        newest = store.newest()
     except OSError as error:  # counted as a start, so that storage that stays away ends the run at some time
         failure = error
     if runtime.starts_without_progress(newest or 0) > _MAX_STARTS_WITHOUT_PROGRESS:
@@ -152,7 +145,6 @@ class _Loop:
     learner: Learner
     step: int
     recorder: Recorder
-    say: Callable[[str], None]
     _next_sync: int = field(default=0, init=False)
     _polled_s: float = field(default_factory=time.monotonic, init=False)
     _copies: torch.cuda.Stream | None = field(default=None, init=False)
@@ -192,7 +184,7 @@ class _Loop:
             bad += loaded.bad
             is_first = False
             self.step += 1
-            _LOG.info("step %d", self.step)
+            log.debug(f"step {self.step}")
             self.recorder.done(self.step)
             if self._is_sync_step():
                 elapsed = max(time.monotonic() - since, 1e-9)
@@ -305,7 +297,7 @@ class _Loop:
         if ranks_agree(self.learner.module):
             return
         if not _same_devices(self.learner.device):
-            self.say("warning: workers on different GPU models drifted apart; rank 0's state was copied to all")
+            log.warning("workers on different GPU models drifted apart; rank 0's state was copied to all")
             copy_from_rank_zero(self.learner.module, self.learner.optimizer)
             return
         raise RuntimeError(f"at step {self.step} the workers no longer hold the same weights and queue")
@@ -337,14 +329,14 @@ class _Signals:
         return _Signals(**{item.name: value for item, value in zip(fields(self), sums, strict=True)})
 
 
-def _say_devices(job: Job, learner: Learner, say: Callable[[str], None]) -> None:
+def _say_devices(job: Job, learner: Learner) -> None:
     """Say in which numbers the run computes, and where workers have different GPUs. All ranks must call."""
     device, models = learner.device, _device_models(learner.device)
     all_have = bool(collectives.all_reduce_min(int(has_bfloat16(device)), device))
     for line in words(job.config.run, learner.dtype, models, all_have_bfloat16=all_have):
-        say(line)
+        log.info(line)
     if advice := _about_devices(models):
-        say(advice)
+        log.info(advice)
 
 
 def _about_devices(models: list[str]) -> str | None:
@@ -367,7 +359,3 @@ def _device_models(device: torch.device) -> list[str]:
     names: list[str] = ["" for _ in range(collectives.world_size())]
     dist.all_gather_object(names, name)
     return names
-
-
-def _say_nothing(line: str) -> None:
-    pass

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 from moco_ray.tasks.job import Job
 
+log = logging.getLogger(__name__)
 _EVERY_S = 5.0
 _COLUMNS = 74  # a terminal of 80 puts a clock beside it
 _MUCH_WAITING = 0.2
@@ -18,8 +19,8 @@ _LOOKS_BEFORE_ADVICE = 5
 class Progress:
     """Says where training stands, how fast it is and when it will be done."""
 
-    def __init__(self, job: Job, first_step: int, say: Callable[[str], None]) -> None:
-        self._job, self._say = job, say
+    def __init__(self, job: Job, first_step: int) -> None:
+        self._job = job
         self._first_step = first_step
         self._clock: tuple[int, float] | None = None  # step and time of the first update: before it, things warm up
         self._last_s = -math.inf
@@ -29,10 +30,10 @@ class Progress:
         """Say what comes."""
         job, optim = self._job, self._job.config.optim
         where = f"step {self._first_step:,} of {job.last_step:,}"
-        self._say(f"training from {where}: {job.num_rows:,} images, batches of {optim.global_batch_size:,}")
+        log.info(f"training from {where}: {job.num_rows:,} images, batches of {optim.global_batch_size:,}")
         for line in job.task.opening(job.config):
-            self._say(line)
-        self._say("waiting for the first batch")
+            log.info(line)
+        log.info("waiting for the first batch")
 
     def update(self, step: int, values: dict[str, float]) -> None:
         """Say where training stands, if the last time is long enough ago."""
@@ -43,7 +44,7 @@ class Progress:
         if now - self._last_s < _EVERY_S and not is_last:
             return
         self._last_s = now
-        self._say(self._line(step, values, now))
+        log.info(self._line(step, values, now))
 
     def restart_clock(self) -> None:
         """Leave the time until now out of the estimate of the time left."""
@@ -77,7 +78,7 @@ class Progress:
         """Say it once when training keeps waiting for data."""
         self._num_waiting = self._num_waiting + 1 if wait_fraction > _MUCH_WAITING else 0
         if self._num_waiting == _LOOKS_BEFORE_ADVICE:
-            self._say(
+            log.info(
                 f"training waits for data {100 * wait_fraction:.0f} % of the time: more CPUs for reading and augmenting, "
                 "smaller images or Parquet files with row groups of about 32 images would make it faster"
             )
@@ -85,7 +86,7 @@ class Progress:
     def tell_evaluation(self, line: dict[str, Any], untrained: dict[str, Any] | None) -> None:
         """Say what an evaluation found, beside what the untrained encoder had."""
         for text in self._job.task.describe(line, untrained):
-            self._say(text)
+            log.info(text)
 
 
 def duration(seconds: float) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
-from collections.abc import Callable
 
 import torch
 
@@ -24,6 +24,8 @@ from moco_ray.worker.measured import Pace, Values
 from moco_ray.worker.progress import Progress
 from moco_ray.worker.runtime import Runtime
 from moco_ray.worker.tensorboard import Curves
+
+log = logging.getLogger(__name__)
 
 _FINISH_PATIENCE_S, _SAVE_PATIENCE_S = 600.0, 90.0
 _OF_EACH_STEP = ("train/loss", "rows_digest")  # the other values of a step are told as means of an interval
@@ -103,19 +105,18 @@ class FolderRecorder(Recorder):
         step: int,
         runtime: Runtime,
         before: tuple[str, StepDone | None] | None,
-        say: Callable[[str], None],
     ) -> None:
         kept = restored["recorder"] if restored else {"evaluations": [], "bad_images": {}}
         is_of_these = restored is not None and restored["manifest_digest"] == job.manifest_digest
-        self._job, self._store, self._runtime, self._say = job, store, runtime, say
+        self._job, self._store, self._runtime = job, store, runtime
         self._lines = StepLines()
         self._bad: dict[int, dict[str, str]] = {
             row: bad for row, bad in kept["bad_images"].items() if is_of_these and row not in job.mended_rows
         }
-        self._evaluations = Evaluations(job, kept["evaluations"], runtime, say)
-        self._writer = BackgroundWriter(say)
+        self._evaluations = Evaluations(job, kept["evaluations"], runtime)
+        self._writer = BackgroundWriter()
         self._curves = Curves(job.run_uri, job.run_options, step)
-        self._progress = Progress(job, step, say)
+        self._progress = Progress(job, step)
         self._watch = job.task.watch(job)
         self._last_values: dict[str, float] = {}
         self._committed = step if restored else None
@@ -123,7 +124,7 @@ class FolderRecorder(Recorder):
         self._next_checkpoint_s = math.inf
         # Soon after a start, so that even a cluster that changes all the time makes progress.
         self._checkpoint_pause_s = job.config.run.checkpoint_every_s / 4
-        self._interruptions = Interruptions(store.storage, say)
+        self._interruptions = Interruptions(store.storage)
         if before is not None:
             self._interruptions.begin(*before, step, runtime.num_ranks)
         check_lease(store.storage, job.lease_owner)  # before anything of a later step is deleted
@@ -177,7 +178,7 @@ class FolderRecorder(Recorder):
             if row not in self._bad:
                 self._bad[row] = {"uri": uri, "reason": reason}
                 if len(self._bad) <= _BAD_IMAGES_SHOWN:
-                    self._say(f"bad image {uri}: {reason}; the next good image of its group stands in")
+                    log.info(f"bad image {uri}: {reason}; the next good image of its group stands in")
 
     def too_many_bad(self, step: int) -> str | None:
         job = self._job
@@ -227,8 +228,8 @@ class FolderRecorder(Recorder):
         try:
             self._writer.finish(_SAVE_PATIENCE_S)
         except OSError as error:
-            self._say(f"warning: the last checkpoint could not be written ({error}): its steps will be done again")
-        self._say(f"saved step {step:,} before the workers {why}")
+            log.warning(f"the last checkpoint could not be written ({error}): its steps will be done again")
+        log.info(f"saved step {step:,} before the workers {why}")
 
     def evaluate(self, step: int, state: State | None, *, may_wait: bool = False) -> None:
         assert state is not None
@@ -244,9 +245,9 @@ class FolderRecorder(Recorder):
 
     def finish(self, step: int, state: State | None) -> None:
         assert state is not None
-        self._say("writing the last checkpoint")
+        log.info("writing the last checkpoint")
         self._writer.finish(_FINISH_PATIENCE_S)
-        self._say("measuring the final encoder")
+        log.info("measuring the final encoder")
         self._watch.see(step, state)
         self._evaluations.start(step, state)
         self._evaluations.finish()
@@ -257,7 +258,7 @@ class FolderRecorder(Recorder):
         self._curves.close()
         for name, content in self._curves.files().items():
             storage.write_bytes(storage.join(*name.split("/")), content)
-        storage.write_bytes(storage.join("metrics.jsonl"), join_parts(storage, self._say))
+        storage.write_bytes(storage.join("metrics.jsonl"), join_parts(storage))
         self._interruptions.sum_up()
 
     def summary(self) -> dict[str, float]:
@@ -277,7 +278,7 @@ class FolderRecorder(Recorder):
         try:
             self._store.storage.write_bytes(self._store.storage.join(name), self._side_files()[name])
         except (OSError, ValueError) as error:
-            self._say(f"warning: {name} could not be written now ({error})")
+            log.warning(f"{name} could not be written now ({error})")
 
     def _collect_evaluations(self) -> None:
         new = self._evaluations.collect()
@@ -287,4 +288,4 @@ class FolderRecorder(Recorder):
             self._curves.add(line["step"], {name: value for name, value in line.items() if name.startswith("eval/")})
             self._progress.tell_evaluation(line, self._evaluations.untrained())
             for text in self._watch.warnings(line, self._last_values.get("train/loss")):
-                self._say(f"warning: {text}")
+                log.warning(f"{text}")

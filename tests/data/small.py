@@ -58,7 +58,7 @@ VIEWS = v2_views(crop_px=8)
 
 
 def manifest_of(uri: Path) -> Manifest:
-    return build_manifest(DataConfig(uri=str(uri)), NO_OPTIONS, lambda line: None)
+    return build_manifest(DataConfig(uri=str(uri)), NO_OPTIONS)
 
 
 def stream_spec(global_batch_size: int = 12, num_groups: int = 4, shuffle_bn: bool = True) -> StreamSpec:

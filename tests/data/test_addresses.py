@@ -63,7 +63,7 @@ def test_a_page_of_links_behind_a_cache_is_a_folder(cache: str, tmp_path: Path) 
     with web_server(tmp_path / "web") as address:
         uri = f"{cache}::{address}/good/"
         options = resolve_storage_options(uri, f'{{"{cache}": {{"cache_storage": "{tmp_path / "copies"}"}}}}')
-        manifest = build_manifest(DataConfig(uri=uri), options, lambda line: None)
+        manifest = build_manifest(DataConfig(uri=uri), options)
         assert len(manifest) == 3
         data = read_rows(manifest, np.arange(3), options)
         wanted = {path.read_bytes() for path in (tmp_path / "web").rglob("*.png")}

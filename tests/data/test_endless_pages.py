@@ -36,7 +36,7 @@ _LINKS = b'<a href="cat/">cat</a><a href="cat">cat</a><a href="dog/">dog</a><a h
 def test_pages_without_end_are_refused(place: str, message: str) -> None:
     with page_server(lambda path: (200, {}, _LINKS)) as address, pytest.raises(ValueError, match=message):
         uri = f"{address}{place}"
-        list_source(DataConfig(uri=uri), resolve_storage_options(uri, None), print)
+        list_source(DataConfig(uri=uri), resolve_storage_options(uri, None))
 
 
 def test_a_page_that_is_linked_twice_is_read_once() -> None:
@@ -48,7 +48,7 @@ def test_a_page_that_is_linked_twice_is_read_once() -> None:
 
     with page_server(answer) as address:
         uri = f"{address}/img/"
-        found = list_source(DataConfig(uri=uri), resolve_storage_options(uri, None), print)
+        found = list_source(DataConfig(uri=uri), resolve_storage_options(uri, None))
     assert len(found.train) == 3 and sum("cat" in path for path in seen) == 1
 
 

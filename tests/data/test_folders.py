@@ -15,7 +15,7 @@ from tests.data.test_sources import names, put
 
 
 def listed(uri: str, leave_out: tuple[str, ...] = ()) -> Listed:
-    return list_source(DataConfig(uri=uri), resolve_storage_options(uri, None), print, leave_out=leave_out)
+    return list_source(DataConfig(uri=uri), resolve_storage_options(uri, None), leave_out=leave_out)
 
 
 def write(folder: Path, *files: str) -> str:
@@ -127,7 +127,7 @@ def test_neither_part_with_classes_leaves_no_test(tmp_path: Path) -> None:
 
 def test_a_label_column_for_a_folder_of_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"data\.label-column 'x': .* is a folder of images"):
-        list_source(DataConfig(uri=write(tmp_path, "a/0.png"), label_column="x"), StorageOptions({}), print)
+        list_source(DataConfig(uri=write(tmp_path, "a/0.png"), label_column="x"), StorageOptions({}))
 
 
 def test_names_of_class_folders_are_classes_whatever_they_are(tmp_path: Path) -> None:

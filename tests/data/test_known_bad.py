@@ -68,7 +68,7 @@ def test_missing_files_of_a_list_are_known(tmp_path: Path) -> None:
     _spoil(write_files(tmp_path / "images", 8))
     names = [f"images/{i:05d}.png" for i in range(8)] + ["images/gone.png", "images", "images/00007.png/x.png"]
     (tmp_path / "list.csv").write_text("uri\n" + "\n".join(names) + "\n")
-    manifest = build_manifest(DataConfig(uri=str(tmp_path / "list.csv")), NO_OPTIONS, lambda line: None)
+    manifest = build_manifest(DataConfig(uri=str(tmp_path / "list.csv")), NO_OPTIONS)
     assert _by_name(manifest) == REASONS | {
         "gone.png": "there is no such file or folder",
         "images": "a folder, no file",
@@ -81,25 +81,24 @@ def test_of_a_bucket_empty_objects_are_known(s3: S3Server) -> None:
     for name, content in {"a.png": b"1", "b.png": b"", "c.png": b"2"}.items():
         folder.write_bytes(folder.join(name), content)
     uri = folder.uri(folder.root)
-    manifest = build_manifest(DataConfig(uri=uri), resolve_storage_options(uri, None), lambda line: None)
+    manifest = build_manifest(DataConfig(uri=uri), resolve_storage_options(uri, None))
     assert _by_name(manifest) == {"b.png": "empty file"}
 
 
-def test_what_is_known_is_said_together_and_held_against_the_limit(tmp_path: Path) -> None:
+def test_what_is_known_is_said_together_and_held_against_the_limit(tmp_path: Path, said: list[str]) -> None:
     _spoil(write_files(tmp_path, 60))
     manifest = manifest_of(tmp_path)
-    said: list[str] = []
-    say_known_bad(manifest, 0.1, said.append)
+    say_known_bad(manifest, 0.1)
     assert "6 of 60 images are bad already" in said[0]
     assert said[1:] == [f"  {tmp_path / name}: {reason}" for name, reason in sorted(REASONS.items())]
     with pytest.raises(ValueError, match=r"6 of 60 images are bad.*0\.09; mend or remove(.|\n)*00005\.png: a device"):
-        say_known_bad(manifest, 0.09, said.append)
+        say_known_bad(manifest, 0.09)
     held_out = manifest.with_holdout(np.arange(60) < 3)  # bad ones that training never sees do not count
-    say_known_bad(held_out, 0.06, said.append)
+    say_known_bad(held_out, 0.06)
     for path in list(tmp_path.iterdir())[6:]:
         path.unlink(missing_ok=True)
     with pytest.raises(ValueError, match=r"  and \d\d more"):
-        say_known_bad(manifest, 0.1, said.append)
+        say_known_bad(manifest, 0.1)
 
 
 def _dry_config(folder: Path, limit: float) -> Config:

@@ -51,7 +51,7 @@ def picture(number: int) -> bytes:
 
 
 def listed(uri: str) -> Manifest:
-    return build_manifest(DataConfig(uri=uri), resolve_storage_options(uri, None), lambda line: None)
+    return build_manifest(DataConfig(uri=uri), resolve_storage_options(uri, None))
 
 
 def contents(manifest: Manifest) -> list[bytes]:

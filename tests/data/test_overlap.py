@@ -21,7 +21,7 @@ from tests.runs import tiny_config
 
 
 def listed(uri: Path) -> Listed:
-    return list_source(DataConfig(uri=str(uri)), StorageOptions({}), print)
+    return list_source(DataConfig(uri=str(uri)), StorageOptions({}))
 
 
 def numbers(manifest: Manifest | None) -> list[int]:
@@ -87,18 +87,17 @@ def test_a_column_of_splits_that_leaves_nothing_to_train_on_is_refused(tmp_path:
         listed(tmp_path / "list.csv")
 
 
-def run_images(data: Path, evaluation: Path, said: list[str]) -> Images:
+def run_images(data: Path, evaluation: Path) -> Images:
     config = tiny_config(data, data.parent / "runs")
-    return list_images(replace(config, eval=replace(config.eval, uri=str(evaluation))), said.append)
+    return list_images(replace(config, eval=replace(config.eval, uri=str(evaluation))))
 
 
-def test_images_of_eval_uri_are_not_trained_on(tmp_path: Path) -> None:
+def test_images_of_eval_uri_are_not_trained_on(tmp_path: Path, said: list[str]) -> None:
     data = classes_of(tmp_path / "data")
     (tmp_path / "eval.csv").write_text(
         "uri,label\n" + "".join(f"data/{'ab'[i % 2]}/{i}.png,{i % 2}\n" for i in range(5))
     )
-    said: list[str] = []
-    found = run_images(data, tmp_path / "eval.csv", said)
+    found = run_images(data, tmp_path / "eval.csv")
     assert numbers(found.train) == list(range(5, 12)) and numbers(found.test) == list(range(5))
     assert any("warning: 5 images of data.uri" in line and "7 images are left" in line for line in said)
 
@@ -120,7 +119,7 @@ def test_eval_images_that_are_all_of_the_others_are_refused(tmp_path: Path, kind
         pq.write_table(pa.table({"image": [png(0), png(1)], "label": [0, 1]}), evaluation / "x.parquet")
         data = evaluation / "x.parquet"
     with pytest.raises(ValueError, match=r"images of data\.uri .* are in eval\.uri .*, too.*none is left"):
-        run_images(data, evaluation, [])
+        run_images(data, evaluation)
 
 
 def test_two_ways_to_write_a_place_are_one() -> None:

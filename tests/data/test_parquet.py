@@ -24,7 +24,7 @@ STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def listed(uri: Path, **config: Any) -> Listed:
-    return list_source(DataConfig(uri=str(uri), **config), StorageOptions({}), print)
+    return list_source(DataConfig(uri=str(uri), **config), StorageOptions({}))
 
 
 def write(folder: Path, columns: dict[str, Any] | pa.Table, name: str = "a.parquet") -> Path:

@@ -18,7 +18,7 @@ from tests.data.small import png
 
 def listed(path: Path, content: str | bytes, **config: Any) -> Manifest:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return list_source(DataConfig(uri=str(path), **config), StorageOptions({}), print).train
+    return list_source(DataConfig(uri=str(path), **config), StorageOptions({})).train
 
 
 def classes(manifest: Manifest) -> list[str | None]:
@@ -141,18 +141,18 @@ def test_a_column_that_is_twice_does_no_harm_where_it_is_not_used(tmp_path: Path
 def test_a_column_of_splits_says_what_is_trained_on(tmp_path: Path) -> None:
     rows = ["uri,label,split", "a,x,train", "b,y,train", "c,x,val", "d,y,val", "e,x,test"]
     (tmp_path / "list.csv").write_text("\n".join(rows))
-    found = list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({}), print)
+    found = list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({}))
     assert len(found.train) == 2 and found.test is not None and len(found.test) == 2
     assert found.notes == ["trains on train (2 images); evaluates on val (2 images); left out: test (1 image)"]
     (tmp_path / "list.csv").write_text("\n".join(rows).replace("test", ""))
-    assert len(list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({}), print).train) == 2
+    assert len(list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({})).train) == 2
     (tmp_path / "list.csv").write_text("\n".join(rows).replace("train", "1").replace("val", "2"))
-    assert len(list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({}), print).train) == 5
+    assert len(list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({})).train) == 5
 
 
 def split_list(path: Path, header: str, *cells: str) -> Listed:
     path.write_text("\n".join([f"uri,{header}", *(f"{i}.png,{cell}" for i, cell in enumerate(cells))]))
-    return list_source(DataConfig(uri=str(path)), StorageOptions({}), print)
+    return list_source(DataConfig(uri=str(path)), StorageOptions({}))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_splits_of_a_folder_come_from_its_metadata(tmp_path: Path) -> None:
         (tmp_path / f"{i}.png").write_bytes(png(i))
     rows = ["0.png,x,train", "1.png,y,train", "2.png,x,test", "3.png,y,test", "4.png,x,dev_seen"]
     (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label,split", *rows]))
-    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}))
     assert classes(found.train) == ["x", "y"] and found.notes == [
         "labels come from metadata.csv",
         "splits come from metadata.csv",
@@ -210,10 +210,10 @@ def test_splits_of_a_folder_come_from_its_metadata(tmp_path: Path) -> None:
         "val cannot be classified: 1 class: x (1)",
     ]
     (tmp_path / "metadata.csv").write_text("\n".join(["file_name,split", *(row[:5] + row[7:] for row in rows)]))
-    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}))
     assert len(found.train) == 2 and any("gives no labels" in note for note in found.notes)
     (tmp_path / "metadata.csv").write_text("file_name,label,split\n0.png,x,0\n1.png,y,1\n")
-    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}))
     assert len(found.train) == 6 and any("'split' (0, 1) does not tell train from test" in note for note in found.notes)
 
 
@@ -232,7 +232,7 @@ def test_splits_of_a_folder_come_from_its_metadata(tmp_path: Path) -> None:
 def test_metadata_that_is_not_used_is_said(tmp_path: Path, content: str, why: str) -> None:
     (tmp_path / "0.png").write_bytes(png(0))
     (tmp_path / "metadata.csv").write_text(content)
-    assert list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print).notes == [why]
+    assert list_source(DataConfig(uri=str(tmp_path)), StorageOptions({})).notes == [why]
 
 
 def test_lists_named_by_split_in_one_folder_are_used(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_lists_named_by_split_in_one_folder_are_used(tmp_path: Path) -> None:
         (tmp_path / f"{i}.png").write_bytes(png(i))
     (tmp_path / "train.csv").write_text("uri,label\n0.png,a\n1.png,b\n")
     (tmp_path / "val.csv").write_text("uri,label\n2.png,a\n3.png,b\n")
-    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}))
     assert [uri[-5:] for uri in found.train.table["uri"].to_pylist()] == ["0.png", "1.png"]
     assert found.test is not None and found.test.classes == ("a", "b")
     assert "trains on train.csv (2 images); evaluates on val.csv (2 images)" in found.notes
@@ -252,7 +252,7 @@ def test_lists_that_name_none_of_the_images_beside_them_are_not_used(tmp_path: P
             (tmp_path / name / kind).mkdir(parents=True)
             (tmp_path / name / kind / "0.png").write_bytes(png(0))
         (tmp_path / f"{name}.csv").write_text("filename,label\n0,a\n1,b\n")
-    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}))
     assert len(found.train) == 2 and found.test is not None and any("2 .csv" in note for note in found.notes)
 
 
@@ -260,16 +260,16 @@ def test_images_that_the_lists_of_a_folder_do_not_name_are_counted(tmp_path: Pat
     for i in range(5):
         (tmp_path / f"{i}.png").write_bytes(png(i))
     (tmp_path / "train.csv").write_text("uri,label\n0.png,a\n1.png,b\n")
-    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}))
     assert len(found.train) == 2 and any("3 pictures that these lists do not name" in note for note in found.notes)
 
 
 def test_one_list_in_a_folder_without_images_is_used_and_of_two_one_must_be_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("uri\nx.png\n")
-    assert len(list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print).train) == 1
+    assert len(list_source(DataConfig(uri=str(tmp_path)), StorageOptions({})).train) == 1
     (tmp_path / "b.csv").write_text("uri\nx.png\n")
     with pytest.raises(ValueError, match=r"holds no image.*name one of its lists: .*/a\.csv"):
-        list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+        list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}))
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
@@ -280,7 +280,7 @@ def test_labels_of_a_folder_come_from_its_metadata(tmp_path: Path, name: str) ->
     table = "file_name,label\n0.png,x\n2.png,y\n"
     lines = '{"file_name": "0.png", "label": "x"}\n{"file_name": "2.png", "label": "y"}\n'
     (tmp_path / "sub" / name).write_text(table if name.endswith("csv") else lines)
-    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+    found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}))
     assert classes(found.train) == ["x", None, "y"]
     assert found.notes == [f"labels come from sub/{name}"]
 
@@ -295,7 +295,7 @@ def test_a_list_that_cannot_be_read_beside_a_good_one_is_said(tmp_path: Path) ->
         ("id,label\n2,a\n", r"val.csv is not used: it has no uri column \(id, label\)"),
     ):
         (tmp_path / "val.csv").write_text(content)
-        found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+        found = list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}))
         assert len(found.train) == 2 and any(re.search(why, note) for note in found.notes)
 
 
@@ -305,18 +305,18 @@ def test_metadata_among_images_that_cannot_be_read_says_why_it_is_read(tmp_path:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(png(0))
     (tmp_path / "notes" / "metadata.csv").write_text("uri,label\nx\n")  # describes no image
-    assert list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print).train.classes == ("a", "b")
+    assert list_source(DataConfig(uri=str(tmp_path)), StorageOptions({})).train.classes == ("a", "b")
     (tmp_path / folder / "metadata.csv").write_text("uri,label\nx\n")
     with pytest.raises(ValueError, match=r"metadata\.csv is no table.* It is read because .*rename or move it"):
-        list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}), print)
+        list_source(DataConfig(uri=str(tmp_path)), StorageOptions({}))
 
 
 def test_why_there_are_no_classes_is_said(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("uri,species\na,x\n")
-    words = list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({}), print).words
+    words = list_source(DataConfig(uri=str(tmp_path / "list.csv")), StorageOptions({})).words
     assert "no classes" in words and "label, class, target, cls" in words and "--data.label-column" in words
     with pytest.raises(ValueError, match="its columns are uri, species"):
-        list_source(DataConfig(uri=str(tmp_path / "list.csv"), label_column="kind"), StorageOptions({}), print)
+        list_source(DataConfig(uri=str(tmp_path / "list.csv"), label_column="kind"), StorageOptions({}))
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_classes_of_the_parts_of_a_table_have_the_same_names(
     cells = [f"{label},{split}" for split, labels in (("train", train), ("test", test)) for label in labels]
     rows = "\n".join(f"{i}.png,{cell}" for i, cell in enumerate(cells))
     (tmp_path / "a.csv").write_text(f"uri,label,split\n{rows}\n")
-    found = list_source(DataConfig(uri=str(tmp_path / "a.csv")), StorageOptions({}), print)
+    found = list_source(DataConfig(uri=str(tmp_path / "a.csv")), StorageOptions({}))
     assert found.test is not None and (found.train.classes, found.test.classes) == (train_classes, test_classes)
     wanted = [label if label in train_classes else None for label in train]
     assert classes(found.train) == wanted

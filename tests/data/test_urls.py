@@ -57,7 +57,7 @@ def site(tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 def listed(uri: str, options: str | None = None) -> Manifest:
     config = DataConfig(uri=uri, storage_options=options)
-    return build_manifest(config, resolve_storage_options(uri, options), lambda line: None)
+    return build_manifest(config, resolve_storage_options(uri, options))
 
 
 def contents(manifest: Manifest, options: str | None = None) -> list[bytes]:

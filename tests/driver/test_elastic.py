@@ -38,7 +38,7 @@ def _size(*, fewest: int, most: int, cpus_each: float, room: float) -> int:
 
     (node,) = ray.nodes()  # it has CPUs for nine workers and data
     workers = ScalingConfig(num_workers=(fewest, most), resources_per_worker={"CPU": cpus_each})
-    policy = UsefulSizes(workers, 8, None, Notes("attempt"), RunNotes("run"), lambda line: None)
+    policy = UsefulSizes(workers, 8, None, Notes("attempt"), RunNotes("run"))
     return policy._count_possible_workers({node["NodeID"]: {"CPU": float(room)}})
 
 

@@ -36,8 +36,8 @@ def short(uri: Path, storage_path: Path, steps: int = 2, **run: Any) -> Config:
     return tiny_config(uri, storage_path, max_steps=steps, **run)
 
 
-def listed(config: Config, said: list[str] | None = None) -> Images:
-    return list_images(config, (said if said is not None else []).append)
+def listed(config: Config) -> Images:
+    return list_images(config)
 
 
 def stored(folder: Path, name: str) -> Manifest:
@@ -90,14 +90,13 @@ def test_a_run_that_was_begun_without_splits_goes_on_with_the_images_that_it_has
     assert not (folder / "eval_manifest.parquet").exists()
 
 
-def test_results_below_the_images_are_not_trained_on(images: Path, tmp_path: Path) -> None:
+def test_results_below_the_images_are_not_trained_on(images: Path, tmp_path: Path, said: list[str]) -> None:
     root = tmp_path / "images"
     shutil.copytree(images, root)
     config = short(root, root / "runs", name="first")
     pretrain(config, say=lambda line: None)
     assert list((root / "runs" / "first" / "report").glob("*.png"))
-    said: list[str] = []
-    again = listed(short(root, root / "runs", name="second"), said)
+    again = listed(short(root, root / "runs", name="second"))
     assert len(again.train) == 211 and len(again.train.classes) == 10
     assert any(line.startswith("left out: runs (results of runs") for line in said)
     assert len(listed(short(root, tmp_path / "other")).train) == 211  # a run is known by its files, too
@@ -113,11 +112,10 @@ def test_images_to_evaluate_on_below_the_others_are_not_trained_on(images: Path,
 
 
 def test_eval_uri_wins_over_a_val_folder_and_may_have_parts_of_its_own(
-    splits: Path, images: Path, tmp_path: Path
+    splits: Path, images: Path, tmp_path: Path, said: list[str]
 ) -> None:
     config = short(splits, tmp_path)
-    said: list[str] = []
-    found = listed(replace(config, eval=replace(config.eval, uri=str(images))), said)
+    found = listed(replace(config, eval=replace(config.eval, uri=str(images))))
     assert found.test is not None and len(found.test) == 211 and len(found.train) < 211
     assert any("left out: val/" in line for line in said) and not any("evaluates on" in line for line in said)
     other = short(images, tmp_path)
@@ -138,14 +136,13 @@ def test_eval_images_without_labels_say_why(images: Path, tmp_path: Path) -> Non
         listed(replace(config, eval=replace(config.eval, uri=str(images / "3"))))
 
 
-def test_held_out_images_are_named_with_what_to_do(images: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    listed(short(images, tmp_path), said)
+def test_held_out_images_are_named_with_what_to_do(images: Path, tmp_path: Path, said: list[str]) -> None:
+    listed(short(images, tmp_path))
     assert any("20 of 211 labelled images are held out for kNN and never trained on" in line for line in said)
     assert any("--eval.holdout-fraction 0" in line and "--eval.uri" in line for line in said)
     config = short(images, tmp_path)
     said.clear()
-    listed(replace(config, eval=replace(config.eval, holdout_fraction=0.0)), said)
+    listed(replace(config, eval=replace(config.eval, holdout_fraction=0.0)))
     assert not any("held out" in line for line in said)
 
 
@@ -158,11 +155,11 @@ def test_the_dry_run_says_classes_parts_and_what_is_classified(splits: Path, tmp
 
 
 def test_very_many_single_files_are_said_to_be_better_packed(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
-    config, said = tiny_config(images, tmp_path), []
-    list_images(config, said.append)
+    config = tiny_config(images, tmp_path)
+    list_images(config)
     assert not any("pack them" in line for line in said)
     monkeypatch.setattr(plan, "_MANY_FILES", 100)
-    list_images(config, said.append)
+    list_images(config)
     assert any(re.search(r"warning: \d+ single files .* pack them into Parquet files", line) for line in said)

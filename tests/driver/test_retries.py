@@ -84,9 +84,14 @@ def _breaking(path: Path, said: list[str], mend_at: str) -> Callable[[str], None
 
 
 def test_data_that_cannot_be_read_for_a_while_does_not_end_a_run(
-    own_images: Path, tmp_path: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture
+    own_images: Path,
+    tmp_path: Path,
+    undisturbed: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    caplog.set_level(logging.INFO, "moco_ray.worker.loop")
+    caplog.set_level(logging.DEBUG, "moco_ray.worker.loop")
+    monkeypatch.setattr(logging.getLogger("moco_ray.worker.loop"), "handlers", [caplog.handler])
     said: list[str] = []
     pretrain(_config(own_images, tmp_path, retries=1), say=_breaking(own_images, said, "(retry 1 of run.retries 1)"))
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(undisturbed), rtol=1e-9)

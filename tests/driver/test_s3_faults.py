@@ -20,6 +20,7 @@ from moco_ray.run_folder.metrics import stored_lines
 from moco_ray.storage import storage as storage_module
 from moco_ray.storage.storage import Storage, resolve_storage_options
 from moco_ray.worker import recorder
+from moco_ray.worker.console import said_by
 from tests.faults import Fault, FaultyProxy, Kind
 from tests.runs import digests, losses, punctual_checkpoints, tiny_config
 from tests.s3 import S3Server, s3_server
@@ -104,7 +105,8 @@ def _assert_undisturbed(result: RunResult, undisturbed: Path) -> None:
 
 def _newest(folder: Storage) -> int | None:
     warnings: list[str] = []
-    newest = CheckpointStore(storage=folder).newest(warnings.append)
+    with said_by(warnings.append):
+        newest = CheckpointStore(storage=folder).newest()
     assert not warnings
     return newest
 

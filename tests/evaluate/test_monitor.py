@@ -26,7 +26,7 @@ STILL = ViewsConfig(crop_px=16, crop_min=1.0, jitter_p=0, grayscale_p=0, blur_p=
 
 
 def manifest_of(uri: Path) -> Manifest:
-    return build_manifest(DataConfig(uri=str(uri)), NO_OPTIONS, lambda line: None)
+    return build_manifest(DataConfig(uri=str(uri)), NO_OPTIONS)
 
 
 def eval_set_of(train: Manifest, held_out: Manifest | None, config: EvalConfig, seed: int = 0) -> EvalSet:

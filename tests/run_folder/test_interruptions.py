@@ -49,9 +49,8 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_an_interruption_is_recorded_when_its_first_step_is_done(tmp_path: Path) -> None:
-    said: list[str] = []
-    record = Interruptions(_storage(tmp_path), said.append)
+def test_an_interruption_is_recorded_when_its_first_step_is_done(tmp_path: Path, said: list[str]) -> None:
+    record = Interruptions(_storage(tmp_path))
     record.begin("worker 1 lost", (57, time.time() - 30.0), 50, 3)
     assert _lines(tmp_path) == []
     record.end()
@@ -63,29 +62,27 @@ def test_an_interruption_is_recorded_when_its_first_step_is_done(tmp_path: Path)
     assert said[0] == "interrupted: worker 1 lost; going on from step 50 with 3 workers, 7 steps are redone"
 
 
-def test_the_record_survives_restarts_and_is_summed_up(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_the_record_survives_restarts_and_is_summed_up(tmp_path: Path, said: list[str]) -> None:
     for step in (50, 80):
-        record = Interruptions(_storage(tmp_path), said.append)
+        record = Interruptions(_storage(tmp_path))
         record.begin("a node is being taken away", (step + 4, time.time() - 20.0), step, 1)
         record.end()
-    Interruptions(_storage(tmp_path), said.append).sum_up()
+    Interruptions(_storage(tmp_path)).sum_up()
     assert [line["resumed_at_step"] for line in _lines(tmp_path)] == [50, 80]
     assert re.match(r"interrupted 2 times: 4\d s without a step and 8 steps redone in all", said[-1])
 
 
 def test_a_checkpoint_of_the_newest_step_redoes_nothing(tmp_path: Path) -> None:
-    record = Interruptions(_storage(tmp_path), print)
+    record = Interruptions(_storage(tmp_path))
     record.begin("growing from 2 to 4 workers", (60, time.time() + 5.0), 60, 4)  # by a clock that is ahead
     record.end()
     (line,) = _lines(tmp_path)
     assert line["steps_redone"] == 0 and line["seconds"] == 0.0
 
 
-def test_a_record_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_written_is_a_warning(tmp_path: Path, said: list[str]) -> None:
     (tmp_path / "in the way").touch()
-    said: list[str] = []
-    record = Interruptions(_storage(tmp_path / "in the way"), said.append)
+    record = Interruptions(_storage(tmp_path / "in the way"))
     record.begin("worker 0 lost", (2, time.time()), 1, 1)
     record.end()
     assert "interruptions.jsonl could not be written now" in said[-1]

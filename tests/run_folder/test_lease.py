@@ -30,7 +30,7 @@ import sys
 from moco_ray.storage.storage import Storage, StorageOptions
 from moco_ray.run_folder import lease
 vars(lease).update({HASTE})
-with lease.hold_run(Storage.open(sys.argv[1], StorageOptions({{}})), print, lambda: (7, 1.5)):
+with lease.hold_run(Storage.open(sys.argv[1], StorageOptions({{}})), lambda: (7, 1.5)):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -61,7 +61,7 @@ for number in range(int(sys.argv[2])):
     run = Storage(Slow(), "slow", f"{{sys.argv[1]}}/{{number}}")
     time.sleep(max(0.0, float(sys.argv[3]) + 0.8 * number - time.monotonic()))
     try:
-        with lease.hold_run(run, lambda line: None, lambda: None):
+        with lease.hold_run(run, lambda: None):
             start = time.monotonic()
             time.sleep(0.3)
             print(number, start, time.monotonic(), flush=True)
@@ -79,10 +79,6 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Storage:
     return Storage.open(str(tmp_path), StorageOptions({}))
-
-
-def _quiet(line: str) -> None:
-    pass
 
 
 def _no_step() -> None:
@@ -129,54 +125,53 @@ def _leases(folder: Path) -> list[str]:
 
 def test_a_run_that_is_held_is_refused_with_who_holds_it(run: Storage, tmp_path: Path) -> None:
     refused = pytest.raises(ValueError, match=r"in use by process \d+ on .*, which lives")
-    with _holder(tmp_path) as child, refused as error, hold_run(run, _quiet, _no_step):
+    with _holder(tmp_path) as child, refused as error, hold_run(run, _no_step):
         pass
     assert f"process {child.pid} on" in str(error.value)
 
 
 def test_a_released_lease_leaves_nothing_behind(run: Storage, tmp_path: Path) -> None:
     for _ in range(2):
-        with hold_run(run, _quiet, lambda: (3, 1.0)) as held:
+        with hold_run(run, lambda: (3, 1.0)) as held:
             assert _leases(tmp_path) == ["lease.json"]
             assert held.before is None or held.before == (3, 1.0)
         assert _leases(tmp_path) == []
 
 
 def test_a_holder_that_failed_leaves_its_last_step_and_no_owner(run: Storage, tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="gone"), hold_run(run, _quiet, lambda: (3, 1.0)):
+    with pytest.raises(OSError, match="gone"), hold_run(run, lambda: (3, 1.0)):
         raise OSError("gone")
     start = time.monotonic()
-    with hold_run(run, _quiet, _no_step) as held:
+    with hold_run(run, _no_step) as held:
         assert held.before == (3, 1.0)
         assert time.monotonic() - start < lease._WATCH_S / 2
     assert _leases(tmp_path) == []
 
 
-def test_the_lease_of_a_killed_process_is_taken_over_at_once_with_its_last_step(run: Storage, tmp_path: Path) -> None:
+def test_the_lease_of_a_killed_process_is_taken_over_at_once_with_its_last_step(
+    run: Storage, tmp_path: Path, said: list[str]
+) -> None:
     with _holder(tmp_path) as child:
         child.send_signal(signal.SIGKILL)
         child.wait()
-        said: list[str] = []
-        with hold_run(run, said.append, _no_step) as held:
+        with hold_run(run, _no_step) as held:
             assert held.before == (7, 1.5)
     assert not said
 
 
-def test_an_old_lease_of_another_machine_is_taken_over_at_once(run: Storage, tmp_path: Path) -> None:
+def test_an_old_lease_of_another_machine_is_taken_over_at_once(run: Storage, tmp_path: Path, said: list[str]) -> None:
     _elsewhere(tmp_path, time.time() - 2 * 3600)
-    said: list[str] = []
-    with hold_run(run, said.append, _no_step):
+    with hold_run(run, _no_step):
         assert not said
 
 
 @pytest.mark.parametrize("skew_s", [-900.0, -90.0, 0.0, 86400.0])
 def test_a_lease_that_is_not_renewed_is_watched_and_taken_over_whatever_its_clock_says(
-    run: Storage, tmp_path: Path, skew_s: float, monkeypatch: pytest.MonkeyPatch
+    run: Storage, tmp_path: Path, skew_s: float, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     monkeypatch.setattr(lease, "_WATCH_S", 0.5)
     _elsewhere(tmp_path, time.time() + skew_s)
-    said: list[str] = []
-    with hold_run(run, said.append, _no_step) as held:
+    with hold_run(run, _no_step) as held:
         check_lease(run, held.owner)
     assert "process 5 on elsewhere" in said[0] and "taking the run over" in said[1]
 
@@ -188,24 +183,25 @@ def test_a_lease_that_is_renewed_is_respected_whatever_its_clock_says(
     content = _elsewhere(tmp_path, time.time() + skew_s)
     timer = threading.Timer(0.4, lambda: _put(tmp_path, {**content, "renewed_at": time.time() + skew_s}))
     timer.start()
-    with pytest.raises(ValueError, match="in use by process 5 on elsewhere"), hold_run(run, _quiet, _no_step):
+    with pytest.raises(ValueError, match="in use by process 5 on elsewhere"), hold_run(run, _no_step):
         pass
     timer.join()
 
 
-def test_a_process_of_the_same_id_in_another_container_is_not_taken_for_dead(run: Storage, tmp_path: Path) -> None:
-    with hold_run(run, _quiet, _no_step):
+def test_a_process_of_the_same_id_in_another_container_is_not_taken_for_dead(
+    run: Storage, tmp_path: Path, said: list[str]
+) -> None:
+    with hold_run(run, _no_step):
         own = json.loads((tmp_path / "lease.json").read_text())
     _put(tmp_path, {**own, "boot": own["boot"] + "another namespace", "pid_started": "1"})
-    said: list[str] = []
-    with hold_run(run, said.append, _no_step):
+    with hold_run(run, _no_step):
         assert "watching" in said[0]
 
 
 def test_a_claim_of_a_starter_that_died_does_not_stay_in_the_way(run: Storage, tmp_path: Path) -> None:
     (tmp_path / f"{lease._CLAIM}dead").touch()
     start = time.monotonic()
-    with hold_run(run, _quiet, _no_step):
+    with hold_run(run, _no_step):
         assert time.monotonic() - start >= lease._WATCH_S
         assert _leases(tmp_path) == ["lease.json"]
 
@@ -236,7 +232,7 @@ def test_a_driver_whose_run_was_taken_over_commits_nothing_more(
     with pytest.raises(LeaseLost, match="taken over by process 5 on elsewhere while this process did not answer"):
         pretrain(tiny_config(images, tmp_path, max_steps=9, checkpoint_every_steps=2), say=say)
     folder = Storage.open(str(tmp_path / "run"), StorageOptions({}))
-    assert CheckpointStore(storage=folder).newest(_quiet) is None
+    assert CheckpointStore(storage=folder).newest() is None
     assert json.loads((tmp_path / "run" / "lease.json").read_text())["owner"] == "other"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,15 +25,15 @@ def _write(storage: Storage, first: int, last: int) -> None:
     assert lines.take_part() == {}
 
 
-def _joined(storage: Storage, say: Callable[[str], None]) -> list[Line]:
-    return [json.loads(line) for line in join_parts(storage, say).splitlines()]
+def _joined(storage: Storage) -> list[Line]:
+    return [json.loads(line) for line in join_parts(storage).splitlines()]
 
 
 def test_parts_join_to_one_line_a_step_in_full_precision(storage: Storage) -> None:
     _write(storage, 0, 9)
     _write(storage, 10, 10)
     _write(storage, 11, 30)
-    lines = _joined(storage, print)
+    lines = _joined(storage)
     assert [line["step"] for line in lines] == list(range(31))
     assert all(line["train/loss"] == 1 / (line["step"] + 3) for line in lines)
 
@@ -44,21 +43,20 @@ def test_parts_after_the_checkpoint_are_deleted(storage: Storage) -> None:
     _write(storage, 10, 19)
     _write(storage, 20, 29)
     delete_provisional_parts(storage, 10)
-    assert [line["step"] for line in _joined(storage, print)] == list(range(10))
+    assert [line["step"] for line in _joined(storage)] == list(range(10))
     delete_provisional_parts(storage, 0)
-    assert join_parts(storage, print) == b""
+    assert join_parts(storage) == b""
 
 
-def test_a_gap_is_said_with_its_steps_and_an_overlap_is_an_error(storage: Storage) -> None:
+def test_a_gap_is_said_with_its_steps_and_an_overlap_is_an_error(storage: Storage, said: list[str]) -> None:
     _write(storage, 0, 9)
     _write(storage, 12, 19)
-    said: list[str] = []
-    lines = _joined(storage, said.append)
+    lines = _joined(storage)
     assert [line["step"] for line in lines] == [*range(10), *range(12, 20)]
     assert len(said) == 1 and "steps 10 to 11 are missing" in said[0]
     _write(storage, 15, 30)
     with pytest.raises(RuntimeError, match="000000015-000000030"):
-        join_parts(storage, said.append)
+        join_parts(storage)
 
 
 @pytest.mark.parametrize(

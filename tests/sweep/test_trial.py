@@ -34,7 +34,7 @@ def _task(images: Path, folder: Path, **run: object) -> Task:
 
 def _list(config: Config, folder: Path) -> None:
     storage = Storage.open(str(folder), StorageOptions({}))
-    list_images(config, lambda line: None).train.write(storage, storage.join(MANIFEST))
+    list_images(config).train.write(storage, storage.join(MANIFEST))
 
 
 def _wait(is_so: Callable[[], bool], what: Callable[[], str]) -> None:

@@ -9,8 +9,7 @@ import pytest
 from moco_ray.worker.background import BackgroundWriter
 
 
-def test_a_failed_write_is_said_and_tried_again() -> None:
-    said: list[str] = []
+def test_a_failed_write_is_said_and_tried_again(said: list[str]) -> None:
     attempts: list[int] = []
 
     def write() -> None:
@@ -18,7 +17,7 @@ def test_a_failed_write_is_said_and_tried_again() -> None:
         if len(attempts) < 2:
             raise OSError("the disk is full")
 
-    writer = BackgroundWriter(said.append)
+    writer = BackgroundWriter()
     writer.start("checkpoint_1", write)
     writer.finish(patience_s=30)
     assert len(attempts) == 2
@@ -26,7 +25,7 @@ def test_a_failed_write_is_said_and_tried_again() -> None:
 
 
 def test_the_caller_does_not_wait() -> None:
-    writer = BackgroundWriter(lambda line: None)
+    writer = BackgroundWriter()
     gate = threading.Event()
 
     def write() -> None:
@@ -43,7 +42,7 @@ def test_what_cannot_be_mended_by_waiting_is_raised_at_once() -> None:
     def write() -> None:
         raise ValueError("access is refused")
 
-    writer = BackgroundWriter(lambda line: None)
+    writer = BackgroundWriter()
     writer.start("x", write)
     with pytest.raises(ValueError, match="access is refused"):
         writer.finish(patience_s=30)
@@ -53,7 +52,7 @@ def test_patience_ends() -> None:
     def write() -> None:
         raise OSError("no route to host")
 
-    writer = BackgroundWriter(lambda line: None)
+    writer = BackgroundWriter()
     writer.start("x", write)
     with pytest.raises(OSError, match="no route"):
         writer.finish(patience_s=0.5)

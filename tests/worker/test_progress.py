@@ -32,13 +32,12 @@ def test_times_have_two_units(seconds: float, text: str) -> None:
     ],
 )
 def test_lines_fit_80_columns_beside_a_clock(
-    last_step: int, values: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    last_step: int, values: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     monkeypatch.setattr(progress, "_EVERY_S", 0.0)
     config = replace(tiny_config("x", tmp_path))
-    said: list[str] = []
     job = cast(Job, SimpleNamespace(config=config, last_step=last_step, num_rows=1632))
-    told = Progress(job, 0, said.append)
+    told = Progress(job, 0)
     for step in (1, last_step // 2, last_step):
         told.update(step, {"perf/data_wait_fraction": 0.0, **VALUES, **values})
     assert len(said) == 3
@@ -47,8 +46,7 @@ def test_lines_fit_80_columns_beside_a_clock(
     assert said[0].startswith(f"step 1/{last_step:,} · ") and "left" in said[1]
 
 
-def test_waiting_for_data_is_said_in_the_line(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_waiting_for_data_is_said_in_the_line(tmp_path: Path, said: list[str]) -> None:
     job = cast(Job, SimpleNamespace(config=tiny_config("x", tmp_path), last_step=60, num_rows=1632))
-    Progress(job, 0, said.append).update(1, {**VALUES, "perf/data_wait_fraction": 0.8})
+    Progress(job, 0).update(1, {**VALUES, "perf/data_wait_fraction": 0.8})
     assert "data wait 80 %" in said[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import replace
 
 from moco_ray.config import Config
@@ -10,17 +10,16 @@ from moco_ray.data.compare import Comparison, compare, is_same_place
 from moco_ray.data.manifest import Images, Manifest
 from moco_ray.driver.images.listing import list_eval_images, list_images
 
-Say = Callable[[str], None]
+log = logging.getLogger(__name__)
 
 
-def current_images(stored: Images, old: Config, config: Config, say: Say) -> tuple[Images, Comparison | None]:
+def current_images(stored: Images, old: Config, config: Config) -> tuple[Images, Comparison | None]:
     """The stored images where they lie now, or with data.relist those listed anew.
 
     Args:
         stored: The images as they were listed.
         old: The configuration they were listed for.
         config: The one that is asked for now.
-        say: Prints a line.
 
     Those to train on are all of data.uri where they are listed anew: none is held out yet.
 
@@ -46,41 +45,39 @@ def current_images(stored: Images, old: Config, config: Config, say: Say) -> tup
         return stored, None
     if is_train_here and not relist:
         assert stored.test is not None
-        test, _ = _current(stored.test, list_eval_images(config, say), eval_uris, config, say)
+        test, _ = _current(stored.test, list_eval_images(config), eval_uris, config)
         return replace(stored, test=test), None
-    listed = list_images(config, say, holds_out=False)
-    train, difference = _current(stored.train, listed.train, data_uris, config, say)
+    listed = list_images(config, holds_out=False)
+    train, difference = _current(stored.train, listed.train, data_uris, config)
     uris = eval_uris if has_own_test else data_uris
-    return _with_test(Images(train=train, test=stored.test), stored, listed, uris, config, say), difference
+    return _with_test(Images(train=train, test=stored.test), stored, listed, uris, config), difference
 
 
-def _with_test(
-    images: Images, stored: Images, listed: Images, uris: tuple[str, str, str], config: Config, say: Say
-) -> Images:
+def _with_test(images: Images, stored: Images, listed: Images, uris: tuple[str, str, str], config: Config) -> Images:
     """The images with those to classify as they are now; the stored object itself where nothing is new."""
     if stored.test is not None and listed.test is not None:
-        images = replace(images, test=_current(stored.test, listed.test, uris, config, say)[0])
+        images = replace(images, test=_current(stored.test, listed.test, uris, config)[0])
     elif stored.test is not None and not config.data.relist:
         raise ValueError(
             f"{uris[0]} was {uris[1]!r}, now {uris[2]!r}, where the images to classify are missing; copy them, too, or name "
             "their place with --eval.uri"
         )
     elif stored.test is not None:
-        say("warning: the images to classify are gone")
+        log.warning("the images to classify are gone")
         images = replace(images, test=None)
     same = images.train is stored.train and images.test is stored.test
     return stored if same else images
 
 
 def _current(
-    stored: Manifest, new: Manifest, uris: tuple[str, str, str], config: Config, say: Say
+    stored: Manifest, new: Manifest, uris: tuple[str, str, str], config: Config
 ) -> tuple[Manifest, Comparison | None]:
     """The stored images where they lie now, or those listed anew and how they differ from the stored ones."""
     field, was, uri = uris
     is_here = is_same_place(stored, was, uri)
     difference = compare(stored, was, new, uri)
     if config.data.relist and not (difference.has_same_images and not difference.relabelled):
-        say(f"{field} {uri} has changed: {difference.words()}")
+        log.info(f"{field} {uri} has changed: {difference.words()}")
         return new, difference
     if not difference.has_same_images:
         raise ValueError(
@@ -89,9 +86,9 @@ def _current(
             "place by giving the same command with --data.relist"
         )
     if is_here and stored.table["uri"].equals(new.table["uri"]):
-        say(f"{field} {uri} has not changed: the same {len(stored):,} images")
+        log.info(f"{field} {uri} has not changed: the same {len(stored):,} images")
         return stored, None
-    say(f"the {len(stored):,} images of {field} {was} lie in {uri} now")
+    log.info(f"the {len(stored):,} images of {field} {was} lie in {uri} now")
     if difference.relabelled:
-        say(f"warning: {len(difference.relabelled):,} have another label there; the run keeps its own (--data.relist)")
+        log.warning(f"{len(difference.relabelled):,} have another label there; the run keeps its own (--data.relist)")
     return stored.moved(new.table["uri"].take(difference.new_rows)), None

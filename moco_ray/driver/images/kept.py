@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,11 +21,11 @@ from moco_ray.run_folder.begin import EVAL_MANIFEST, LINEAGE, begin_run, stored_
 from moco_ray.run_folder.checkpoint import CheckpointStore
 from moco_ray.run_folder.metrics import stored_lines
 from moco_ray.storage.storage import Storage, StorageOptions
+from moco_ray.worker.console import silence
 
+log = logging.getLogger(__name__)
 BAD_IMAGES = "bad_images.jsonl"
 _READ_AGAIN, _PIECE = 10_000, 256
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class RunImages:
     """Whether nothing has been trained yet, so that all is decided by the images as they are now."""
 
 
-def images_of_run(run: Storage, old: Config, config: Config, say: Say) -> RunImages:
+def images_of_run(run: Storage, old: Config, config: Config) -> RunImages:
     """The images that a run goes on with. Nothing is written yet.
 
     With data.relist they are listed anew. Else, where data.uri or eval.uri names another place, the same images are
@@ -56,18 +56,21 @@ def images_of_run(run: Storage, old: Config, config: Config, say: Say) -> RunIma
         run: The run's folder.
         old: The configuration it was begun with.
         config: The one it goes on with.
-        say: Prints a line.
 
     Raises:
         ValueError: There are other images in another place.
     """
-    step = CheckpointStore(storage=run).newest(lambda line: None) if config.data.relist else None
+    with silence():
+        step = CheckpointStore(storage=run).newest() if config.data.relist else None
     stored, relists = _stored(run, config), _relists(run)
-    images, difference = current_images(stored, old, config, say)
+    images, difference = current_images(stored, old, config)
     if difference is not None and step is None:
-        say("no checkpoint has been written yet: the run begins with the images as they are now")
-        images = list_images(config, lambda line: None)  # with whatever is held out of them
-        say(f"{len(images.train) - len(images.train.train_rows()):,} of the {len(images.train):,} images are held out")
+        log.info("no checkpoint has been written yet: the run begins with the images as they are now")
+        with silence():
+            images = list_images(config)  # with whatever is held out of them
+        log.info(
+            f"{len(images.train) - len(images.train.train_rows()):,} of the {len(images.train):,} images are held out"
+        )
         return RunImages(
             images=images,
             stored=stored,
@@ -78,7 +81,7 @@ def images_of_run(run: Storage, old: Config, config: Config, say: Say) -> RunIma
         )
     listed_at_step = relists[-1]["until_step"] if relists else 0
     if difference is not None and step is not None:
-        train = _with_old_holdout(stored.train, images.train, difference, config, say).succeeding(stored.train)
+        train = _with_old_holdout(stored.train, images.train, difference, config).succeeding(stored.train)
         images, listed_at_step = replace(images, train=train), step
     return RunImages(
         images=images,
@@ -102,7 +105,7 @@ def check_same_images(kept: RunImages, config: Config) -> None:
         )
 
 
-def adopt(run: Storage, kept: RunImages, old: Config, config: Config, say: Say) -> None:
+def adopt(run: Storage, kept: RunImages, old: Config, config: Config) -> None:
     """Write the images that have been listed anew, or have moved, into the run's folder.
 
     The old list stays beside the new one, and lineage.jsonl says until which step it was trained on.
@@ -112,7 +115,6 @@ def adopt(run: Storage, kept: RunImages, old: Config, config: Config, say: Say) 
         kept: The images that the run goes on with.
         old: The configuration it was begun with.
         config: The one it goes on with, automatic values decided.
-        say: Prints a line.
     """
     if kept.begins_anew:
         for name in (LINEAGE, BAD_IMAGES, EVAL_MANIFEST):
@@ -123,7 +125,9 @@ def adopt(run: Storage, kept: RunImages, old: Config, config: Config, say: Say) 
         _keep_old_list(run, kept, config)
         before, now = (len(images.train.train_rows()) for images in (kept.stored, kept.images))
         if now != before:
-            say(f"from step {kept.listed_at_step:,} on this run is trained on {now:,} images instead of {before:,}")
+            log.info(
+                f"from step {kept.listed_at_step:,} on this run is trained on {now:,} images instead of {before:,}"
+            )
     if kept.images is kept.stored:
         return
     if kept.images.test is None:
@@ -152,7 +156,7 @@ def _keep_old_list(run: Storage, kept: RunImages, config: Config) -> None:
     run.write_bytes(run.join(LINEAGE), lineage + json.dumps(line).encode() + b"\n")
 
 
-def mended_rows(run: Storage, manifest: Manifest, config: Config, options: StorageOptions, say: Say) -> frozenset[int]:
+def mended_rows(run: Storage, manifest: Manifest, config: Config, options: StorageOptions) -> frozenset[int]:
     """Rows that the run has listed as bad and that are good now; looked for only where too many are bad.
 
     Raises:
@@ -173,7 +177,7 @@ def mended_rows(run: Storage, manifest: Manifest, config: Config, options: Stora
             except BadImage:
                 continue
             good.add(int(row))
-    say(f"{len(good):,} of {len(lines):,} bad images are good now")
+    log.info(f"{len(good):,} of {len(lines):,} bad images are good now")
     return frozenset(good)
 
 
@@ -187,7 +191,7 @@ def _stored(run: Storage, config: Config) -> Images:
         ) from error
 
 
-def _with_old_holdout(old: Manifest, new: Manifest, difference: Comparison, config: Config, say: Say) -> Manifest:
+def _with_old_holdout(old: Manifest, new: Manifest, difference: Comparison, config: Config) -> Manifest:
     """The new images with those held out that were, so that what was trained on is not evaluated on.
 
     Where fewer than half of them are left, others are drawn from the images that are new.
@@ -200,17 +204,17 @@ def _with_old_holdout(old: Manifest, new: Manifest, difference: Comparison, conf
     mask[rows[was & (rows >= 0)]] = True
     num_old, num_kept = int(was.sum()), int(mask.sum())
     gone = f": {num_old - num_kept:,} of {num_old:,} are gone, or have other names and are trained on from now on"
-    say(f"{num_kept:,} images are held out, as before" + (gone if num_kept < num_old else ""))
+    log.info(f"{num_kept:,} images are held out, as before" + (gone if num_kept < num_old else ""))
     is_new = np.ones(len(new), dtype=bool)
     is_new[rows[rows >= 0]] = False
     if 2 * num_kept < num_old and is_new.any():
         mask = holdout_mask(new.labels, config.eval, config.run.seed, kept=mask, among=is_new)
-        say(
+        log.info(
             f"{int(mask.sum()) - num_kept:,} of the {int(is_new.sum()):,} added images are held out instead; those that only "
             "have other names now may have been trained on"
         )
     if not mask.any():
-        say("warning: all images that were held out are gone: others are now, which have been trained on")
+        log.warning("all images that were held out are gone: others are now, which have been trained on")
         mask = holdout_mask(new.labels, config.eval, config.run.seed)
     return new.with_holdout(mask)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -20,14 +20,14 @@ from moco_ray.data.sources import list_source
 from moco_ray.evaluate.eval_set import EvalSet, choose_eval_set, holdout_mask
 from moco_ray.storage.storage import StorageOptions, resolve_storage_options
 
+log = logging.getLogger(__name__)
+
 _BATCHES_LOOKED_AT = 20
 _LEAST_MIXED = 0.9
 _MANY_FILES = 10_000_000
 
-Say = Callable[[str], None]
 
-
-def list_images(config: Config, say: Say, *, holds_out: bool = True) -> Images:
+def list_images(config: Config, *, holds_out: bool = True) -> Images:
     """List the images to train on and those to classify, and say what there is.
 
     Without other images to classify, some of the labelled ones are held out from training. Results of runs and the images
@@ -35,7 +35,6 @@ def list_images(config: Config, say: Say, *, holds_out: bool = True) -> Images:
 
     Args:
         config: Names them.
-        say: Prints a line for the user.
         holds_out: Whether to choose images to hold out; a run that exists has chosen its own.
 
     Raises:
@@ -48,38 +47,38 @@ def list_images(config: Config, say: Say, *, holds_out: bool = True) -> Images:
             f"eval.uri is data.uri, {data.uri}: training would see what is classified; name other images, or drop eval.uri "
             "and a share of the labelled ones is held out (eval.holdout-fraction)"
         )
-    say(f"listing {data.uri}")
+    log.info(f"listing {data.uri}")
     apart = (config.run.storage_path, evaluation.uri)
     options = resolve_storage_options(data.uri, data.storage_options)
-    listed = list_source(data, options, say, leave_out=apart, chooses_test=not evaluation.uri)
+    listed = list_source(data, options, leave_out=apart, chooses_test=not evaluation.uri)
     train, test = listed.train, listed.test
     if holds_out and test is None and not evaluation.uri:
         train = train.with_holdout(holdout_mask(train.labels, evaluation, config.run.seed))
     num_held_out = len(train) - len(train.train_rows())
     held_out = f", {num_held_out:,} of them held out for kNN" if num_held_out else ""
-    say(f"{len(train):,} images{held_out}; {listed.words}")
+    log.info(f"{len(train):,} images{held_out}; {listed.words}")
     for note in listed.notes:
-        say(note)
+        log.info(note)
     if len(train) > _MANY_FILES and train.image_column is None:
-        say(
-            f"warning: {len(train):,} single files take long to list and a request each to read; pack them into Parquet files "
+        log.warning(
+            f"{len(train):,} single files take long to list and a request each to read; pack them into Parquet files "
             "with a column of image bytes"
         )
     if num_held_out:
-        say(
+        log.info(
             f"{num_held_out:,} of {int((train.labels >= 0).sum()):,} labelled images are held out for kNN and never trained "
             "on; --eval.holdout-fraction 0 trains on all, or name a test set with --eval.uri"
         )
-    say_known_bad(train, data.max_bad_fraction, say)
+    say_known_bad(train, data.max_bad_fraction)
     if test is not None:
-        say_known_bad(test, None, say)
+        say_known_bad(test, None)
     if evaluation.uri:
-        test = list_eval_images(config, say)
-        train = _without(train, test, config, say)
+        test = list_eval_images(config)
+        train = _without(train, test, config)
     return Images(train=train, test=test)
 
 
-def _without(train: Manifest, test: Manifest, config: Config, say: Say) -> Manifest:
+def _without(train: Manifest, test: Manifest, config: Config) -> Manifest:
     """The training images but for those that are classified."""
     shared = is_shared_row(train, test)
     if not shared.any():
@@ -87,33 +86,33 @@ def _without(train: Manifest, test: Manifest, config: Config, say: Say) -> Manif
     named, others = f"data.uri {config.data.uri}", f"eval.uri {config.eval.uri}"
     left = replace(train, table=train.table.filter(pa.array(~shared)))
     check_left(len(left), len(train), named, others)
-    say(
-        f"warning: {amount(int(shared.sum()), 'image')} of {named} {'is' if shared.sum() == 1 else 'are'} in {others}, too "
+    log.warning(
+        f"{amount(int(shared.sum()), 'image')} of {named} {'is' if shared.sum() == 1 else 'are'} in {others}, too "
         f"(first {train.uri(int(shared.argmax()))}): not trained on; {len(left):,} images are left"
     )
     return left
 
 
-def list_eval_images(config: Config, say: Say) -> Manifest:
+def list_eval_images(config: Config) -> Manifest:
     """List the images of eval.uri; of its val or test part, if it has parts.
 
     Raises:
         ValueError: There are none, or they have no labels.
     """
     uri = config.eval.uri
-    say(f"listing {uri}")
+    log.info(f"listing {uri}")
     options = resolve_storage_options(uri, config.data.storage_options)
-    listed = list_source(replace(config.data, uri=uri), options, say, leave_out=(config.run.storage_path,))
+    listed = list_source(replace(config.data, uri=uri), options, leave_out=(config.run.storage_path,))
     manifest = listed.test or listed.train
     if len(manifest.classes) < 2:
         raise ValueError(
             f"eval.uri {uri} has no labels of two classes; use a folder with one sub-folder for each class ({listed.words})"
         )
     if listed.test is not None:
-        say(f"{len(manifest):,} images of the val or test part; {count_words(manifest.classes, manifest.labels)}")
+        log.info(f"{len(manifest):,} images of the val or test part; {count_words(manifest.classes, manifest.labels)}")
     else:
-        say(f"{len(manifest):,} images; {listed.words}")
-    say_known_bad(manifest, None, say)
+        log.info(f"{len(manifest):,} images; {listed.words}")
+    say_known_bad(manifest, None)
     return manifest
 
 
@@ -133,7 +132,7 @@ def make_source(config: Config, manifest: Manifest) -> Source:
     return Source(manifest=manifest, train_rows=np.asarray(rows), order=order, options=row_options(manifest, config))
 
 
-def warn_of_mixing(source: Source, global_batch_size: int, say: Say) -> None:
+def warn_of_mixing(source: Source, global_batch_size: int) -> None:
     """Say so if batches of rows of Parquet files hold clearly fewer classes than if all rows were shuffled."""
     labels = source.manifest.labels[source.train_rows]
     if source.order.chunk_starts is None or (labels < 0).any():
@@ -144,8 +143,8 @@ def warn_of_mixing(source: Source, global_batch_size: int, say: Say) -> None:
     shares = np.bincount(labels) / len(labels)
     shuffled = float((1 - (1 - shares) ** global_batch_size).sum())
     if found < _LEAST_MIXED * shuffled:
-        say(
-            f"warning: a batch holds images of about {found:.0f} classes; if all rows were shuffled, of {shuffled:.0f}. The "
+        log.warning(
+            f"a batch holds images of about {found:.0f} classes; if all rows were shuffled, of {shuffled:.0f}. The "
             f"Parquet files are sorted by class, and about {max(source.order.window, global_batch_size):,} rows are mixed "
             "at a time: write the rows in random order, or mix more of them with a larger data.window-mb, which takes memory"
         )

@@ -26,7 +26,7 @@ def test_folders_are_searched_for_the_extensions_of_the_formats_that_are_read(tm
     for other in (".eps", ".heic", ".dcm", ".psd", ".fits"):
         (tmp_path / f"x{other}").write_bytes(b"x")
     config = DataConfig(uri=str(tmp_path))
-    manifest = build_manifest(config, resolve_storage_options(str(tmp_path), None), lambda _: None)
+    manifest = build_manifest(config, resolve_storage_options(str(tmp_path), None))
     assert len(manifest) == 2 * len(IMAGE_EXTENSIONS)
 
 
