@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from moco_ray.config import Config
 from moco_ray.config.field_paths import with_values
 from moco_ray.driver.estimate import measure_step
@@ -12,6 +14,8 @@ from moco_ray.sweep.state import SweepState
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.pretraining import PRETRAINING
 from moco_ray.worker.progress import duration
+
+log = logging.getLogger(__name__)
 
 
 def check_networks(space: Space, config: Config, num_rows: int) -> None:
@@ -54,7 +58,7 @@ def say_time(state: SweepState, at_once: int) -> None:
     )
     trial_s = measure_step(job, train_rows[: config.optim.global_batch_size]) * job.last_step
     rounds = -(-trials // at_once)
-    state.say(
+    log.info(
         f"time, estimated from a step on the CPUs of this machine: {duration(trial_s)} a trial, {duration(trial_s * rounds)} "
         f"for {trials} with {at_once} at once, without evaluations; GPUs, or trials that are stopped early, take less"
     )

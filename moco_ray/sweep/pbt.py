@@ -8,6 +8,7 @@ that is started again comes to the same copies.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from moco_ray.sweep.records import Ledger, Record
 from moco_ray.sweep.space import Space, Values, draw
 from moco_ray.sweep.state import SweepState
 
+log = logging.getLogger(__name__)
 _FACTORS = (0.8, 1.25)
 _FRESH = 0.25  # share of parameters that are drawn anew instead of changed
 _CHANGE = 0x71  # keeps these draws apart from others of the same seed
@@ -74,7 +76,7 @@ def run_population(state: SweepState, ends: list[int], size: int, run_all: RunAl
         members = alive(ledger, generation)
         pending = [record for record in members if record.state != "failed" and value_at(record, end) is None]
         if pending:
-            state.say(f"generation {generation + 1} of {len(ends)}: to step {end:,}")
+            log.info(f"generation {generation + 1} of {len(ends)}: to step {end:,}")
             run_all(_in_turn(state, pending, ends, generation))
         if generation < len(ends) - 1:
             _replace_worst(state, members, generation, end)
@@ -145,7 +147,7 @@ def _replace_worst(state: SweepState, members: list[Record], generation: int, en
             state.ledger.save(record)
             state.progress.tell(record)
         state.ledger.save(copy)
-        state.say(f"{name} begins as a copy of {donor.name} after step {end:,} with {shorten(parameters)}")
+        log.info(f"{name} begins as a copy of {donor.name} after step {end:,} with {shorten(parameters)}")
 
 
 def _branch(state: SweepState, donor: Record, step: int, copy: Record) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shlex
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from moco_ray.sweep.space import KNN, Space
 from moco_ray.sweep.state import SweepState
 from moco_ray.tasks.job import RunFailed
 
+log = logging.getLogger(__name__)
 BEST, REPORT = "best.json", "report.html"
 _SHOWN_REASONS = 3
 
@@ -74,17 +76,17 @@ def conclude(state: SweepState, command: Sequence[str]) -> SweepResult:
 
 
 def _say_result(state: SweepState, result: SweepResult) -> None:
-    say, best, records = state.say, result.best, result.records
-    say(f"done: {_counts(records)}; {sum(record.seconds for record in records):,.0f} s of trials")
-    say(f"best: {best.name} with {state.metric} {best.value:.4g}: {shorten(best.parameters)}")
+    best, records = result.best, result.records
+    log.info(f"done: {_counts(records)}; {sum(record.seconds for record in records):,.0f} s of trials")
+    log.info(f"best: {best.name} with {state.metric} {best.value:.4g}: {shorten(best.parameters)}")
     if (untrained := untrained_value(records)) is not None:
-        say(f"    the untrained encoder has {untrained:.4g}")
+        log.info(f"    the untrained encoder has {untrained:.4g}")
     if (noise := describe_noise(records, best, state.metric)) is not None:
-        say(f"    {noise}")
-    say(f"as a preset: python jobs/pretrain.py --preset {result.preset}")
-    say(f"as a command: {result.command}")
-    say(f"its encoder: moco_ray.load_encoder({result.encoder!r})")
-    say(f"why: {state.storage.uri(state.storage.join(REPORT))}")
+        log.info(f"    {noise}")
+    log.info(f"as a preset: python jobs/pretrain.py --preset {result.preset}")
+    log.info(f"as a command: {result.command}")
+    log.info(f"its encoder: moco_ray.load_encoder({result.encoder!r})")
+    log.info(f"why: {state.storage.uri(state.storage.join(REPORT))}")
 
 
 def best_command(command: Sequence[str], parameters: dict[str, Any]) -> str:

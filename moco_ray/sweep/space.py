@@ -249,6 +249,6 @@ def objective_warning(metric: str, space: Space) -> str | None:
     if metric != RANKME or hottest <= _HIGHEST_TEMPERATURE:
         return None
     return (
-        f"warning: temperatures up to {hottest:g} are searched by {RANKME}, which is high for features that never learn, as "
+        f"temperatures up to {hottest:g} are searched by {RANKME}, which is high for features that never learn, as "
         f"they do with temperatures above {_HIGHEST_TEMPERATURE:g}; search lower ones, or name labelled images by --eval.uri"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,8 +21,6 @@ from moco_ray.sweep.records import Ledger, Record
 from moco_ray.sweep.space import Space
 from moco_ray.sweep.trial import Access
 from moco_ray.tasks.pretraining import PRETRAINING
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +51,6 @@ class SweepState:
     """The trials."""
     progress: SweepProgress
     """Shows them."""
-    say: Say
-    """Prints a line for the user."""
 
     @property
     def uri(self) -> str:

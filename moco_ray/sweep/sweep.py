@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -37,17 +38,16 @@ from moco_ray.sweep.tune import asha, run_trials
 from moco_ray.tasks.pretraining import PRETRAINING
 from moco_ray.worker.console import said_by
 
+log = logging.getLogger(__name__)
 _SWEEP = "sweep.json"
 _FEWEST_MEASUREMENTS = 3  # in a run, for ASHA to have something to decide on
-
-Say = Callable[[str], None]
 
 
 def sweep(
     settings: SweepConfig,
     config: Config,
     *,
-    say: Say = print,
+    say: Callable[[str], None] = print,
     command: Sequence[str] = (),
     console: Console | None = None,
     is_dry: bool = False,
@@ -66,29 +66,30 @@ def sweep(
         ValueError: Something that the user must mend; nothing was lost.
         RunFailed: No trial has a result.
     """
-    space = _checked_space(settings, config)
-    config = _with_name(settings, config, space)
-    check_paths(config)
-    options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
-    name = str(config.run.name)
-    storage = Storage.open(config.run.storage_path, options).child(name)
-    say(f"sweep {name}; the same command, or --run.name {name}, goes on with it")
-    check_writable(storage)
-    say(f"results go to {storage.uri(storage.root)}")
-    with said_by(say), hold_run(storage, lambda: None):
-        state = _prepare(settings, config, space, storage, say, is_dry=is_dry)
-        ends = generation_ends(state.last_step, settings.pbt_generations) if settings.scheduler == "pbt" else []
-        _say_search(state)
-        capacity = None if state.has_ended else choose_capacity(settings, config, state.num_trials, say)
-        if is_dry:
-            if capacity is not None:
-                say_time(state, capacity.at_once)
-            return None
-        if capacity is None:
-            say("this sweep is over: all of its trials have ended")
-        else:
-            _run(replace(state, config=capacity.config), capacity, ends, console)
-        return conclude(state, command)
+    with said_by(say):
+        space = _checked_space(settings, config)
+        config = _with_name(settings, config, space)
+        check_paths(config)
+        options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
+        name = str(config.run.name)
+        storage = Storage.open(config.run.storage_path, options).child(name)
+        log.info(f"sweep {name}; the same command, or --run.name {name}, goes on with it")
+        check_writable(storage)
+        log.info(f"results go to {storage.uri(storage.root)}")
+        with hold_run(storage, lambda: None):
+            state = _prepare(settings, config, space, storage, is_dry=is_dry)
+            ends = generation_ends(state.last_step, settings.pbt_generations) if settings.scheduler == "pbt" else []
+            _say_search(state)
+            capacity = None if state.has_ended else choose_capacity(settings, config, state.num_trials)
+            if is_dry:
+                if capacity is not None:
+                    say_time(state, capacity.at_once)
+                return None
+            if capacity is None:
+                log.info("this sweep is over: all of its trials have ended")
+            else:
+                _run(replace(state, config=capacity.config), capacity, ends, console)
+            return conclude(state, command)
 
 
 def _checked_space(settings: SweepConfig, config: Config) -> Space:
@@ -129,14 +130,13 @@ def _run(state: SweepState, capacity: Capacity, ends: list[int], console: Consol
             scheduler=scheduler,
             ledger=ledger,
             tell=state.progress.tell,
-            say=state.say,
         )
 
     if ledger.records and settings.scheduler == "pbt":
-        state.say("this sweep exists: its population goes on from where it was")
+        log.info("this sweep exists: its population goes on from where it was")
     elif ledger.records:
         ended = sum(record.has_ended for record in ledger.in_order())
-        state.say(
+        log.info(
             f"this sweep exists; trials that have ended and stay: {ended}; that go on from their checkpoints: "
             f"{len(ledger.records) - ended}"
         )
@@ -177,9 +177,7 @@ def _definition(settings: SweepConfig, config: Config, space: Space, metric: str
     }
 
 
-def _prepare(
-    settings: SweepConfig, config: Config, space: Space, storage: Storage, say: Say, *, is_dry: bool
-) -> SweepState:
+def _prepare(settings: SweepConfig, config: Config, space: Space, storage: Storage, *, is_dry: bool) -> SweepState:
     """List the images once for all trials, and choose the metric; a sweep that exists must be the same."""
     path = storage.join(_SWEEP)
     old = json.loads(storage.read_bytes(path)) if storage.exists(path) else None
@@ -194,7 +192,7 @@ def _prepare(
     eval_set = choose_eval_set(
         images.train, images.test, config.eval, config.run.seed, access, eval_access, config.data.max_pixels
     )
-    say(eval_set.words)
+    log.info(eval_set.words)
     metric = choose_metric(settings.metric, config, has_labels=eval_set.has_labels)
     definition = _definition(settings, config, space, metric)
     if old is not None:
@@ -219,8 +217,7 @@ def _prepare(
         train_rows=train_rows,
         eval_set=eval_set,
         ledger=Ledger(storage),
-        progress=SweepProgress(space, metric, max_images, say, num_trials=total),
-        say=say,
+        progress=SweepProgress(space, metric, max_images, num_trials=total),
     )
 
 
@@ -237,20 +234,20 @@ def _check_same(old: dict[str, object], new: dict[str, object], storage: Storage
 
 
 def _say_search(state: SweepState) -> None:
-    settings, say, total, every = state.sweep, state.say, state.num_trials, state.resolved.eval.every_steps
+    settings, total, every = state.sweep, state.num_trials, state.resolved.eval.every_steps
     how = {"random": "chosen at random", "tpe": "chosen by TPE"}[settings.search]
     if settings.scheduler == "pbt":
         how = "drawn at random at first; later the worst trials take over those of the best, and change them"
-    say(
+    log.info(
         f"{total} trial{'s' if total > 1 else ''} of up to {state.images:,} images each; {state.metric} is maximised; "
         f"parameters are {how}:"
     )
     for dimension in state.space:
-        say(f"    {dimension.describe()}")
+        log.info(f"    {dimension.describe()}")
     if warning := objective_warning(state.metric, state.space):
-        say(warning)
+        log.warning(warning)
     if settings.scheduler == "asha" and state.last_step < _FEWEST_MEASUREMENTS * (every or 1):
-        say(
-            f"warning: trials of {state.last_step:,} steps are measured every {every:,} steps, which is too seldom to stop "
+        log.warning(
+            f"trials of {state.last_step:,} steps are measured every {every:,} steps, which is too seldom to stop "
             "bad ones early; use a smaller eval.every-steps"
         )

@@ -12,6 +12,7 @@ import pytest
 from moco_ray.config import Config
 from moco_ray.sweep.capacity import Capacity, choose_capacity
 from moco_ray.sweep.config import SweepConfig
+from moco_ray.worker.console import said_by
 from tests.runs import tiny_config
 
 pytestmark = pytest.mark.slow  # one Ray of ten CPUs
@@ -19,7 +20,8 @@ pytestmark = pytest.mark.slow  # one Ray of ten CPUs
 
 def _capacity(config: Config, num_trials: int, **settings: Any) -> tuple[Capacity, str]:
     said: list[str] = []
-    capacity = choose_capacity(SweepConfig(**settings), config, num_trials, said.append)
+    with said_by(said.append):
+        capacity = choose_capacity(SweepConfig(**settings), config, num_trials)
     return capacity, said[-1]
 
 

@@ -79,7 +79,7 @@ def _state(images: Path, folder: Path) -> SweepState:
     config = sweep_config(images, folder, max_steps=6)
     settings = SweepConfig(scheduler="pbt", pbt_quantile=0.4, metric="eval/rankme")
     storage = Storage.open(str(folder / "sweep"), StorageOptions({}))
-    return _prepare(settings, config, parse_space((), config), storage, _quiet, is_dry=False)
+    return _prepare(settings, config, parse_space((), config), storage, is_dry=False)
 
 
 def _play(state: SweepState, die_before: int | None = None) -> int:

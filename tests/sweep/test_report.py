@@ -18,6 +18,7 @@ from moco_ray.sweep.progress import SweepProgress
 from moco_ray.sweep.records import Point, Record, State, best_of
 from moco_ray.sweep.report import SweepResult, best_command, describe_noise, report_page, untrained_value
 from moco_ray.sweep.space import Space, draw, parse_space
+from moco_ray.worker.console import said_by
 from tests.runs import tiny_config
 
 TEXTS = (
@@ -102,14 +103,14 @@ def test_a_copy_says_that_its_values_are_the_last_of_a_schedule(space: Space) ->
 
 def test_a_terminal_shows_a_table_and_a_file_plain_lines(space: Space) -> None:
     said: list[str] = []
-    progress = SweepProgress(space, "eval/knn_top1", 96, said.append)
+    progress = SweepProgress(space, "eval/knn_top1", 96)
     output = io.StringIO()
-    with progress.shown(Console(file=output, force_terminal=True, width=160)):
+    with said_by(said.append), progress.shown(Console(file=output, force_terminal=True, width=160)):
         for record in _records(space):
             progress.tell(record)
     table = output.getvalue()
     assert "trial_0008" in table and "stopped" in table and "temperature" in table and not said
-    with progress.shown(Console(file=io.StringIO())):
+    with said_by(said.append), progress.shown(Console(file=io.StringIO())):
         for record in _records(space):
             progress.tell(record)
     assert any("trial_0001" in line and "stopped early" in line for line in said)
@@ -177,10 +178,11 @@ def test_labels_of_a_panel_do_not_overlap(text: str, tmp_path: Path) -> None:
 
 def test_the_time_left_follows_from_what_was_done(space: Space) -> None:
     said: list[str] = []
-    progress = SweepProgress(space, "eval/knn_top1", 96, said.append, num_trials=4)
+    progress = SweepProgress(space, "eval/knn_top1", 96, num_trials=4)
     progress.begin([_finished(0, 50.0)])
     record = _finished(1, 50.0)
     record.parameters = draw(space, 0, 1)
     progress._since_s -= 600
-    progress.tell(record)
+    with said_by(said.append):
+        progress.tell(record)
     assert said[0].endswith("about 20m 0s left")  # one trial took ten minutes, and two are left
