@@ -133,7 +133,7 @@ def make_plan(task: Task, config: Config, run: Storage) -> Plan:
         _check_experiment(old, config, run)
     if kept is not None and task.needs_same_images(config):
         check_same_images(kept, config)
-    for text in [*task.warnings(config, source), *_warnings_of_schedule(config)]:
+    for text in [*task.warnings(config, num_rows), *warnings_of_schedule(config)]:
         log.warning(f"{text}")
     if old is None:
         warn_of_mixing(source, config.optim.global_batch_size)
@@ -237,7 +237,7 @@ def _initial_weights(task: Task, config: Config, run: Storage) -> bytes | None:
         return None
 
 
-def _warnings_of_schedule(config: Config) -> list[str]:
+def warnings_of_schedule(config: Config) -> list[str]:
     """What a user should know of a learning rate that does not do what it seems to."""
     optim, warnings = config.optim, []
     if optim.warmup_epochs >= optim.epochs:

@@ -23,7 +23,6 @@ from moco_ray.core.optim import build_optimizer
 from moco_ray.core.precision import autocast_of, weights_of
 from moco_ray.core.step import Learner as MethodLearner
 from moco_ray.core.step_result import StepResult
-from moco_ray.data.blocks import Source
 from moco_ray.data.makers import TwoViews
 from moco_ray.evaluate.measure import evaluate
 from moco_ray.evaluate.words import describe_evaluation
@@ -76,9 +75,9 @@ class Pretraining(Task):
         """Whether the method keeps an entry for each image."""
         return config.method.num_entries(1) != config.method.num_entries(2)
 
-    def warnings(self, config: Config, source: Source) -> list[str]:
+    def warnings(self, config: Config, num_images: int) -> list[str]:
         """What the method has to say of so many images, and of shuffling where there is nothing to shuffle."""
-        warning = config.method.warning(len(source.train_rows), config.optim.global_batch_size)
+        warning = config.method.warning(num_images, config.optim.global_batch_size)
         warnings = [warning] if warning is not None else []
         if config.method.shuffles_keys and config.optim.bn_groups == 1:
             warnings.append(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from moco_ray.config import Config
-from moco_ray.data.blocks import Source
 from moco_ray.data.makers import Maker
 from moco_ray.run_folder.checkpoint import State
 from moco_ray.storage.storage import Storage
@@ -77,7 +76,7 @@ class Task(ABC):
         """Whether a run cannot go on with other images: it keeps something for each of them."""
         return False
 
-    def warnings(self, config: Config, source: Source) -> list[str]:
+    def warnings(self, config: Config, num_images: int) -> list[str]:
         """What a user should know before so many images are trained on in this way."""
         return []
 

@@ -17,8 +17,8 @@ from moco_ray.config import Config, from_json, to_json
 from moco_ray.config.methods.memory_bank import MemoryBankConfig
 from moco_ray.config.methods.moco import MoCoConfig
 from moco_ray.config.run import RunConfig, data_label, worker_resources
-from moco_ray.driver.images.listing import warn
-from moco_ray.worker.console import said_by
+from moco_ray.driver.plan import warnings_of_schedule
+from moco_ray.tasks.pretraining import PRETRAINING
 
 WRONG_RUNS: list[tuple[dict[str, Any], str]] = [
     ({"min_workers": 5, "max_workers": 4}, "run.min-workers 5 is more than run.max-workers 4; swap them"),
@@ -95,9 +95,8 @@ def test_resources_and_labels_are_read() -> None:
 )
 def test_a_recipe_that_undoes_itself_is_warned_of(changes: dict[str, Any], said: str | None) -> None:
     base = load_preset("moco-v2")
-    lines: list[str] = []
-    with said_by(lines.append):
-        warn(replace(base, optim=replace(base.optim, **changes)), 1_281_167)
+    config = replace(base, optim=replace(base.optim, **changes))
+    lines = [*PRETRAINING.warnings(config, 1_281_167), *warnings_of_schedule(config)]
     assert [said in line for line in lines] == ([True] if said else [])
 
 

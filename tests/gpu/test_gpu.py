@@ -75,9 +75,8 @@ def test_batches_that_are_copied_beside_steps_arrive_whole() -> None:
     weights = torch.randn(4096, 4096, device=GPU.device)
     host = [resident(case, 8, replace(GPU, device=torch.device("cpu"))) for _ in range(2)]
     for step in range(30):
-        own = replace(
-            host[step % 2], query=(host[0].query + step).pin_memory(), key=(host[0].key + 2 * step).pin_memory()
-        )
+        arrays = {"query": (host[0].query + step).pin_memory(), "key": (host[0].key + 2 * step).pin_memory()}
+        own = replace(host[step % 2], arrays=arrays)
         weights = weights @ weights / 64  # the device is busy, and the batch before is given away
         there = own.to(GPU.device, copies)
         assert torch.equal(there.query.cpu(), own.query) and torch.equal(there.key.cpu(), own.key)
