@@ -7,13 +7,12 @@ import os
 import shlex
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable
-from types import FrameType
 
 from moco_ray.cli.flags import Given
 from moco_ray.cli.output import OutputClosed, own_output
 from moco_ray.config import Config
+from moco_ray.driver.signals import interrupt_on
 from moco_ray.tasks.job import RunFailed
 
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what was submitted
@@ -32,18 +31,7 @@ def run_command(work: Callable[[], None], *, stopped: str) -> int:
         work: What the command does.
         stopped: What to say when it was stopped, where the work says nothing of its own.
     """
-    signals: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP and number in signals:
-            return  # a shell and the system both send it
-        signals.append(number)
-        raise KeyboardInterrupt  # any other exception is lost where Ray waits, but for SystemExit, which it replaces
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
-            signal.signal(signal.SIGHUP, stop)
+    received = interrupt_on(signal.SIGTERM, signal.SIGHUP)
     with own_output():
         try:
             try:
@@ -55,7 +43,7 @@ def run_command(work: Callable[[], None], *, stopped: str) -> int:
         except (RunFailed, OSError) as error:
             return _fail(str(error), 1)
         except KeyboardInterrupt as error:
-            return _fail(str(error) or stopped, 128 + (signals or [signal.SIGINT])[0])
+            return _fail(str(error) or stopped, 128 + (received or [signal.SIGINT])[0])
         except OutputClosed:
             return 128 + signal.SIGPIPE
     return 0

@@ -13,14 +13,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from moco_ray.report.style import BLUE, FRAME, GREEN, INK, MUTED, RED, open_axes
+
 Pixels = NDArray[np.uint8]
 """(H, W, 3) uint8."""
 
-_INK = "#22272e"
-_MUTED = "#6b7684"
-_BLUE = "#2c6fbb"
-_RIGHT = "#12805c"
-_WRONG = "#c9432e"
 _DPI = 150
 
 
@@ -49,7 +46,7 @@ def views_picture(images: Sequence[Pixels], query_views: Sequence[Pixels], key_v
         (("image", images), ("query", query_views), ("key", key_views)),
     ):
         bottom = (2 - row) * cell + (0.16 if row == 0 else 0.06)
-        colour = _INK if row else _MUTED
+        colour = INK if row else MUTED
         sheet.text(label - 0.12, bottom + cell / 2, name, ha="right", va="center", fontsize=10, color=colour)
         for column, picture in enumerate(pictures):
             _draw_image(sheet, label + column * cell, bottom, cell - 0.08, picture)
@@ -99,18 +96,18 @@ def neighbours_picture(
         _draw_image(sheet, margin, bottom, size, query)
         label = None if query_labels is None else query_labels[row]
         if label is not None:
-            _caption(sheet, margin + size / 2, bottom, classes[label], _INK, weight="bold")
+            _caption(sheet, margin + size / 2, bottom, classes[label], INK, weight="bold")
         for column, image in enumerate(neighbour_images[row]):
             left = margin + cell + gap + column * cell
             if label is not None and neighbour_labels is not None:
                 other = neighbour_labels[row][column]
-                colour = _RIGHT if other == label else _WRONG
+                colour = GREEN if other == label else RED
                 _draw_image(sheet, left, bottom, size, image, frame=colour)
                 _caption(sheet, left + size / 2, bottom, f"{'✓' if other == label else '✗'} {classes[other]}", colour)
             else:
                 _draw_image(sheet, left, bottom, size, image)
                 shown = f"{similarities[row][column]:.2f}" if similarities else ""
-                _caption(sheet, left + size / 2, bottom, shown, _MUTED)
+                _caption(sheet, left + size / 2, bottom, shown, MUTED)
     _title(sheet, "Nearest neighbours", _agreement(query_labels, neighbour_labels))
     return _png(figure)
 
@@ -163,16 +160,16 @@ def _draw_quality(axes: Axes, evals: Sequence[Mapping[str, object]]) -> None:
         steps, values = _series(evals, name)
     _panel(axes, title)
     if not len(steps):
-        axes.text(0.5, 0.5, "no evaluation", transform=axes.transAxes, ha="center", fontsize=9, color=_MUTED)
+        axes.text(0.5, 0.5, "no evaluation", transform=axes.transAxes, ha="center", fontsize=9, color=MUTED)
         return
     if name == "eval/knn_top1":
         measured, errors = _series(evals, "eval/knn_error")
         if len(measured) == len(steps):
-            axes.fill_between(steps, values - errors, values + errors, color=_RIGHT, alpha=0.15, linewidth=0)
+            axes.fill_between(steps, values - errors, values + errors, color=GREEN, alpha=0.15, linewidth=0)
         chances = _series(evals, "eval/knn_chance")[1]
         if len(chances):
             _level(axes, chances[-1], f"guessing: {chances[-1]:.1f}")
-    axes.plot(steps, values, color=_RIGHT, linewidth=1.8, marker="o", markersize=4, clip_on=False, zorder=3)
+    axes.plot(steps, values, color=GREEN, linewidth=1.8, marker="o", markersize=4, clip_on=False, zorder=3)
     error = _series(evals if name == "eval/knn_top1" else [], "eval/knn_error")[1]
     axes.annotate(
         f"{values[-1]:.1f}" + (f" ± {error[-1]:.1f}" if len(error) else ""),
@@ -182,14 +179,14 @@ def _draw_quality(axes: Axes, evals: Sequence[Mapping[str, object]]) -> None:
         ha="right",
         fontsize=9,
         fontweight="bold",
-        color=_RIGHT,
+        color=GREEN,
     )
     axes.margins(y=0.18)
 
 
 def _level(axes: Axes, value: float, text: str) -> None:
     """Draw what knowing nothing gives."""
-    axes.axhline(value, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    axes.axhline(value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     axes.annotate(
         text,
         (1, value),
@@ -198,7 +195,7 @@ def _level(axes: Axes, value: float, text: str) -> None:
         textcoords="offset points",
         ha="right",
         fontsize=8,
-        color=_MUTED,
+        color=MUTED,
     )
     axes.margins(y=0.12)
 
@@ -214,26 +211,22 @@ def _draw_noisy(axes: Axes, steps: NDArray[np.float64], values: NDArray[np.float
     """Draw values faintly and their running mean over about a fiftieth of the run on top."""
     window = max(1, len(values) // 50)
     if window == 1:
-        axes.plot(steps, values, color=_BLUE, linewidth=1.6)
+        axes.plot(steps, values, color=BLUE, linewidth=1.6)
         return
-    axes.plot(steps, values, color=_BLUE, linewidth=0.7, alpha=0.28)
+    axes.plot(steps, values, color=BLUE, linewidth=0.7, alpha=0.28)
     sums = np.cumsum(np.concatenate([[0.0], values]))
     first = np.maximum(np.arange(len(values)) - window // 2, 0)
     last = np.minimum(np.arange(len(values)) + window // 2 + 1, len(values))
-    axes.plot(steps, (sums[last] - sums[first]) / (last - first), color=_BLUE, linewidth=1.8)
+    axes.plot(steps, (sums[last] - sums[first]) / (last - first), color=BLUE, linewidth=1.8)
 
 
 def _panel(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10.5, color=_INK, pad=8)
-    axes.set_xlabel("step", fontsize=9, color=_MUTED)
-    axes.tick_params(labelsize=8.5, colors=_MUTED, length=0)
+    axes.set_title(title, loc="left", fontsize=10.5, color=INK, pad=8)
+    axes.set_xlabel("step", fontsize=9, color=MUTED)
+    axes.tick_params(labelsize=8.5, colors=MUTED, length=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
-    axes.grid(color="#e6e9ed", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color("#c3c9d1")
+    open_axes(axes, without=("top", "right", "left"))
 
 
 def _sheet(width: float, height: float) -> tuple[Figure, Axes]:
@@ -244,7 +237,7 @@ def _sheet(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _draw_image(sheet: Axes, left: float, bottom: float, size: float, image: Pixels, *, frame: str = "#d5dae0") -> None:
+def _draw_image(sheet: Axes, left: float, bottom: float, size: float, image: Pixels, *, frame: str = FRAME) -> None:
     """Draw an image in the middle of a square, as large as fits, so that every image has the same longer side."""
     longer = max(image.shape[:2])
     height, width = (size * side / longer for side in image.shape[:2])
@@ -254,7 +247,7 @@ def _draw_image(sheet: Axes, left: float, bottom: float, size: float, image: Pix
     sheet.imshow(
         image, interpolation=interpolation, extent=(left, left + width, bottom, bottom + height), aspect="auto"
     )
-    line = 0.8 if frame == "#d5dae0" else 2.2
+    line = 0.8 if frame == FRAME else 2.2
     sheet.add_patch(Rectangle((left, bottom), width, height, fill=False, edgecolor=frame, linewidth=line))
 
 
@@ -266,8 +259,8 @@ def _caption(sheet: Axes, centre: float, bottom: float, text: str, colour: str, 
 
 def _title(sheet: Axes, title: str, subtitle: str) -> None:
     top = sheet.get_ylim()[1]
-    sheet.text(0.12, top - 0.22, title, fontsize=11.5, fontweight="bold", color=_INK, va="center")
-    sheet.text(0.12, top - 0.42, subtitle, fontsize=8.5, color=_MUTED, va="center")
+    sheet.text(0.12, top - 0.22, title, fontsize=11.5, fontweight="bold", color=INK, va="center")
+    sheet.text(0.12, top - 0.42, subtitle, fontsize=8.5, color=MUTED, va="center")
 
 
 def _png(figure: Figure) -> bytes:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import numpy as np
-from numpy.typing import NDArray
+import logging
 
 from moco_ray.config import Config
 from moco_ray.config.field_paths import with_values
-from moco_ray.data.manifest import Manifest
 from moco_ray.driver.estimate import measure_step
-from moco_ray.driver.images.listing import last_step
 from moco_ray.driver.plan import stream_spec
-from moco_ray.evaluate.eval_set import EvalSet
 from moco_ray.storage.storage import StorageOptions
 from moco_ray.sweep.space import Space
+from moco_ray.sweep.state import SweepState
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.pretraining import PRETRAINING
 from moco_ray.worker.progress import duration
+
+log = logging.getLogger(__name__)
 
 
 def check_networks(space: Space, config: Config, num_rows: int) -> None:
@@ -37,44 +34,31 @@ def check_networks(space: Space, config: Config, num_rows: int) -> None:
                 raise ValueError(f"--space {dimension.describe()}: {error}") from error
 
 
-def say_time(
-    config: Config,
-    manifest: Manifest,
-    train_rows: NDArray[np.int64],
-    eval_set: EvalSet,
-    *,
-    trials: int,
-    at_once: int,
-    say: Callable[[str], None],
-) -> None:
+def say_time(state: SweepState, at_once: int) -> None:
     """Measure a step of the base configuration here, and say what that makes of the whole sweep.
 
     Args:
-        config: With every automatic value decided.
-        manifest: The images.
-        train_rows: Those that training sees.
-        eval_set: Those to evaluate on.
-        trials: Number of trials.
+        state: The sweep.
         at_once: Trials that run at the same time.
-        say: Prints a line for the user.
     """
+    config, train_rows, trials = state.resolved, state.train_rows, state.num_trials
     job = Job(
         task=PRETRAINING,
         config=config,
         spec=stream_spec(PRETRAINING, config),
         num_rows=len(train_rows),
-        manifest_digest=manifest.digest,
-        last_step=last_step(config, len(train_rows)),
+        manifest_digest=state.manifest.digest,
+        last_step=state.last_step,
         run_uri="",
         run_options=StorageOptions({}),
         initial_weights=None,
-        eval_set=eval_set,
+        eval_set=state.eval_set,
         uses_gpu=False,
         lease_owner="",
     )
     trial_s = measure_step(job, train_rows[: config.optim.global_batch_size]) * job.last_step
     rounds = -(-trials // at_once)
-    say(
+    log.info(
         f"time, estimated from a step on the CPUs of this machine: {duration(trial_s)} a trial, {duration(trial_s * rounds)} "
         f"for {trials} with {at_once} at once, without evaluations; GPUs, or trials that are stopped early, take less"
     )

@@ -8,6 +8,7 @@ that is started again comes to the same copies.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +17,12 @@ import numpy as np
 from moco_ray.config import Config
 from moco_ray.config.field_paths import is_whole
 from moco_ray.run_folder.begin import branch_run, is_run
-from moco_ray.sweep.board import shorten
+from moco_ray.sweep.progress import shorten
 from moco_ray.sweep.records import Ledger, Record
-from moco_ray.sweep.setting import Setting
 from moco_ray.sweep.space import Space, Values, draw
+from moco_ray.sweep.state import SweepState
 
+log = logging.getLogger(__name__)
 _FACTORS = (0.8, 1.25)
 _FRESH = 0.25  # share of parameters that are drawn anew instead of changed
 _CHANGE = 0x71  # keeps these draws apart from others of the same seed
@@ -56,28 +58,28 @@ def generation_ends(last_step: int, generations: int) -> list[int]:
     return [last_step * (number + 1) // generations for number in range(generations)]
 
 
-def run_population(setting: Setting, ends: list[int], size: int, run_all: RunAll) -> None:
+def run_population(state: SweepState, ends: list[int], size: int, run_all: RunAll) -> None:
     """Train a population to its end.
 
     Args:
-        setting: The sweep.
+        state: The sweep.
         ends: Steps at which generations end.
         size: Members.
         run_all: Runs all trials that a function gives it, one after the other until None.
     """
-    ledger = setting.ledger
+    ledger = state.ledger
     for slot in range(size):
         name = _name(slot, 0)
         if name not in ledger.records:
-            ledger.save(Record(name=name, index=slot, parameters=draw(setting.space, setting.config.run.seed, slot)))
+            ledger.save(Record(name=name, index=slot, parameters=draw(state.space, state.config.run.seed, slot)))
     for generation, end in enumerate(ends):
         members = alive(ledger, generation)
         pending = [record for record in members if record.state != "failed" and value_at(record, end) is None]
         if pending:
-            setting.say(f"generation {generation + 1} of {len(ends)}: to step {end:,}")
-            run_all(_in_turn(setting, pending, ends, generation))
+            log.info(f"generation {generation + 1} of {len(ends)}: to step {end:,}")
+            run_all(_in_turn(state, pending, ends, generation))
         if generation < len(ends) - 1:
-            _replace_worst(setting, members, generation, end)
+            _replace_worst(state, members, generation, end)
 
 
 def alive(ledger: Ledger, generation: int) -> list[Record]:
@@ -124,10 +126,10 @@ def explore(space: Space, values: Values, rng: np.random.Generator) -> Values:
     return changed
 
 
-def _replace_worst(setting: Setting, members: list[Record], generation: int, end: int) -> None:
+def _replace_worst(state: SweepState, members: list[Record], generation: int, end: int) -> None:
     """Let copies of the best take the slots of the worst, and all others go on."""
-    rng = np.random.default_rng([setting.config.run.seed, generation, _CHANGE])
-    copies = select([value_at(record, end) for record in members], setting.sweep.pbt_quantile, rng)
+    rng = np.random.default_rng([state.config.run.seed, generation, _CHANGE])
+    copies = select([value_at(record, end) for record in members], state.sweep.pbt_quantile, rng)
     if not copies and all(record.state == "failed" for record in members):
         return
     for slot, record in enumerate(members):
@@ -135,28 +137,28 @@ def _replace_worst(setting: Setting, members: list[Record], generation: int, end
         if slot not in copies:
             continue
         donor = members[copies[slot]]
-        parameters = explore(setting.space, donor.parameters, rng)
-        if name in setting.ledger.records:  # a driver before this one came so far
+        parameters = explore(state.space, donor.parameters, rng)
+        if name in state.ledger.records:  # a driver before this one came so far
             continue
         copy = Record(name=name, index=slot, parameters=parameters, generation=generation + 1, parent=donor.name)
-        _branch(setting, donor, end, copy)
+        _branch(state, donor, end, copy)
         if record.state != "failed":
             record.state, record.reason = "stopped", f"replaced by a copy of {donor.name} after step {end:,}"
-            setting.ledger.save(record)
-            setting.board.tell(record)
-        setting.ledger.save(copy)
-        setting.say(f"{name} begins as a copy of {donor.name} after step {end:,} with {shorten(parameters)}")
+            state.ledger.save(record)
+            state.progress.tell(record)
+        state.ledger.save(copy)
+        log.info(f"{name} begins as a copy of {donor.name} after step {end:,} with {shorten(parameters)}")
 
 
-def _branch(setting: Setting, donor: Record, step: int, copy: Record) -> None:
+def _branch(state: SweepState, donor: Record, step: int, copy: Record) -> None:
     """Begin the copy's run now: the donor deletes its old checkpoints as it goes on."""
-    run = setting.folder_of(copy)
+    run = state.folder_of(copy)
     if not is_run(run):
-        branch_run(setting.folder_of(donor), step, run, setting.trial_config(copy))
+        branch_run(state.folder_of(donor), step, run, state.trial_config(copy))
 
 
 def _in_turn(
-    setting: Setting, pending: list[Record], ends: list[int], generation: int
+    state: SweepState, pending: list[Record], ends: list[int], generation: int
 ) -> Callable[[], dict[str, Any] | None]:
     waiting = list(pending)
 
@@ -166,7 +168,7 @@ def _in_turn(
         record = waiting.pop(0)
         record.state = "running"
         begun_at = ends[record.generation - 1] if record.parent else -1
-        return setting.tune_config(record, max_steps=ends[generation], begun_at=begun_at)
+        return state.tune_config(record, max_steps=ends[generation], begun_at=begun_at)
 
     return next_trial
 

@@ -14,13 +14,13 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from moco_ray.sweep.board import number
+from moco_ray.report.style import GREEN, INK, MUTED, RED, SCALE, SKY, YELLOW, open_axes
+from moco_ray.sweep.progress import number
 from moco_ray.sweep.records import Record
 from moco_ray.sweep.space import Dimension, Space
 
-_INK, _MUTED, _GRID, _BEST = "#22272e", "#6b7684", "#e6e9ed", "#c9432e"
-_SCALE = LinearSegmentedColormap.from_list("value", ["#cfd8e3", "#5b9bd5", "#123f7a"])
-_STATE = {"finished": "#12805c", "stopped": "#d19a1f", "failed": "#c9432e", "running": "#5b9bd5"}
+_SCALE = LinearSegmentedColormap.from_list("value", SCALE)
+_STATE = {"finished": GREEN, "stopped": YELLOW, "failed": RED, "running": SKY}
 _MAX_COLUMNS = 4
 _TICK_CHARACTERS = 24  # side by side below one panel
 
@@ -33,9 +33,9 @@ def parallel_picture(records: Sequence[Record], best: Record, space: Space, metr
     values = np.array([record.value for record in shown], dtype=float)
     low, span = values.min(), max(np.ptp(values), 1e-12)
     for record in sorted(shown, key=lambda record: (record is best, record.value)):
-        heights = [_height(dimension, record.parameters[dimension.path]) for dimension in space]
+        heights = [dimension.share(record.parameters[dimension.path]) for dimension in space]
         share = (float(record.value or 0.0) - low) / span
-        colour, width = (_BEST, 2.4) if record is best else (_SCALE(share), 1.2)
+        colour, width = (RED, 2.4) if record is best else (_SCALE(share), 1.2)
         style = "solid" if record.state == "finished" else (0, (3, 2))
         axes.plot([*heights, share], color=colour, linewidth=width, linestyle=style, zorder=3 if record is best else 2)
     for place, dimension in enumerate(space):
@@ -56,7 +56,7 @@ def parameters_picture(records: Sequence[Record], best: Record, space: Space, me
     for axes, dimension in zip(panels, space, strict=False):
         for record in (record for record in records if record.value is not None):
             x = _across(dimension, record.parameters[dimension.path])
-            colour = _BEST if record is best else _STATE[record.state]
+            colour = RED if record is best else _STATE[record.state]
             face = colour if record.state == "finished" else "white"
             axes.plot(
                 [x], [record.value], "o", color=colour, markerfacecolor=face, markersize=7 if record is best else 5
@@ -75,7 +75,7 @@ def curves_picture(records: Sequence[Record], best: Record, metric: str) -> str:
     for record in sorted((r for r in records if r.points), key=lambda record: record is best):
         x = [point.position for point in record.points]
         y = [point.value for point in record.points]
-        colour = _BEST if record is best else _STATE[record.state]
+        colour = RED if record is best else _STATE[record.state]
         axes.plot(x, y, color=colour, linewidth=2.2 if record is best else 1.0, alpha=1.0 if record is best else 0.6)
         if record.state in ("stopped", "failed"):
             axes.plot(x[-1:], y[-1:], "x", color=colour, markersize=6)
@@ -114,23 +114,15 @@ def cost_picture(records: Sequence[Record], best: Record) -> str:
     figure = Figure(figsize=(8.5, max(1.6, 0.24 * len(records) + 0.8)), layout="constrained")
     axes = figure.subplots()
     names = [record.name for record in records]
-    colours = [_BEST if record is best else _STATE[record.state] for record in records]
+    colours = [RED if record is best else _STATE[record.state] for record in records]
     axes.barh(range(len(records)), [record.seconds for record in records], color=colours, height=0.7)
     axes.set_yticks(range(len(records)), names, fontsize=7.5)
     axes.invert_yaxis()
     for place, record in enumerate(records):
-        axes.annotate(f" {record.images:,} images", (record.seconds, place), va="center", fontsize=7, color=_MUTED)
+        axes.annotate(f" {record.images:,} images", (record.seconds, place), va="center", fontsize=7, color=MUTED)
     axes.margins(x=0.16, y=0.02)
     _panel(axes, "seconds", "")
     return _svg(figure)
-
-
-def _height(dimension: Dimension, value: Any) -> float:
-    """Where a value lies on its axis, 0 to 1."""
-    if not dimension.is_range:
-        return dimension.options.index(value) / max(1, len(dimension.options) - 1)
-    low, high = dimension.scaled(dimension.low), dimension.scaled(dimension.high)
-    return (dimension.scaled(value) - low) / (high - low)
 
 
 def _ends(dimension: Dimension) -> tuple[str, str]:
@@ -157,22 +149,17 @@ def _is_log(dimension: Dimension) -> bool:
 
 
 def _vertical(axes: Axes, place: int, name: str, low: str, high: str) -> None:
-    axes.plot([place, place], [0, 1], color=_MUTED, linewidth=1, zorder=1)
-    axes.text(place, -0.05, low, ha="center", va="top", fontsize=8, color=_MUTED)
-    axes.text(place, 1.02, high, ha="center", va="bottom", fontsize=8, color=_MUTED)
-    axes.text(place, 1.1, name, ha="center", va="bottom", fontsize=9, color=_INK, fontweight="bold")
+    axes.plot([place, place], [0, 1], color=MUTED, linewidth=1, zorder=1)
+    axes.text(place, -0.05, low, ha="center", va="top", fontsize=8, color=MUTED)
+    axes.text(place, 1.02, high, ha="center", va="bottom", fontsize=8, color=MUTED)
+    axes.text(place, 1.1, name, ha="center", va="bottom", fontsize=9, color=INK, fontweight="bold")
 
 
 def _panel(axes: Axes, x_name: str, y_name: str) -> None:
-    axes.set_xlabel(x_name, fontsize=9, color=_INK)
-    axes.set_ylabel(y_name, fontsize=9, color=_INK)
-    axes.tick_params(labelsize=8, colors=_MUTED, length=0, which="both")
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#c3c9d1")
+    axes.set_xlabel(x_name, fontsize=9, color=INK)
+    axes.set_ylabel(y_name, fontsize=9, color=INK)
+    axes.tick_params(labelsize=8, colors=MUTED, length=0, which="both")
+    open_axes(axes)
 
 
 def _svg(figure: Figure) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from moco_ray.sweep.records import Ledger, Record
-from moco_ray.sweep.setting import Setting
-from moco_ray.sweep.space import Space, Values, draw, grid_points
+from moco_ray.sweep.space import Dimension, Space, Values, draw, grid_points
+from moco_ray.sweep.state import SweepState
 
 _STARTUP_TRIALS = 8  # drawn at random before TPE has seen enough
 
@@ -34,23 +34,23 @@ def trial_name(index: int) -> str:
     return f"trial_{index:04d}"
 
 
-def proposals(setting: Setting, total: int) -> Callable[[], dict[str, Any] | None]:
+def proposals(state: SweepState, total: int) -> Callable[[], dict[str, Any] | None]:
     """A function that gives Tune the next trial: first those that were under way, then new ones; None at the end."""
-    ledger = setting.ledger
+    ledger = state.ledger
     waiting = [record for record in ledger.in_order() if not record.has_ended]
     fresh = (index for index in range(total) if trial_name(index) not in ledger.records)
 
     def next_trial() -> dict[str, Any] | None:
         if waiting:
-            return setting.tune_config(waiting.pop(0))
+            return state.tune_config(waiting.pop(0))
         for index in fresh:
-            record = Record(name=trial_name(index), index=index, parameters=_choose(setting, index))
+            record = Record(name=trial_name(index), index=index, parameters=_choose(state, index))
             try:
-                config = setting.tune_config(record)
+                config = state.tune_config(record)
             except ValueError as error:  # values that are possible alone, but not together
                 record.state, record.reason = "failed", str(error)
                 ledger.save(record)
-                setting.board.tell(record)
+                state.progress.tell(record)
                 continue
             ledger.save(record)
             return config
@@ -59,11 +59,11 @@ def proposals(setting: Setting, total: int) -> Callable[[], dict[str, Any] | Non
     return next_trial
 
 
-def _choose(setting: Setting, index: int) -> Values:
-    seed = setting.config.run.seed
-    if setting.sweep.search == "random":
-        return draw(setting.space, seed, index)
-    return suggest(setting.space, seed, index, setting.ledger)
+def _choose(state: SweepState, index: int) -> Values:
+    seed = state.config.run.seed
+    if state.sweep.search == "random":
+        return draw(state.space, seed, index)
+    return suggest(state.space, seed, index, state.ledger)
 
 
 def suggest(space: Space, seed: int, index: int, ledger: Ledger) -> Values:
@@ -80,10 +80,13 @@ def suggest(space: Space, seed: int, index: int, ledger: Ledger) -> Values:
         n_startup_trials=_STARTUP_TRIALS, multivariate=True, constant_liar=True, seed=(seed * 1_000_003 + index) % 2**32
     )
     study = optuna.create_study(sampler=sampler, direction="maximize")
-    axes = {dimension.path: _distribution(dimension.path, space) for dimension in space}
+    axes = {dimension.path: _distribution(dimension) for dimension in space}
     worst = min((r.value for r in ledger.in_order() if r.value is not None), default=0.0)
     for record in ledger.in_order():
-        shown: dict[str, Any] = {"params": _to_axes(space, record.parameters), "distributions": axes}
+        shown: dict[str, Any] = {
+            "params": {d.path: _position(d, record.parameters[d.path]) for d in space},
+            "distributions": axes,
+        }
         if record.state == "finished":
             shown |= {"state": optuna.trial.TrialState.COMPLETE, "value": record.value}
         elif record.state == "failed":  # as bad as the worst, so that it is not proposed again
@@ -95,26 +98,24 @@ def suggest(space: Space, seed: int, index: int, ledger: Ledger) -> Values:
             shown |= {"state": state, "intermediate_values": values}
         study.add_trial(optuna.trial.create_trial(**shown))
     asked = study.ask(fixed_distributions=axes).params
-    return {dimension.path: _from_axis(space, dimension.path, asked[dimension.path]) for dimension in space}
+    return {dimension.path: _value(dimension, asked[dimension.path]) for dimension in space}
 
 
-def _distribution(path: str, space: Space) -> Any:
+def _distribution(dimension: Dimension) -> Any:
     """TPE works on the axis on which a range is uniform; options are known to it by their numbers."""
     import optuna
 
-    dimension = next(dimension for dimension in space if dimension.path == path)
     if dimension.is_range:
         low, high = dimension.scaled(dimension.low), dimension.scaled(dimension.high)
         return optuna.distributions.FloatDistribution(low, high)
     return optuna.distributions.CategoricalDistribution(tuple(range(len(dimension.options))))
 
 
-def _to_axes(space: Space, values: Values) -> dict[str, Any]:
-    return {d.path: d.scaled(values[d.path]) if d.is_range else d.options.index(values[d.path]) for d in space}
+def _position(dimension: Dimension, value: Any) -> Any:
+    return dimension.scaled(value) if dimension.is_range else dimension.options.index(value)
 
 
-def _from_axis(space: Space, path: str, position: Any) -> Any:
-    dimension = next(dimension for dimension in space if dimension.path == path)
+def _value(dimension: Dimension, position: Any) -> Any:
     if not dimension.is_range:
         return dimension.options[position]
     low, high = dimension.scaled(dimension.low), dimension.scaled(dimension.high)

@@ -1,4 +1,4 @@
-"""What a sweep searches: for each field a range, choices, or a grid."""
+"""What a sweep searches, for each field a range, choices, or a grid, and what it maximises, which must not be the loss."""
 
 from __future__ import annotations
 
@@ -18,6 +18,19 @@ Values = dict[str, Any]
 
 _FORMS = "log:LOW:HIGH, uniform:LOW:HIGH, 1-log:LOW:HIGH, choice:A,B,… or grid:A,B,…"
 _DEFAULT = "default"
+KNN, RANKME = "eval/knn_top1", "eval/rankme"
+_AUTO = "auto"
+_HIGHEST_TEMPERATURE = 1.0
+_WHY_NOT = {
+    "train/loss": (
+        "the contrastive loss of two temperatures, queues or batches cannot be compared: it falls when the temperature "
+        "changes, whether or not the features become better"
+    ),
+    "train/contrast_accuracy": "how often a query finds its key says how hard the task is, not how good the features are",
+    "train/positive_cosine": "it is highest where all features are the same",
+    "eval/alignment": "it is best where all features are the same",
+    "eval/uniformity": "it is best for features that are spread at random",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +68,13 @@ class Dimension:
             return self.options[min(int(u * len(self.options)), len(self.options) - 1)]
         low, high = self.scaled(self.low), self.scaled(self.high)
         return self._in_range(self._unscaled(low + u * (high - low)))
+
+    def share(self, value: Any) -> float:
+        """Where a value lies on the axis on which a range is uniform, from 0 to 1; options lie at equal distances."""
+        if not self.is_range:
+            return self.options.index(value) / max(1, len(self.options) - 1)
+        low, high = self.scaled(self.low), self.scaled(self.high)
+        return (self.scaled(value) - low) / (high - low)
 
     def scaled(self, value: float) -> float:
         """A value on the axis on which the range is uniform."""
@@ -189,3 +209,46 @@ def _try_out(dimension: Dimension, config: Config) -> None:
                 network_without_weights(changed)
         except ValueError as error:
             raise ValueError(f"--space {dimension.describe()}: {error}") from error
+
+
+def check_metric(metric: str) -> None:
+    """Refuse what says nothing about the features, before anything starts.
+
+    Raises:
+        ValueError: The metric is none to maximise.
+    """
+    if metric in (_AUTO, KNN, RANKME):
+        return
+    name = metric if "/" in metric else next((known for known in _WHY_NOT if known.endswith(f"/{metric}")), metric)
+    why = _WHY_NOT.get(name, "it is not known")
+    raise ValueError(
+        f"--metric {metric} is no objective: {why}. Use {KNN} (with labels) or {RANKME} (without), or leave --metric out"
+    )
+
+
+def choose_metric(metric: str, config: Config, *, has_labels: bool) -> str:
+    """The metric to maximise on this data.
+
+    Raises:
+        ValueError: It needs labels, and there are none.
+    """
+    if metric == _AUTO:
+        return KNN if has_labels else RANKME
+    if metric == KNN and not has_labels:
+        where = f"eval.uri {config.eval.uri}" if config.eval.uri else f"data.uri {config.data.uri}"
+        raise ValueError(
+            f"--metric {KNN} needs labelled images that training does not see, and {where} gives none; name some with "
+            f"--eval.uri FOLDER (one sub-folder for each class), keep eval.holdout-fraction above 0, or use --metric {RANKME}"
+        )
+    return metric
+
+
+def objective_warning(metric: str, space: Space) -> str | None:
+    """What the metric would be fooled by in this space: measured in docs/sweeps.md."""
+    hottest = max((max((d.high, *d.options)) for d in space if d.path == "method.temperature"), default=0.0)
+    if metric != RANKME or hottest <= _HIGHEST_TEMPERATURE:
+        return None
+    return (
+        f"temperatures up to {hottest:g} are searched by {RANKME}, which is high for features that never learn, as "
+        f"they do with temperatures above {_HIGHEST_TEMPERATURE:g}; search lower ones, or name labelled images by --eval.uri"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -13,44 +14,40 @@ from rich.console import Console
 
 from moco_ray.cluster.connection import only_our_lines
 from moco_ray.config import Config, experiment_differences, from_json, to_json
-from moco_ray.data.manifest import Manifest
 from moco_ray.driver.images.current import current_images
 from moco_ray.driver.images.listing import last_step, list_images, make_source, row_options
 from moco_ray.driver.naming import check_name
 from moco_ray.driver.paths import check_paths
-from moco_ray.evaluate.eval_set import EvalSet, choose_eval_set
+from moco_ray.evaluate.eval_set import choose_eval_set
 from moco_ray.run_folder.begin import stored_images, write_images
 from moco_ray.run_folder.lease import hold_run
 from moco_ray.storage.checks import check_writable
 from moco_ray.storage.keys import sharing
 from moco_ray.storage.storage import Storage, resolve_storage_options
-from moco_ray.sweep.board import Board
+from moco_ray.sweep.capacity import Capacity, choose_capacity
 from moco_ray.sweep.config import SweepConfig
-from moco_ray.sweep.objective import check_metric, choose_metric, objective_warning
 from moco_ray.sweep.outlook import check_networks, say_time
 from moco_ray.sweep.pbt import check_population, generation_ends, run_population
-from moco_ray.sweep.plan import Plan, plan_trials
+from moco_ray.sweep.progress import SweepProgress
 from moco_ray.sweep.records import Ledger
-from moco_ray.sweep.results import SweepResult, conclude
+from moco_ray.sweep.report import SweepResult, conclude
 from moco_ray.sweep.search import num_trials, proposals
-from moco_ray.sweep.setting import Setting, shared_access
-from moco_ray.sweep.space import Space, parse_space
-from moco_ray.sweep.trial import Access
-from moco_ray.sweep.tuning import asha, run_trials
+from moco_ray.sweep.space import Space, check_metric, choose_metric, objective_warning, parse_space
+from moco_ray.sweep.state import SweepState
+from moco_ray.sweep.tune import asha, run_trials
 from moco_ray.tasks.pretraining import PRETRAINING
 from moco_ray.worker.console import said_by
 
+log = logging.getLogger(__name__)
 _SWEEP = "sweep.json"
 _FEWEST_MEASUREMENTS = 3  # in a run, for ASHA to have something to decide on
-
-Say = Callable[[str], None]
 
 
 def sweep(
     settings: SweepConfig,
     config: Config,
     *,
-    say: Say = print,
+    say: Callable[[str], None] = print,
     command: Sequence[str] = (),
     console: Console | None = None,
     is_dry: bool = False,
@@ -69,6 +66,38 @@ def sweep(
         ValueError: Something that the user must mend; nothing was lost.
         RunFailed: No trial has a result.
     """
+    with said_by(say):
+        space = _checked_space(settings, config)
+        config = _with_name(settings, config, space)
+        check_paths(config)
+        options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
+        name = str(config.run.name)
+        storage = Storage.open(config.run.storage_path, options).child(name)
+        log.info(f"sweep {name}; the same command, or --run.name {name}, goes on with it")
+        check_writable(storage)
+        log.info(f"results go to {storage.uri(storage.root)}")
+        with hold_run(storage, lambda: None):
+            state = _prepare(settings, config, space, storage, is_dry=is_dry)
+            ends = generation_ends(state.last_step, settings.pbt_generations) if settings.scheduler == "pbt" else []
+            _say_search(state)
+            capacity = None if state.has_ended else choose_capacity(settings, config, state.num_trials)
+            if is_dry:
+                if capacity is not None:
+                    say_time(state, capacity.at_once)
+                return None
+            if capacity is None:
+                log.info("this sweep is over: all of its trials have ended")
+            else:
+                _run(replace(state, config=capacity.config), capacity, ends, console)
+            return conclude(state, command)
+
+
+def _checked_space(settings: SweepConfig, config: Config) -> Space:
+    """What is searched, where nothing speaks against it that can be known before the images are listed.
+
+    Raises:
+        ValueError: Something does.
+    """
     check_metric(settings.metric)
     if not config.data.uri:
         raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
@@ -80,95 +109,47 @@ def sweep(
     space = parse_space(settings.space, config)
     if settings.scheduler == "pbt":
         check_population(space, config)
-    total = num_trials(space, settings.num_samples)
-    config = _with_name(settings, config, space)
-    check_paths(config)
-    options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
-    root = Storage.open(config.run.storage_path, options)
-    name = str(config.run.name)
-    storage = root.child(name)
-    uri = storage.uri(storage.root)
-    say(f"sweep {name}; the same command, or --run.name {name}, goes on with it")
-    check_writable(storage)
-    say(f"results go to {uri}")
-    with said_by(say), hold_run(storage, lambda: None):
-        metric, manifest, eval_set = _prepare(settings, config, space, storage, say, is_dry=is_dry)
-        train_rows = make_source(config, manifest).train_rows
-        num_rows = len(train_rows)
-        resolved = PRETRAINING.resolve(config, num_rows)
-        check_networks(space, config, num_rows)
-        ledger = Ledger(storage)
-        steps = last_step(resolved, num_rows)
-        images = steps * resolved.optim.global_batch_size
-        ends = generation_ends(steps, settings.pbt_generations) if settings.scheduler == "pbt" else []
-        _say_search(settings, space, metric, total, images, say)
-        if settings.scheduler == "asha" and steps < _FEWEST_MEASUREMENTS * (resolved.eval.every_steps or 1):
-            say(
-                f"warning: trials of {steps:,} steps are measured every {resolved.eval.every_steps:,} steps, which is too "
-                "seldom to stop bad ones early; use a smaller eval.every-steps"
-            )
-        is_over = not ends and sum(record.has_ended for record in ledger.in_order()) >= total
-        plan = None if is_over else plan_trials(settings, config, total, say)
-        if is_dry:
-            if plan is not None:
-                say_time(resolved, manifest, train_rows, eval_set, trials=total, at_once=plan.at_once, say=say)
-            return None
-        setting = Setting(
-            sweep=settings,
-            config=plan.config if plan else config,
-            space=space,
-            metric=metric,
-            storage=storage,
-            uri=uri,
-            num_rows=num_rows,
-            images=images,
-            ledger=ledger,
-            board=Board(space, metric, images, say, num_trials=total),
-            say=say,
-        )
-        if plan is None:
-            say("this sweep is over: all of its trials have ended")
-        else:
-            access = shared_access(config, uri, options, metric, manifest.first_uri)
-            with sharing((access.options.key_ring(), access.image_options.key_ring())):
-                _run(setting, plan, access, total, ends, console)
-        return conclude(setting, config, command)
+    num_trials(space, settings.num_samples)
+    return space
 
 
-def _run(setting: Setting, plan: Plan, access: Access, total: int, ends: list[int], console: Console | None) -> None:
+def _run(state: SweepState, capacity: Capacity, ends: list[int], console: Console | None) -> None:
     """Run all trials that have not ended yet."""
-    settings, ledger = setting.sweep, setting.ledger
+    settings, ledger, access = state.sweep, state.ledger, state.access()
     scheduler = None
     if settings.scheduler == "asha":
-        grace = max(1, int(settings.asha_grace * setting.images))
-        scheduler = asha(ledger, grace_images=grace, max_images=setting.images, reduction=settings.asha_reduction)
+        grace = max(1, int(settings.asha_grace * state.images))
+        scheduler = asha(ledger, grace_images=grace, max_images=state.images, reduction=settings.asha_reduction)
 
     def run_all(next_trial: Callable[[], dict[str, Any] | None]) -> None:
         run_trials(
             next_trial,
-            at_once=plan.at_once,
-            process=plan.process,
+            at_once=capacity.at_once,
+            process=capacity.process,
             access=access,
             scheduler=scheduler,
             ledger=ledger,
-            tell=setting.board.tell,
-            say=setting.say,
+            tell=state.progress.tell,
         )
 
-    ended = sum(record.has_ended for record in ledger.in_order())
     if ledger.records and settings.scheduler == "pbt":
-        setting.say("this sweep exists: its population goes on from where it was")
+        log.info("this sweep exists: its population goes on from where it was")
     elif ledger.records:
-        setting.say(
+        ended = sum(record.has_ended for record in ledger.in_order())
+        log.info(
             f"this sweep exists; trials that have ended and stay: {ended}; that go on from their checkpoints: "
             f"{len(ledger.records) - ended}"
         )
-    setting.board.add(ledger.in_order())
-    with only_our_lines(for_good="RAY_ADDRESS" not in os.environ), setting.board.shown(console):
+    state.progress.begin(ledger.in_order())
+    with (
+        sharing((access.options.key_ring(), access.image_options.key_ring())),
+        only_our_lines(for_good="RAY_ADDRESS" not in os.environ),
+        state.progress.shown(console),
+    ):
         if settings.scheduler == "pbt":
-            run_population(setting, ends, total, run_all)
-        elif ended < total:
-            run_all(proposals(setting, total))
+            run_population(state, ends, state.num_trials, run_all)
+        elif not state.has_ended:
+            run_all(proposals(state, state.num_trials))
 
 
 def _with_name(settings: SweepConfig, config: Config, space: Space) -> Config:
@@ -196,14 +177,8 @@ def _definition(settings: SweepConfig, config: Config, space: Space, metric: str
     }
 
 
-def _prepare(
-    settings: SweepConfig, config: Config, space: Space, storage: Storage, say: Say, *, is_dry: bool
-) -> tuple[str, Manifest, EvalSet]:
-    """List the images once for all trials, and choose the metric; a sweep that exists must be the same.
-
-    Returns:
-        The metric, the manifest, and the images to evaluate on.
-    """
+def _prepare(settings: SweepConfig, config: Config, space: Space, storage: Storage, *, is_dry: bool) -> SweepState:
+    """List the images once for all trials, and choose the metric; a sweep that exists must be the same."""
     path = storage.join(_SWEEP)
     old = json.loads(storage.read_bytes(path)) if storage.exists(path) else None
     stored = None
@@ -217,7 +192,7 @@ def _prepare(
     eval_set = choose_eval_set(
         images.train, images.test, config.eval, config.run.seed, access, eval_access, config.data.max_pixels
     )
-    say(eval_set.words)
+    log.info(eval_set.words)
     metric = choose_metric(settings.metric, config, has_labels=eval_set.has_labels)
     definition = _definition(settings, config, space, metric)
     if old is not None:
@@ -225,7 +200,25 @@ def _prepare(
     if images is not stored and not is_dry:
         write_images(storage, images)
         storage.write_bytes(path, json.dumps(definition, indent=1).encode())
-    return metric, images.train, eval_set
+    train_rows = make_source(config, images.train).train_rows
+    resolved = PRETRAINING.resolve(config, len(train_rows))
+    check_networks(space, config, len(train_rows))
+    total = num_trials(space, settings.num_samples)
+    max_images = last_step(resolved, len(train_rows)) * resolved.optim.global_batch_size
+    return SweepState(
+        sweep=settings,
+        config=config,
+        resolved=resolved,
+        space=space,
+        num_trials=total,
+        metric=metric,
+        storage=storage,
+        manifest=images.train,
+        train_rows=train_rows,
+        eval_set=eval_set,
+        ledger=Ledger(storage),
+        progress=SweepProgress(space, metric, max_images, num_trials=total),
+    )
 
 
 def _check_same(old: dict[str, object], new: dict[str, object], storage: Storage) -> None:
@@ -240,14 +233,21 @@ def _check_same(old: dict[str, object], new: dict[str, object], storage: Storage
         )
 
 
-def _say_search(settings: SweepConfig, space: Space, metric: str, total: int, images: int, say: Say) -> None:
+def _say_search(state: SweepState) -> None:
+    settings, total, every = state.sweep, state.num_trials, state.resolved.eval.every_steps
     how = {"random": "chosen at random", "tpe": "chosen by TPE"}[settings.search]
     if settings.scheduler == "pbt":
         how = "drawn at random at first; later the worst trials take over those of the best, and change them"
-    say(
-        f"{total} trial{'s' if total > 1 else ''} of up to {images:,} images each; {metric} is maximised; parameters are {how}:"
+    log.info(
+        f"{total} trial{'s' if total > 1 else ''} of up to {state.images:,} images each; {state.metric} is maximised; "
+        f"parameters are {how}:"
     )
-    for dimension in space:
-        say(f"    {dimension.describe()}")
-    if warning := objective_warning(metric, space):
-        say(warning)
+    for dimension in state.space:
+        log.info(f"    {dimension.describe()}")
+    if warning := objective_warning(state.metric, state.space):
+        log.warning(warning)
+    if settings.scheduler == "asha" and state.last_step < _FEWEST_MEASUREMENTS * (every or 1):
+        log.warning(
+            f"trials of {state.last_step:,} steps are measured every {every:,} steps, which is too seldom to stop "
+            "bad ones early; use a smaller eval.every-steps"
+        )

@@ -8,15 +8,15 @@ from typing import Any
 
 from moco_ray.config import Config
 from moco_ray.sweep.config import SweepConfig
-from moco_ray.sweep.results import SweepResult
+from moco_ray.sweep.report import SweepResult
 from moco_ray.sweep.sweep import sweep
 from tests.runs import tiny_config
 
 
 def sweep_config(uri: str | Path, storage_path: str | Path, **run: Any) -> Config:
-    """24 steps in float64, measured every four; one process a trial."""
+    """16 steps in float64, measured every four; one process a trial."""
     config = tiny_config(uri, storage_path, **{"name": "sweep", **run})
-    return replace(config, eval=replace(config.eval, every_steps=4))
+    return replace(config, optim=replace(config.optim, epochs=2), eval=replace(config.eval, every_steps=4))
 
 
 def run_sweep(config: Config, said: list[str] | None = None, **settings: Any) -> SweepResult:

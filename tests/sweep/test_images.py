@@ -13,6 +13,7 @@ from moco_ray.storage.storage import Storage, StorageOptions
 from moco_ray.sweep.config import SweepConfig
 from moco_ray.sweep.space import parse_space
 from moco_ray.sweep.sweep import _prepare, sweep
+from moco_ray.worker.console import said_by
 from tests.sweep.sweeps import sweep_config
 
 
@@ -25,9 +26,10 @@ def test_a_sweep_goes_on_with_images_that_have_moved_and_not_with_others(images:
     def prepare(uri: Path) -> str:
         config = sweep_config(uri, tmp_path)
         said.clear()
-        _, manifest, _ = _prepare(SweepConfig(), config, parse_space((), config), storage, said.append, is_dry=False)
-        assert manifest.uri(0).startswith(str(uri))
-        return manifest.digest
+        with said_by(said.append):
+            state = _prepare(SweepConfig(), config, parse_space((), config), storage, is_dry=False)
+        assert state.manifest.uri(0).startswith(str(uri))
+        return state.manifest.digest
 
     said: list[str] = []
     digest = prepare(here)

@@ -61,7 +61,8 @@ def test_no_finished_trial_runs_again(images: Path, tmp_path: Path) -> None:
     config = tiny_config(images, tmp_path / "runs", max_steps=16, checkpoint_every_steps=4)
     config = replace(config, eval=replace(config.eval, every_steps=4))
     (tmp_path / "config.json").write_text(to_json(config))
-    flags = ["--num-samples", "4", "--scheduler", "asha", "--asha-reduction", "2", "--run.seed", "3"]
+    # Two run at once and none is stopped before step 12: when one has ended, another has measurements and runs.
+    flags = ["--num-samples", "3", "--scheduler", "asha", "--asha-reduction", "2", "--asha-grace", "0.6"]
     log = tmp_path / "log.txt"
 
     job = _start(tmp_path / "config.json", log, *flags)
@@ -83,7 +84,7 @@ def test_no_finished_trial_runs_again(images: Path, tmp_path: Path) -> None:
     job = _start(tmp_path / "config.json", log, *flags)  # the same command: no name was given
     assert job.wait(timeout=400) == 0, log.read_text()[-3000:]
     after = _records(sweep)
-    assert len(after) == 4 and all(record["state"] in ("finished", "stopped") for record in after.values())
+    assert len(after) == 3 and all(record["state"] in ("finished", "stopped") for record in after.values())
     for name in ended:
         assert after[name] == before[name]
         assert all(path.read_bytes() == content for path, content in logs.items() if path.parent.name == name)

@@ -12,17 +12,16 @@ import pytest
 import torch
 
 from moco_ray.config import from_json
-from moco_ray.data.manifest import Images, Manifest
-from moco_ray.driver.images.listing import list_images
+from moco_ray.data.manifest import Images
 from moco_ray.driver.run import pretrain
-from moco_ray.run_folder.begin import MANIFEST, begin_run, is_run
+from moco_ray.run_folder.begin import begin_run, is_run
 from moco_ray.storage.storage import Storage, StorageOptions
-from moco_ray.sweep.board import Board
 from moco_ray.sweep.config import SweepConfig
 from moco_ray.sweep.pbt import check_population, explore, generation_ends, run_population, select
-from moco_ray.sweep.records import Ledger, Point
-from moco_ray.sweep.setting import Setting
+from moco_ray.sweep.records import Point
 from moco_ray.sweep.space import parse_space
+from moco_ray.sweep.state import SweepState
+from moco_ray.sweep.sweep import _prepare
 from tests.runs import digests, losses, metrics, tiny_config
 from tests.sweep.sweeps import run_sweep, sweep_config
 
@@ -75,32 +74,16 @@ def test_what_a_checkpoint_depends_on_is_refused(text: str, tmp_path: Path) -> N
         check_population(parse_space((text,), config), config)
 
 
-def _setting(images: Path, folder: Path) -> Setting:
-    """A sweep of 12 steps, as its driver sees it right after its start."""
-    config = sweep_config(images, folder, max_steps=12)
-    space = parse_space((), config)
+def _state(images: Path, folder: Path) -> SweepState:
+    """A sweep of 6 steps, as its driver sees it right after its start."""
+    config = sweep_config(images, folder, max_steps=6)
+    settings = SweepConfig(scheduler="pbt", pbt_quantile=0.4, metric="eval/rankme")
     storage = Storage.open(str(folder / "sweep"), StorageOptions({}))
-    if not storage.exists(storage.join(MANIFEST)):
-        list_images(config).train.write(storage, storage.join(MANIFEST))
-    num_rows = len(Manifest.read(storage, storage.join(MANIFEST)).train_rows())
-    return Setting(
-        sweep=SweepConfig(scheduler="pbt", pbt_quantile=0.4),
-        config=config,
-        space=space,
-        metric="eval/rankme",
-        storage=storage,
-        uri=str(folder / "sweep"),
-        num_rows=num_rows,
-        images=288,
-        ledger=Ledger(storage),
-        board=Board(space, "eval/rankme", 288, _quiet),
-        say=_quiet,
-    )
+    return _prepare(settings, config, parse_space((), config), storage, is_dry=False)
 
 
-def _play(setting: Setting, die_before: int | None = None) -> int:
+def _play(state: SweepState, die_before: int | None = None) -> int:
     """Train a population of three in this process; end before a certain trial as a killed driver would."""
-    manifest = Manifest.read(setting.storage, setting.storage.join(MANIFEST))
     count = 0
 
     def run_all(next_trial: Callable[[], dict[str, Any] | None]) -> None:
@@ -109,38 +92,37 @@ def _play(setting: Setting, die_before: int | None = None) -> int:
             if count == die_before:
                 raise KeyboardInterrupt
             count += 1
-            record = setting.ledger.records[given["trial"]]
-            config, run = from_json(given["task"]["config"]), setting.folder_of(record)
+            record = state.ledger.records[given["trial"]]
+            config, run = from_json(given["task"]["config"]), state.folder_of(record)
             if not is_run(run):
-                begin_run(run, config, Images(train=manifest, test=None))
+                begin_run(run, config, Images(train=state.manifest, test=None))
             pretrain(config, say=_quiet)
             for line in map(json.loads, run.read_bytes(run.join("eval.jsonl")).splitlines()):
                 if line["step"] > given["seen"]:
                     measured = {"step": line["step"], "position": line["position"], "value": line["eval/rankme"]}
-                    record.points.append(Point(**measured, metrics={}, order=setting.ledger.next_order()))
+                    record.points.append(Point(**measured, metrics={}, order=state.ledger.next_order()))
             record.state = "finished"
-            setting.ledger.save(record)
+            state.ledger.save(record)
 
-    run_population(setting, [4, 8, 12], 3, run_all)
+    run_population(state, [2, 4, 6], 3, run_all)
     return count
 
 
 @pytest.mark.slow
 def test_a_driver_that_ends_at_any_moment_comes_to_the_same_copies(images: Path, tmp_path: Path) -> None:
-    whole = _setting(images, tmp_path / "whole")
+    whole = _state(images, tmp_path / "whole")
     assert _play(whole) == 9  # three members, three generations
     assert sum(bool(record.parent) for record in whole.ledger.in_order()) == 2
-    for moment in (2, 5):
+    for count in (2, 3):  # in the middle of the first generation, and of the second
         with pytest.raises(KeyboardInterrupt):
-            _play(_setting(images, tmp_path / str(moment)), moment)
-        again = _setting(images, tmp_path / str(moment))
-        done = _play(again)
-        assert done == 9 - moment  # nothing was done twice
-        ours = {record.name: record for record in again.ledger.in_order()}
-        for record in whole.ledger.in_order():
-            other = ours[record.name]
-            assert (other.parameters, other.parent) == (record.parameters, record.parent)
-            assert [point.value for point in other.points] == pytest.approx([point.value for point in record.points])
+            _play(_state(images, tmp_path / "again"), count)
+    again = _state(images, tmp_path / "again")
+    assert _play(again) == 9 - 2 - 3  # nothing was done twice
+    ours = {record.name: record for record in again.ledger.in_order()}
+    for record in whole.ledger.in_order():
+        other = ours[record.name]
+        assert (other.parameters, other.parent) == (record.parameters, record.parent)
+        assert [point.value for point in other.points] == pytest.approx([point.value for point in record.points])
 
 
 @pytest.mark.slow
@@ -149,17 +131,17 @@ def test_a_population_ends_with_copies_that_took_everything_along(
 ) -> None:
     config = sweep_config(images, tmp_path, keep_last=10)
     said: list[str] = []
-    result = run_sweep(config, said, scheduler="pbt", num_samples=3, pbt_generations=2)
+    result = run_sweep(config, said, scheduler="pbt", num_samples=2, pbt_generations=2)
     copies = [record for record in result.records if record.parent]
     assert len(copies) == 1 and copies[0].state == "finished"
     copy, folder = copies[0], Path(result.folder)
     donor = next(record for record in result.records if record.name == copy.parent)
-    assert any(f"{copy.name} begins as a copy of {donor.name} after step 12" in line for line in said)
+    assert any(f"{copy.name} begins as a copy of {donor.name} after step 8" in line for line in said)
     assert [record.state for record in result.records].count("stopped") == 1
 
     # What the donor was at that step is what the copy began from, but for the parameters.
-    ours = torch.load(folder / copy.name / "checkpoint_000000012" / "state.pt", weights_only=True)
-    theirs = torch.load(folder / donor.name / "checkpoint_000000012" / "state.pt", weights_only=True)
+    ours = torch.load(folder / copy.name / "checkpoint_000000008" / "state.pt", weights_only=True)
+    theirs = torch.load(folder / donor.name / "checkpoint_000000008" / "state.pt", weights_only=True)
     for name in ("step", "position", "seed", "manifest_digest"):
         assert ours[name] == theirs[name]
     for part in [name for name, value in theirs.items() if isinstance(value, dict) and name != "recorder"]:
@@ -172,14 +154,14 @@ def test_a_population_ends_with_copies_that_took_everything_along(
     assert before.optim.lr != after.optim.lr
 
     # Its record is one run's: the donor's steps, then its own, on the images that the donor would have seen.
-    assert [line["step"] for line in metrics(folder / copy.name)] == list(range(24))
+    assert [line["step"] for line in metrics(folder / copy.name)] == list(range(16))
     assert digests(folder / copy.name) == digests(folder / donor.name)
-    np.testing.assert_array_equal(losses(folder / copy.name)[:12], losses(folder / donor.name)[:12])
-    assert (losses(folder / copy.name)[13:] != losses(folder / donor.name)[13:]).all()
+    np.testing.assert_array_equal(losses(folder / copy.name)[:8], losses(folder / donor.name)[:8])
+    assert (losses(folder / copy.name)[9:] != losses(folder / donor.name)[9:]).all()
     lineage = [json.loads(line) for line in (folder / copy.name / "lineage.jsonl").read_text().splitlines()]
-    assert [(line["until_step"], line["run"]) for line in lineage] == [(12, donor.name)]
+    assert [(line["until_step"], line["run"]) for line in lineage] == [(8, donor.name)]
     assert any("optim.lr was" in change for change in lineage[0]["changed"])
 
     # The same command again finds nothing left to do.
-    again = run_sweep(config, scheduler="pbt", num_samples=3, pbt_generations=2)
+    again = run_sweep(config, scheduler="pbt", num_samples=2, pbt_generations=2)
     assert [record.points for record in again.records] == [record.points for record in result.records]

@@ -13,13 +13,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from moco_ray.sweep.board import Board
-from moco_ray.sweep.noise import describe_noise, untrained_value
 from moco_ray.sweep.pictures import _across, _scale
+from moco_ray.sweep.progress import SweepProgress
 from moco_ray.sweep.records import Point, Record, State, best_of
-from moco_ray.sweep.report import report_page
-from moco_ray.sweep.results import best_command
+from moco_ray.sweep.report import SweepResult, best_command, describe_noise, report_page, untrained_value
 from moco_ray.sweep.space import Space, draw, parse_space
+from moco_ray.worker.console import said_by
 from tests.runs import tiny_config
 
 TEXTS = (
@@ -58,16 +57,15 @@ def _records(space: Space, number: int = 9) -> list[Record]:
 def _page(records: list[Record], space: Space) -> str:
     best = best_of(records)
     assert best is not None
-    return report_page(
-        name="my sweep",
-        records=records,
+    result = SweepResult(
+        folder="runs/my sweep",
         best=best,
-        space=space,
-        metric="eval/knn_top1",
-        command=best_command(["--preset", "small"], best.parameters),
         preset="runs/my sweep/best.json",
+        command=best_command(["--preset", "small"], best.parameters),
         encoder="runs/my sweep/trial_0008/encoder.safetensors",
+        records=tuple(records),
     )
+    return report_page("my sweep", result, space, "eval/knn_top1")
 
 
 def test_the_page_shows_everything_and_loads_nothing(space: Space) -> None:
@@ -105,16 +103,16 @@ def test_a_copy_says_that_its_values_are_the_last_of_a_schedule(space: Space) ->
 
 def test_a_terminal_shows_a_table_and_a_file_plain_lines(space: Space) -> None:
     said: list[str] = []
-    board = Board(space, "eval/knn_top1", 96, said.append)
+    progress = SweepProgress(space, "eval/knn_top1", 96)
     output = io.StringIO()
-    with board.shown(Console(file=output, force_terminal=True, width=160)):
+    with said_by(said.append), progress.shown(Console(file=output, force_terminal=True, width=160)):
         for record in _records(space):
-            board.tell(record)
+            progress.tell(record)
     table = output.getvalue()
     assert "trial_0008" in table and "stopped" in table and "temperature" in table and not said
-    with board.shown(Console(file=io.StringIO())):
+    with said_by(said.append), progress.shown(Console(file=io.StringIO())):
         for record in _records(space):
-            board.tell(record)
+            progress.tell(record)
     assert any("trial_0001" in line and "stopped early" in line for line in said)
     assert any("trial_0002" in line and "failed" in line and "is nan" in line for line in said)
 
@@ -180,10 +178,11 @@ def test_labels_of_a_panel_do_not_overlap(text: str, tmp_path: Path) -> None:
 
 def test_the_time_left_follows_from_what_was_done(space: Space) -> None:
     said: list[str] = []
-    board = Board(space, "eval/knn_top1", 96, said.append, num_trials=4)
-    board.add([_finished(0, 50.0)])
+    progress = SweepProgress(space, "eval/knn_top1", 96, num_trials=4)
+    progress.begin([_finished(0, 50.0)])
     record = _finished(1, 50.0)
     record.parameters = draw(space, 0, 1)
-    board._since_s -= 600
-    board.tell(record)
+    progress._since_s -= 600
+    with said_by(said.append):
+        progress.tell(record)
     assert said[0].endswith("about 20m 0s left")  # one trial took ten minutes, and two are left

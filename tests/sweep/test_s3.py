@@ -30,8 +30,8 @@ def test_trials_need_no_access_of_their_own(
         config = sweep_config(uri, f"s3://{server.bucket}/runs", max_steps=8)
         config = replace(config, data=replace(config.data, uri=uri))
         said: list[str] = []
-        result = run_sweep(config, said, num_samples=2)
-        assert [record.state for record in result.records] == ["finished", "finished"]
+        result = run_sweep(config, said, num_samples=1)
+        assert [record.state for record in result.records] == ["finished"]
         assert result.folder == f"s3://{server.bucket}/runs/sweep"
         folder = Storage.open(result.folder, resolve_storage_options(result.folder, None))
         found = {name for name, _, _ in folder.list(folder.root)}
@@ -40,7 +40,7 @@ def test_trials_need_no_access_of_their_own(
             assert server.secret not in folder.read_bytes(folder.join(*name.split("/"))).decode()
         assert json.loads(folder.read_bytes(folder.join("best.json")))["run"]["name"] is None
 
-        again = run_sweep(config, said, num_samples=3)  # one more
-        assert [record.points for record in again.records][:2] == [record.points for record in result.records]
-        assert len(again.records) == 3
+        again = run_sweep(config, said, num_samples=2)  # one more
+        assert again.records[0].points == result.records[0].points
+        assert [record.state for record in again.records] == ["finished", "finished"]
     assert server.secret not in "\n".join(said)

@@ -13,7 +13,16 @@ from moco_ray.cli.presets import load_preset
 from moco_ray.config import Config
 from moco_ray.config.field_paths import get, paths, with_values
 from moco_ray.config.presets import PRESETS
-from moco_ray.sweep.space import draw, grid_points, parse_space
+from moco_ray.sweep.space import (
+    KNN,
+    RANKME,
+    check_metric,
+    choose_metric,
+    draw,
+    grid_points,
+    objective_warning,
+    parse_space,
+)
 from tests.runs import tiny_config
 
 
@@ -89,8 +98,7 @@ def test_the_axes_of_ranges_go_back_and_forth(config: Config) -> None:
     for text in ("optim.lr=log:0.01:1", "method.encoder_momentum=1-log:0.9:0.999", "optim.momentum=uniform:0:0.9"):
         (dimension,) = parse_space((text,), config)
         for u in (0.0, 0.3, 0.99):
-            low, high = dimension.scaled(dimension.low), dimension.scaled(dimension.high)
-            assert math.isclose((dimension.scaled(dimension.at(u)) - low) / (high - low), u, abs_tol=1e-9)
+            assert math.isclose(dimension.share(dimension.at(u)), u, abs_tol=1e-9)
 
 
 def test_values_reach_their_fields(config: Config) -> None:
@@ -130,3 +138,27 @@ def test_values_reach_their_fields(config: Config) -> None:
 def test_mistakes_are_said(texts: tuple[str, ...], message: str, config: Config, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         parse_space(texts, config)
+
+
+def test_labels_decide_what_is_maximised(tmp_path: Path) -> None:
+    config = tiny_config("images", tmp_path)
+    assert choose_metric("auto", config, has_labels=True) == KNN
+    assert choose_metric("auto", config, has_labels=False) == RANKME
+    assert choose_metric(RANKME, config, has_labels=True) == RANKME
+    with pytest.raises(ValueError, match=r"data\.uri images gives none"):
+        choose_metric(KNN, config, has_labels=False)
+
+
+@pytest.mark.parametrize("metric", ["train/loss", "loss", "train/contrast_accuracy", "eval/uniformity"])
+def test_what_says_nothing_about_features_is_refused(metric: str) -> None:
+    with pytest.raises(ValueError, match=f"--metric {metric} is no objective"):
+        check_metric(metric)
+
+
+def test_rankme_is_not_trusted_with_high_temperatures(tmp_path: Path) -> None:
+    config = tiny_config("images", tmp_path)
+    wide = parse_space(("method.temperature=grid:0.1,1,100",), config)
+    warning = objective_warning(RANKME, wide)
+    assert warning is not None and "temperatures up to 100" in warning
+    assert objective_warning(KNN, wide) is None
+    assert objective_warning(RANKME, parse_space((), config)) is None

@@ -11,9 +11,10 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from moco_ray.storage.storage import Storage, StorageOptions
-from moco_ray.sweep import tuning
+from moco_ray.sweep import tune as tuning
 from moco_ray.sweep.records import Ledger, Point, Record
-from moco_ray.sweep.tuning import _Keeper, asha
+from moco_ray.sweep.tune import _Keeper, asha
+from moco_ray.worker.console import said_by
 
 STEPS, EVERY = 27, 3
 
@@ -106,7 +107,7 @@ class _AwayForAMoment(Ledger):
 def test_an_end_that_could_not_be_written_is_written_later(tmp_path: Path) -> None:
     ledger = _AwayForAMoment(Storage.open(str(tmp_path), StorageOptions({})))
     ledger.save(Record(name="trial_0000", index=0, parameters={}))
-    keeper = _Keeper(ledger, lambda record: None, lambda line: None)
+    keeper = _Keeper(ledger, lambda record: None)
     ledger.is_away = True
     keeper.on_trial_result(0, [], _trial("trial_0000"), {"seconds": 1.0, "ended": "failed", "reason": "it diverged"})
     ledger.is_away = False
@@ -118,8 +119,9 @@ def test_an_end_that_could_not_be_written_is_written_later(tmp_path: Path) -> No
 def test_a_sweep_says_what_it_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "_SAY_WAITING_EVERY_S", 0.0)
     said: list[str] = []
-    keeper = _Keeper(_ledger(tmp_path), lambda record: None, said.append)
+    keeper = _Keeper(_ledger(tmp_path), lambda record: None)
     trial = _trial("trial_0000")
-    for trial.status in ("RUNNING", "PENDING"):
-        keeper.on_step_end(0, [trial])
+    with said_by(said.append):
+        for trial.status in ("RUNNING", "PENDING"):
+            keeper.on_step_end(0, [trial])
     assert said == ["trial_0000: waiting for a node with room, which other work may hold"]

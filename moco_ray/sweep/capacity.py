@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,14 +14,13 @@ from moco_ray.cluster.workers import Workers, choose_workers, has_gpus, trains_h
 from moco_ray.config import Config
 from moco_ray.sweep.config import SweepConfig
 
+log = logging.getLogger(__name__)
 _CPUS_OF_A_PROCESS = 2.0  # one trains, one reads and augments
 _ROUNDING = 1e-6
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Capacity:
     """Trials on a cluster."""
 
     at_once: int
@@ -31,7 +31,7 @@ class Plan:
     """Ray resources of each trial's own process, which its Ray Train workers are not part of."""
 
 
-def plan_trials(sweep: SweepConfig, config: Config, num_trials: int, say: Say) -> Plan:
+def choose_capacity(sweep: SweepConfig, config: Config, num_trials: int) -> Capacity:
     """Decide how many trials run at once, and say why. Connects to Ray.
 
     Raises:
@@ -40,13 +40,13 @@ def plan_trials(sweep: SweepConfig, config: Config, num_trials: int, say: Say) -
     wanted = min(num_trials, sweep.max_concurrent or num_trials)
     try:
         if trains_here(config.run):
-            return _plan_processes(sweep, config, wanted, say)
-        return _plan_groups(sweep, config, wanted, say)
+            return _of_processes(sweep, config, wanted)
+        return _of_groups(sweep, config, wanted)
     finally:
         give_back_nodes()
 
 
-def _plan_processes(sweep: SweepConfig, config: Config, wanted: int, say: Say) -> Plan:
+def _of_processes(sweep: SweepConfig, config: Config, wanted: int) -> Capacity:
     """Trials that train in their own process each."""
     connect(0)
     nodes, grows = living_nodes(), has_autoscaler()
@@ -58,15 +58,15 @@ def _plan_processes(sweep: SweepConfig, config: Config, wanted: int, say: Say) -
     at_once = _most(wanted, lambda k: k <= room, lambda k: grows and can_start([need] * k))
     if at_once == 0:
         raise ValueError(_never(f"one trial, a process with {_amounts(need)},", nodes, grows, "--cpus-per-trial"))
-    say(
+    log.info(
         f"{_trials(at_once)} at once: each is one process with {_amounts(need)}, data included, of which the nodes that "
         f"run hold {room}{_autoscaled(at_once, room)}{_limited(sweep, wanted, at_once)}"
     )
     run = replace(config.run, num_workers=0, device="cuda" if uses_gpu else "cpu")
-    return Plan(at_once=at_once, config=replace(config, run=run), process=need)
+    return Capacity(at_once=at_once, config=replace(config, run=run), process=need)
 
 
-def _plan_groups(sweep: SweepConfig, config: Config, wanted: int, say: Say) -> Plan:
+def _of_groups(sweep: SweepConfig, config: Config, wanted: int) -> Capacity:
     """Trials that train with groups of Ray Train workers."""
     if not is_connected() and not os.environ.get("RAY_ADDRESS"):  # a Ray of our own has CPUs for all workers
         workers = config.run.num_workers or config.run.min_workers or 1
@@ -93,12 +93,12 @@ def _plan_groups(sweep: SweepConfig, config: Config, wanted: int, say: Say) -> P
     most = each
     while most < group.most and (fits(at_once, most + 1) or may_fit(at_once, most + 1)):
         most += 1
-    say(
+    log.info(
         f"{_trials(at_once)} at once: each trains with {each if each == most else f'{each} to {most}'} x "
         f"{_amounts(group.resources)} and leaves {data} for its data, and the nodes that run have "
         f"{total:g} CPUs and room for {room} workers{_autoscaled(at_once * each, room)}{_limited(sweep, wanted, at_once)}"
     )
-    return Plan(at_once=at_once, config=_bounded(config, group, most), process={"memory": 1.0})
+    return Capacity(at_once=at_once, config=_bounded(config, group, most), process={"memory": 1.0})
 
 
 def _bounded(config: Config, group: Workers, most: int) -> Config:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,16 +17,15 @@ from moco_ray.sweep.records import Record, best_of
 from moco_ray.sweep.space import Space
 from moco_ray.worker.progress import duration
 
+log = logging.getLogger(__name__)
 _COLOURS = {"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "red"}
 
 
-class Board:
+class SweepProgress:
     """Shows the trials of a sweep as they change."""
 
-    def __init__(
-        self, space: Space, metric: str, max_images: int, say: Callable[[str], None], *, num_trials: int = 0
-    ) -> None:
-        self._space, self._metric, self._max_images, self._say = space, metric, max_images, say
+    def __init__(self, space: Space, metric: str, max_images: int, *, num_trials: int = 0) -> None:
+        self._space, self._metric, self._max_images = space, metric, max_images
         self._num_trials = num_trials
         self._done_before = 0
         self._records: dict[str, Record] = {}
@@ -42,8 +42,9 @@ class Board:
             yield
         self._live = None
 
-    def add(self, records: list[Record]) -> None:
-        """Show trials of a session before."""
+    def begin(self, records: list[Record]) -> None:
+        """Show trials of a session before, and count the time from now on."""
+        self._since_s = time.monotonic()
         self._records.update({record.name: record for record in records})
         self._done_before = self._images_done()
 
@@ -51,7 +52,7 @@ class Board:
         """Show what has changed."""
         self._records[record.name] = record
         if self._live is None:
-            self._say(self._line(record))
+            log.info(self._line(record))
 
     def _line(self, record: Record) -> str:
         ended = {"running": "starts" if not record.points else "", "stopped": "stopped early", "failed": "failed"}

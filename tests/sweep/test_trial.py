@@ -17,8 +17,8 @@ from moco_ray.config import Config, to_json
 from moco_ray.driver.images.listing import list_images
 from moco_ray.run_folder.begin import MANIFEST
 from moco_ray.storage.storage import Storage, StorageOptions
-from moco_ray.sweep.child import Task, task_line
-from moco_ray.sweep.process import TrialProcess, ray_environment
+from moco_ray.sweep.trial import TrialProcess, ray_environment
+from moco_ray.sweep.trial_main import Task, task_line
 from tests.runs import tiny_config
 
 pytestmark = pytest.mark.slow

@@ -10,17 +10,19 @@ from typing import Any
 import pytest
 
 from moco_ray.config import Config
+from moco_ray.sweep.capacity import Capacity, choose_capacity
 from moco_ray.sweep.config import SweepConfig
-from moco_ray.sweep.plan import Plan, plan_trials
+from moco_ray.worker.console import said_by
 from tests.runs import tiny_config
 
 pytestmark = pytest.mark.slow  # one Ray of ten CPUs
 
 
-def _plan(config: Config, num_trials: int, **settings: Any) -> tuple[Plan, str]:
+def _capacity(config: Config, num_trials: int, **settings: Any) -> tuple[Capacity, str]:
     said: list[str] = []
-    plan = plan_trials(SweepConfig(**settings), config, num_trials, said.append)
-    return plan, said[-1]
+    with said_by(said.append):
+        capacity = choose_capacity(SweepConfig(**settings), config, num_trials)
+    return capacity, said[-1]
 
 
 @pytest.mark.parametrize(
@@ -40,21 +42,21 @@ def _plan(config: Config, num_trials: int, **settings: Any) -> tuple[Plan, str]:
 def test_so_many_trials_leave_cpus_for_their_data(
     workers: int, settings: dict[str, Any], at_once: int, tmp_path: Path, shared_ray: None
 ) -> None:
-    plan, said = _plan(tiny_config("x", tmp_path, num_workers=workers), 16, **settings)
-    assert plan.at_once == at_once
+    capacity, said = _capacity(tiny_config("x", tmp_path, num_workers=workers), 16, **settings)
+    assert capacity.at_once == at_once
     assert said.startswith(f"{at_once} trial{'s' if at_once > 1 else ''} at once: each")
     data = 0.0 if workers == 0 else settings.get("data_cpus", 1.0)
-    cpus = plan.process.get("CPU", 0.0) if workers == 0 else workers
+    cpus = capacity.process.get("CPU", 0.0) if workers == 0 else workers
     assert at_once * (cpus + data) <= 10
 
 
 def test_elastic_trials_share_what_there_is(tmp_path: Path, shared_ray: None) -> None:
     config = tiny_config("x", tmp_path, num_workers=None, min_workers=1, max_workers=8)
-    plan, said = _plan(config, 2)
-    assert (plan.at_once, plan.config.run.min_workers, plan.config.run.max_workers) == (2, 1, 4)
+    capacity, said = _capacity(config, 2)
+    assert (capacity.at_once, capacity.config.run.min_workers, capacity.config.run.max_workers) == (2, 1, 4)
     assert "each trains with 1 to 4 x 1 CPU" in said
-    plan, _ = _plan(config, 5)
-    assert (plan.at_once, plan.config.run.num_workers) == (5, 1)
+    capacity, _ = _capacity(config, 5)
+    assert (capacity.at_once, capacity.config.run.num_workers) == (5, 1)
 
 
 @pytest.mark.parametrize(
@@ -69,11 +71,11 @@ def test_a_cluster_that_can_never_hold_one_trial_is_said_with_numbers(
     run: dict[str, Any], settings: dict[str, Any], message: str, tmp_path: Path, shared_ray: None
 ) -> None:
     with pytest.raises(ValueError) as caught:
-        _plan(tiny_config("x", tmp_path, **run), 4, **settings)
+        _capacity(tiny_config("x", tmp_path, **run), 4, **settings)
     assert re.search(message, str(caught.value), re.DOTALL), str(caught.value)
 
 
 def test_a_missing_gpu_is_said(tmp_path: Path, shared_ray: None) -> None:
     config = tiny_config("x", tmp_path)
     with pytest.raises(ValueError, match=r"1 GPU, can never start"):
-        _plan(replace(config, run=replace(config.run, device="cuda")), 4)
+        _capacity(replace(config, run=replace(config.run, device="cuda")), 4)

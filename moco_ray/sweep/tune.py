@@ -21,6 +21,7 @@ from ray.tune.search import Searcher
 from moco_ray.sweep.records import Ledger, Point, Record
 from moco_ray.sweep.trial import Access, TrialRun
 
+log = logging.getLogger(__name__)
 _MAX_LOSSES = 20  # of the process or node of one trial
 _SAY_WAITING_EVERY_S = 30.0
 _VALUE, _POSITION = "value", "position"
@@ -38,7 +39,6 @@ def run_trials(
     scheduler: TrialScheduler | None,
     ledger: Ledger,
     tell: Callable[[Record], None],
-    say: Callable[[str], None],
 ) -> None:
     """Run trials until there is no next one and all have ended.
 
@@ -50,7 +50,6 @@ def run_trials(
         scheduler: Stops trials; None for none.
         ledger: Is kept up to date.
         tell: Called with each record that has changed.
-        say: Prints a line for the user.
     """
     # Tune's own records would be a second, older truth: what a sweep resumes from is the ledger.
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -77,7 +76,7 @@ def run_trials(
             storage_path=str(bookkeeping),
             failure_config=tune.FailureConfig(max_failures=_MAX_LOSSES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs keep their own
-            callbacks=[_Keeper(ledger, tell, say)],
+            callbacks=[_Keeper(ledger, tell)],
             verbose=0,
         ),
     ).fit()
@@ -171,8 +170,8 @@ class _Proposals(Searcher):
 class _Keeper(tune.Callback):
     """Writes down what trials report."""
 
-    def __init__(self, ledger: Ledger, tell: Callable[[Record], None], say: Callable[[str], None]) -> None:
-        self._ledger, self._tell, self._say = ledger, tell, say
+    def __init__(self, ledger: Ledger, tell: Callable[[Record], None]) -> None:
+        self._ledger, self._tell = ledger, tell
         self._seconds_before: dict[str, float] = {}
         self._unsaved: set[str] = set()
         self._said_waiting_s = time.monotonic()
@@ -209,7 +208,7 @@ class _Keeper(tune.Callback):
             self._tell(record)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._say(f"{_name(trial)} has lost its process or its node: it goes on from its last checkpoint")
+        log.info(f"{_name(trial)} has lost its process or its node: it goes on from its last checkpoint")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         record = self._ledger.records[_name(trial)]
@@ -226,7 +225,7 @@ class _Keeper(tune.Callback):
             self._said_waiting_s = time.monotonic()
         elif time.monotonic() - self._said_waiting_s > _SAY_WAITING_EVERY_S:
             self._said_waiting_s = time.monotonic()
-            self._say(f"{', '.join(waiting)}: waiting for a node with room, which other work may hold")
+            log.info(f"{', '.join(waiting)}: waiting for a node with room, which other work may hold")
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         self._save_all()

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 from moco_ray.config import Config, from_json
 from moco_ray.driver.run import pretrain
+from moco_ray.driver.signals import interrupt_on
 from moco_ray.run_folder.begin import begin_run, is_run, stored_images
 from moco_ray.run_folder.lease import RunInUse
 from moco_ray.storage.storage import Storage, resolve_storage_options
@@ -51,8 +51,7 @@ def main() -> int:
 
     What went wrong goes to the file that the only argument names.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
+    interrupt_on(signal.SIGTERM, signal.SIGINT)
     task = Task(**json.loads(sys.stdin.readline()))
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     if os.path.isdir(task.folder):
@@ -104,10 +103,6 @@ def _options(task: Task) -> Iterator[Config]:
 def task_line(task: Task) -> bytes:
     """A task as this process reads it."""
     return json.dumps(asdict(task)).encode() + b"\n"
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _end_with_parent() -> None:
