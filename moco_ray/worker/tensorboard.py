@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
-import os
-import socket
-import struct
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from moco_ray.config.paths import BYTES, local_path
 from moco_ray.storage.storage import StorageOptions
 from moco_ray.storage.uris import is_local
 
 _FOLDER = "tensorboard"
-_BETWEEN_FILES_S = 60.0  # each attempt at a new file may leave an empty one
-_BETWEEN_FLUSHES_S = 10.0
 
 
 class Curves:
@@ -49,6 +43,11 @@ class Curves:
         self._sink.close()
 
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+_BETWEEN_FILES_S = 60.0  # each attempt at a new file may leave an empty one
+
+
 class TensorBoardSink:
     """Writes scalars by step to TensorBoard event files; used by rank 0."""
 
@@ -60,12 +59,16 @@ class TensorBoardSink:
             first_step: The step that this run starts from. TensorBoard hides what an earlier, interrupted run
                 wrote from this step on.
         """
-        self._folder = Path(folder)
-        self._file: _EventFile | None = None
+        self._folder = str(folder)
+        self._writer: SummaryWriter | None = None
         self._next_file_s = -math.inf
         with contextlib.suppress(OSError):
-            self._file = _EventFile(self._folder)
-            self._file.add(step=first_step, session_log={"status": "START"})
+            self._writer = self._new_writer(purge_step=first_step)
+
+    def _new_writer(self, purge_step: int | None = None) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter  # here, because it takes half a second to import
+
+        return SummaryWriter(self._folder, purge_step=purge_step, flush_secs=10)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add the scalars of one step; on a full disk some are lost, and what comes later goes to a new file.
@@ -73,65 +76,17 @@ class TensorBoardSink:
         The metrics files are the record of a run; a copy that cannot be written is no reason to stop it.
         """
         try:
-            if self._file is None and time.monotonic() >= self._next_file_s:
+            if self._writer is None and time.monotonic() >= self._next_file_s:
                 self._next_file_s = time.monotonic() + _BETWEEN_FILES_S
-                self._file = _EventFile(self._folder)
-            if self._file is not None:
-                scalars = [{"tag": name, "simple_value": value} for name, value in values.items()]
-                self._file.add(step=step, summary={"value": scalars})
-        except OSError:  # what follows a record that is cut is not read
-            self._file = None
+                self._writer = self._new_writer()
+            if self._writer is not None:
+                for name, value in values.items():
+                    self._writer.add_scalar(name, value, global_step=step)
+        except OSError:  # a writer that failed once fails for good
+            self._writer = None
 
     def close(self) -> None:
         """Flush and close; nothing may be written afterwards."""
         with contextlib.suppress(OSError):
-            if self._file is not None:
-                self._file.close()
-
-
-class _EventFile:
-    """A file of TensorBoard's events. torch's writer does the same, and imports TensorFlow's stand-in and boto3 for it."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
-        self._file = (folder / name).open("xb", buffering=0)
-        self._pending = b""
-        self._next_flush_s = -math.inf
-        self.add(file_version="brain.Event:2")
-
-    def add(self, **event: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event  # here, for whoever imports this and writes nothing
-
-        data = Event(wall_time=time.time(), **event).SerializeToString()
-        length = struct.pack("<Q", len(data))
-        self._pending += length + _checksum(length) + data + _checksum(data)
-        if time.monotonic() >= self._next_flush_s:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._next_flush_s = time.monotonic() + _BETWEEN_FLUSHES_S
-        pending, self._pending = self._pending, b""
-        if self._file.write(pending) < len(pending):
-            raise OSError("the disk is full")
-
-    def close(self) -> None:
-        self._flush()
-        self._file.close()
-
-
-def _checksum(data: bytes) -> bytes:
-    """CRC-32C, rotated by 15 bits and offset, as records of TensorFlow have it."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _crc_table()[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-@functools.cache
-def _crc_table() -> list[int]:
-    table = list(range(256))
-    for _ in range(8):
-        table = [entry >> 1 ^ (0x82F63B78 if entry & 1 else 0) for entry in table]
-    return table
+            if self._writer is not None:
+                self._writer.close()
