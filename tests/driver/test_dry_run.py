@@ -45,6 +45,13 @@ def test_it_names_what_would_be_trained_and_leaves_nothing_behind(images: Path, 
     assert not (tmp_path / "runs").exists()
 
 
+def test_groups_of_one_image_are_estimated_where_batch_norm_sees_the_whole_batch(images: Path, tmp_path: Path) -> None:
+    config = replace(tiny_config(images, tmp_path), method=method_class("simclr")())
+    assert "time, estimated here" in _said(
+        replace(config, optim=replace(config.optim, global_batch_size=8, bn_groups=8))
+    )
+
+
 def test_a_run_that_exists_is_left_as_it_is(images: Path, tmp_path: Path) -> None:
     config = tiny_config(images, tmp_path, max_steps=1)
     folder = Path(pretrain(config, say=lambda line: None).folder)
