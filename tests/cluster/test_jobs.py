@@ -61,19 +61,19 @@ def test_stopped_job_goes_on_when_submitted_again(cluster: Head, images: Path, t
     preset.write_text(to_json(config))
     command = ("--preset", str(preset), "--run.name", "run")
 
-    submitted = cluster.submit("first", *command, options=("--no-wait",))
+    submitted = cluster.submit("stopped", *command, options=("--no-wait",))
     assert submitted.returncode == 0, submitted.stdout
-    wait_until(lambda: any(run.glob("checkpoint_*/COMMITTED")), lambda: cluster.log("first"), timeout_s=300)
-    cluster.ray("job", "stop", "first")
+    wait_until(lambda: any(run.glob("checkpoint_*/COMMITTED")), lambda: cluster.log("stopped"), timeout_s=300)
+    cluster.ray("job", "stop", "stopped")
 
-    log = cluster.log("first")
-    assert cluster.status("first") == "STOPPED", log
+    log = cluster.log("stopped")
+    assert cluster.status("stopped") == "STOPPED", log
     assert "stopped; the command at the top resumes this run" in log, log
     assert f"to resume it: ray job submit --working-dir . -- python jobs/pretrain.py --preset {preset}" in log, log
     assert not json.loads((run / "lease.json").read_text())["owner"] and not (run / "encoder.safetensors").exists()
     assert any(run.glob("checkpoint_*/COMMITTED"))
 
-    again = cluster.submit("second", *command)
+    again = cluster.submit("resumed", *command)
     assert again.returncode == 0, again.stdout
     for line in ("this run exists: going on with it", f"done: {NUM_STEPS} steps", "succeeded"):
         assert line in again.stdout, again.stdout
