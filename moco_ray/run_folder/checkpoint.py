@@ -66,7 +66,12 @@ class CheckpointStore:
         return checkpoint_steps(self.storage)
 
     def newest(self) -> int | None:
-        """Steps of the newest checkpoint that verifies; passing over one is said to `warn`."""
+        """Steps of the newest checkpoint that verifies; passing over one is said."""
+        found = self.newest_content()
+        return found[0] if found else None
+
+    def newest_content(self) -> tuple[int, bytes] | None:
+        """The same with the bytes of its state, which had to be read for that."""
         return newest_checkpoint(self.storage)
 
     def read(self, step: int) -> State:
@@ -75,15 +80,7 @@ class CheckpointStore:
         Raises:
             ValueError: It was written by a newer version of moco_ray.
         """
-        return state_of(self.content(step))
-
-    def content(self, step: int) -> bytes:
-        """Bytes of the state of a checkpoint that verifies.
-
-        Raises:
-            ValueError: It was written by a newer version of moco_ray.
-        """
-        return read_verified(self.storage, step)
+        return state_of(read_verified(self.storage, step))
 
     def marker(self, step: int) -> dict[str, Any]:
         """What the marker of a checkpoint says."""

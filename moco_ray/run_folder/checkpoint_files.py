@@ -34,8 +34,8 @@ def checkpoint_steps(run: Storage) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
-def newest_checkpoint(run: Storage) -> int | None:
-    """Steps of the newest checkpoint that verifies; passing over one is said to `warn`.
+def newest_checkpoint(run: Storage) -> tuple[int, bytes] | None:
+    """Steps and state of the newest checkpoint that verifies; passing over one is said.
 
     Raises:
         ValueError: There are finished checkpoints, and none of them verifies.
@@ -43,14 +43,12 @@ def newest_checkpoint(run: Storage) -> int | None:
     finished = 0
     for step in reversed(checkpoint_steps(run)):
         try:
-            read_verified(run, step)
+            return step, read_verified(run, step)
         except NotCommittedError:
             log.info(f"{checkpoint_name(step)} was never finished: passed over")
         except DamagedError as damage:
             finished += 1
             log.info(f"{checkpoint_name(step)} is damaged ({damage}): passed over, going back to the one before")
-        else:
-            return step
     if finished:
         raise ValueError(
             f"none of the {finished} checkpoints in {run.uri(run.root)} verifies, and training would "

@@ -52,12 +52,15 @@ def train(job: Job, runtime: Runtime) -> Outcome:
         keep_every_steps=job.config.run.keep_every_steps,
     )
     before = runtime.group_before() if runtime.rank == 0 else None
-    cause = before[0] if before else None
-    newest, refusal = runtime.from_rank_zero(choose_start(store, runtime, cause) if runtime.rank == 0 else (None, None))
+    newest, content, refusal = None, None, None
+    if runtime.rank == 0:
+        newest, content, refusal = choose_start(store, runtime, before[0] if before else None)
+    newest, refusal = runtime.from_rank_zero((newest, refusal))
     if refusal:
         return refusal
     start = newest or 0
-    restored = None if newest is None else restore(newest, store, job, runtime)
+    restored = None if newest is None else restore(content, job)
+    del content
     if mismatch := explain_mismatch(job, restored):
         return Outcome(step=start, error=mismatch)
     learner = job.task.build(job, restored)

@@ -28,13 +28,15 @@ def check_visible(storage: Storage) -> None:
         )
 
 
-def choose_start(store: CheckpointStore, runtime: Runtime, cause: str | None) -> tuple[int | None, Outcome | None]:
-    """Rank 0 chooses the checkpoint to start from, or how this group of workers ends at once."""
+def choose_start(
+    store: CheckpointStore, runtime: Runtime, cause: str | None
+) -> tuple[int | None, bytes | None, Outcome | None]:
+    """Rank 0 chooses the checkpoint to start from and reads it, or says how this group of workers ends at once."""
     if (message := runtime.user_error()) is not None:
-        return None, Outcome(step=0, error=message)
-    newest, failure = None, None
+        return None, None, Outcome(step=0, error=message)
+    newest, content, failure = None, None, None
     try:
-        newest = store.newest()
+        newest, content = store.newest_content() or (None, None)
     except OSError as error:  # counted as a start, so that storage that stays away ends the run at some time
         failure = error
     if runtime.starts_without_progress(newest or 0) > _MAX_STARTS_WITHOUT_PROGRESS:
@@ -43,15 +45,14 @@ def choose_start(store: CheckpointStore, runtime: Runtime, cause: str | None) ->
             f"{newest or 0}, the last time because of this: {cause}. Ray's logs hold the whole error; the same command "
             "resumes the run"
         )
-        return newest, Outcome(step=newest or 0, failure=reason)
+        return newest, None, Outcome(step=newest or 0, failure=reason)
     if failure is not None:
         raise failure
-    return newest, None
+    return newest, content, None
 
 
-def restore(step: int, store: CheckpointStore, job: Job, runtime: Runtime) -> State:
-    """A checkpoint that rank 0 reads and sends to all. All ranks must call."""
-    content = store.content(step) if runtime.rank == 0 else None
+def restore(content: bytes | None, job: Job) -> State:
+    """A checkpoint that rank 0 has read and sends to all. All ranks must call."""
     return state_of(collectives.bytes_from_rank_zero(content, worker_device(job.uses_gpu)))
 
 
