@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 IN_PARALLEL := --numprocesses=4 --dist=loadfile
 
-.PHONY: install demo test test-slow test-gpu check format
+.PHONY: install demo test test-slow slow-cluster slow-driver slow-sweep slow-rest test-gpu check format
 
 install: .venv/.installed
 
@@ -21,12 +21,17 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(IN_PARALLEL)
 
-# A process for each of the first three: they start clusters, sweeps and runs on Rays of their own.
+# Two at a time: clusters that start and wait leave much of two cores to tests that compute. A process for each of the
+# first three: they start clusters, sweeps and runs on Rays of their own.
 test-slow: install
-	$(BIN)/python -m pytest -m "slow and not gpu" tests/cluster
-	$(BIN)/python -m pytest -m "slow and not gpu" tests/sweep
-	$(BIN)/python -m pytest -m "slow and not gpu" tests/driver
-	$(BIN)/python -m pytest -m "slow and not gpu" --ignore=tests/cluster --ignore=tests/sweep --ignore=tests/driver $(IN_PARALLEL)
+	$(MAKE) --jobs=2 --keep-going --output-sync=target slow-cluster slow-driver slow-sweep slow-rest
+
+slow-cluster slow-driver slow-sweep:
+	$(BIN)/python -m pytest -m "slow and not gpu" --durations=10 tests/$(@:slow-%=%)
+
+slow-rest:
+	$(BIN)/python -m pytest -m "slow and not gpu" --durations=10 --ignore=tests/cluster --ignore=tests/driver --ignore=tests/sweep \
+		--numprocesses=2 --dist=worksteal
 
 test-gpu: install
 	$(BIN)/python -m pytest -m gpu

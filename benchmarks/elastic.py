@@ -72,7 +72,7 @@ def config_of(images: Path, storage_path: Path, **run: object) -> Config:
         preset="elastic",
         data=DataConfig(uri=str(images)),
         views=v2_views(crop_px=32),
-        model=ModelConfig(arch="timm:test_resnet"),
+        model=ModelConfig(arch="tiny_resnet"),
         method=MoCoConfig(queue_size=1024),
         optim=OptimConfig(global_batch_size=128, bn_groups=8, epochs=10_000),
         eval=EvalConfig(every_steps=_NEVER, max_queries=20, max_bank=100),  # the first is inside what is measured

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from moco_ray.cli import export as export  # has its own name for what is replaced below
+from moco_ray.report import run_report
 from moco_ray.storage.storage import Storage
 from moco_ray.worker.console import said_by
 from tests.runs import write_images
@@ -35,6 +37,18 @@ def said() -> Iterator[list[str]]:
     lines: list[str] = []
     with said_by(lines.append):
         yield lines
+
+
+@pytest.fixture
+def pictures() -> None:
+    """For a test in whose runs pictures are drawn."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this process draw no pictures, which take longer than all their steps, where the test asks for none."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(run_report, "illustrate", lambda *run: [])
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def tiny_config(uri: str | Path, storage_path: str | Path, **run: Any) -> Config
         preset="smoke",
         data=DataConfig(uri=str(uri)),
         views=v2_views(crop_px=32),
-        model=ModelConfig(arch="timm:test_resnet", dim=16),
+        model=ModelConfig(arch="tiny_resnet", dim=16),
         method=MoCoConfig(queue_size=80, encoder_momentum=0.9),
         optim=OptimConfig(global_batch_size=24, bn_groups=8, epochs=3, lr=0.1, schedule_per="step"),
         eval=EvalConfig(max_queries=20, max_bank=100, every_steps=1000),

@@ -24,14 +24,14 @@ ELSEWHERE = {
     "make": "the demo is below, and `make test` is what runs this",
     "aws": "needs an account",
     "kubectl": "needs a Kubernetes cluster; tests/cluster/test_kuberay.py checks the file",
-    "export": "tests/cluster/test_readme.py",
-    "ray": "tests/cluster/test_jobs.py and test_readme.py, and a cloud",
+    "export": "tests/cluster/test_jobs.py",
+    "ray": "tests/cluster/test_jobs.py, and a cloud",
     "pip": "needs a package index",
     "uv": "needs a package index",
     "python -m benchmarks.gpu": "needs a GPU; tests/benchmarks/test_gpu.py runs it in small",
 }
 TINY = (
-    "--optim.global-batch-size 8 --optim.bn-groups 2 --views.crop-px 32 --model.arch timm:test_resnet --model.stem imagenet "
+    "--optim.global-batch-size 8 --optim.bn-groups 2 --views.crop-px 32 --model.arch tiny_resnet --model.stem imagenet "
     "--eval.max-queries 8 --eval.max-bank 16 --run.max-steps 2"
 )
 SHORTER = {

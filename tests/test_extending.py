@@ -39,7 +39,9 @@ def extended(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_the_documents_method_trains_evaluates_and_resumes(extended: Path, images: Path) -> None:
-    flags = "--preset byol --model.arch timm:test_resnet --model.hidden-dim 32 --optim.global-batch-size 16 --views.crop-px 32"
+    flags = (
+        "--preset byol --model.arch tiny_resnet --model.hidden-dim 32 --optim.global-batch-size 16 --views.crop-px 32"
+    )
     run = f"--run.num-workers 0 --run.name run --run.storage-path {extended}/runs --data.uri {images}"
     command = [sys.executable, "jobs/pretrain.py", *flags.split(), *run.split(), "--method.encoder-momentum", "0.99"]
     for steps in (2, 4):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -89,6 +90,37 @@ def test_entry_points_hold_no_logic() -> None:
         assert all(module.split(".")[0] in ("moco_ray", "sys") for module in imported_modules(file)), file.name
 
 
+OF_A_TASK = ("core.encoders", "core.method", "core.step.", "core.info_nce", "evaluate", "weights", "tasks.pretraining")
+"""What is of pretraining: a worker trains whatever a task builds."""
+
+
+def test_a_worker_knows_no_encoder() -> None:
+    wrong = [
+        f"{file.name} imports {module}"
+        for file in [*files_of("worker"), *files_of("cluster")]
+        for module in imported_modules(file)
+        if f"{module}.".removeprefix("moco_ray.").startswith(OF_A_TASK)
+    ]
+    assert not wrong
+
+
+MOST_LINES, MOST_LINES_OF_A_FUNCTION, MEDIAN_LINES = 300, 60, 110
+
+
+def test_files_and_functions_stay_short() -> None:
+    files = sorted((ROOT / "moco_ray").rglob("*.py"))
+    sizes = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in files}
+    assert [file for file, size in sizes.items() if size > MOST_LINES] == []
+    assert statistics.median(size for size in sizes.values() if size > 1) < MEDIAN_LINES
+    functions = [
+        (f"{file.relative_to(ROOT)}: {node.name}", node.end_lineno - node.lineno + 1)
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None
+    ]
+    assert [name for name, size in functions if size > MOST_LINES_OF_A_FUNCTION] == []
+
+
 def test_core_imports_nothing_else_of_the_project_but_configurations() -> None:
     for file in files_of("core"):
         own = [module for module in imported_modules(file) if module.split(".")[0] == "moco_ray"]
@@ -159,3 +191,27 @@ def test_what_takes_seconds_to_import_is_imported_where_it_is_used(module: str, 
         [sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120, capture_output=True, text=True
     )
     assert done.stdout.split() == []
+
+
+SMOKE = """
+import sys
+from moco_ray.cli.pretrain import main
+
+code = main(sys.argv[1:])
+print("imported:", *({NAMES} & sys.modules.keys()))
+sys.exit(code)
+"""
+
+
+def test_a_small_run_in_one_process_imports_no_library_that_it_does_not_use(images: Path, tmp_path: Path) -> None:
+    names = LATE - {"matplotlib", "tensorboard", "boto3", "botocore"} | {"ray", "sympy"}  # TensorBoard brings boto3
+    flags = f"--preset smoke --data.uri {images} --run.num-workers 0 --run.storage-path {tmp_path}"
+    done = subprocess.run(
+        [sys.executable, "-c", SMOKE.replace("{NAMES}", repr(names)), *flags.split()],
+        cwd=ROOT,
+        check=True,
+        timeout=120,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1].split() == ["imported:"]

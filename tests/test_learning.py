@@ -41,7 +41,7 @@ def _config(images: Path, storage: Path, epochs: int) -> Config:
         preset="learning",
         data=DataConfig(uri=str(images / "train")),
         views=v2_views(crop_px=32),
-        model=ModelConfig(arch="timm:test_resnet"),
+        model=ModelConfig(arch="tiny_resnet"),
         method=MoCoConfig(queue_size=1024, encoder_momentum=0.99),
         optim=OptimConfig(global_batch_size=256, bn_groups=8, lr=0.06, epochs=epochs, schedule_per="step"),
         eval=EvalConfig(uri=str(images / "test"), every_steps=10_000, k=200),

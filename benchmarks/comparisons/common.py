@@ -115,7 +115,7 @@ def setting(options: Options) -> Config:
     else:
         base = Config(
             views=v2_views(crop_px=32),
-            model=ModelConfig(arch="timm:test_resnet"),
+            model=ModelConfig(arch="tiny_resnet"),
             method=MoCoConfig(queue_size=4096, encoder_momentum=0.99),
             optim=OptimConfig(global_batch_size=256, bn_groups=8, lr=0.06),
         )

@@ -169,16 +169,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each case")
     parser.add_argument("--largest", type=int, default=65536, help="keys of the largest dictionary")
     parser.add_argument("--largest-batch", type=int, default=1024, help="images of the largest end-to-end batch")
+    parser.add_argument("--px", type=int, default=None, help="side of the images; 224 on a GPU, else 64")
     args = parser.parse_args(arguments)
     if torch.cuda.is_available():
         s = Setting(
-            backbone=setup.Case(arch="resnet50", batch_size=256, px=224),
+            backbone=setup.Case(arch="resnet50", batch_size=256, px=args.px or 224),
             place=Place(device=torch.device("cuda", 0), is_tiny=False),
         )
     else:
         torch.set_num_threads(1)
         s = Setting(
-            backbone=setup.Case(arch="resnet18", batch_size=_GROUP_SIZE, px=64),
+            backbone=setup.Case(arch="resnet18", batch_size=_GROUP_SIZE, px=args.px or 64),
             place=Place(device=torch.device("cpu"), is_tiny=False),
         )
     all_cases = cases(s, largest=args.largest, largest_batch=args.largest_batch)

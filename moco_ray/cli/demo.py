@@ -31,7 +31,7 @@ def demo_config(images: Path, storage_path: str) -> Config:
         preset="demo",
         data=DataConfig(uri=str(images / "train")),
         views=replace(v2_views(crop_px=32), crop_min=0.4, flip_p=0.0, grayscale_p=0.0, jitter_p=0.5, blur_p=(0.2, 0.2)),
-        model=ModelConfig(arch="timm:test_resnet"),
+        model=ModelConfig(arch="tiny_resnet"),
         method=MoCoConfig(queue_size=1024, encoder_momentum=0.99, temperature=0.2),
         optim=OptimConfig(global_batch_size=256, bn_groups=8, lr=0.06, epochs=20, schedule_per="step"),
         eval=EvalConfig(uri=str(images / "test"), k=20, every_steps=60),

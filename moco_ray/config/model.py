@@ -7,6 +7,8 @@ from typing import Literal
 
 VITS = ("vit_mini", "vit_small", "vit_base")
 """MoCo v3's Vision Transformers, and one of ours for images of 32 to 64 px."""
+TINY = "tiny_resnet"
+"""timm's test_resnet, built without timm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,8 +16,8 @@ class ModelConfig:
     """What is trained. Defaults are MoCo v2's (Chen et al. 2020, arXiv:2003.04297)."""
 
     arch: str = "resnet50"
-    """Backbone: a torchvision ResNet by name, MoCo v3's vit_small, vit_base or a vit_mini, or any timm model as
-    timm:NAME."""
+    """Backbone: a torchvision ResNet by name, MoCo v3's vit_small, vit_base or a vit_mini, any timm model as timm:NAME,
+    or tiny_resnet for small images and quick tries."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """First layers of a ResNet: "imagenet" (7x7 stride 2, max-pool) or "cifar" (3x3 stride 1, none)."""
     patch_px: int = 16

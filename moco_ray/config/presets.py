@@ -214,7 +214,7 @@ def smoke() -> Config:
     return Config(
         preset="smoke",
         views=v2_views(crop_px=32),
-        model=ModelConfig(arch="timm:test_resnet", dim=32),
+        model=ModelConfig(arch="tiny_resnet", dim=32),
         method=MoCoConfig(queue_size=128, encoder_momentum=0.99),
         optim=OptimConfig(global_batch_size=16, bn_groups=2, epochs=1, schedule_per="step"),
         eval=EvalConfig(max_queries=64, max_bank=256),

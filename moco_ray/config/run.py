@@ -50,7 +50,7 @@ class RunConfig:
     checkpoint_every_s: float = 120.0
     """Longest time between checkpoints, in seconds: what a failure can cost. They are written beside training."""
     checkpoint_every_steps: int | None = None
-    """Checkpoint after every so many steps too. None: at the ends of epochs."""
+    """Checkpoint after every so many steps too, beside those before evaluations and after a while."""
     keep_last: int = 3
     """Newest checkpoints that stay, besides the best one."""
     keep_every_steps: int | None = None

@@ -10,9 +10,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from moco_ray.config.model import VITS, ModelConfig
+from moco_ray.config.model import TINY, VITS, ModelConfig
 from moco_ray.core.heads import bn_mlp
 from moco_ray.core.timm_backbones import build_timm_backbone
+from moco_ray.core.tiny_resnet import TinyResNet
 from moco_ray.core.vit import build_vit
 
 
@@ -60,12 +61,14 @@ def build_backbone(config: ModelConfig, image_px: int = 224) -> nn.Module:
     Raises:
         ValueError: The architecture is unknown, or the cifar stem is asked of something that is no ResNet.
     """
-    if config.stem != "imagenet" and (config.arch in VITS or config.arch.startswith("timm:")):
+    if config.stem != "imagenet" and (config.arch in (*VITS, TINY) or config.arch.startswith("timm:")):
         raise ValueError(f"model.stem {config.stem!r} is for torchvision ResNets; drop it for {config.arch}")
     if config.arch in VITS:
         return build_vit(config.arch, patch_px=config.patch_px, image_px=image_px, trains_patches=config.train_patches)
     if config.arch.startswith("timm:"):
         return build_timm_backbone(config.arch.removeprefix("timm:"), image_px)
+    if config.arch == TINY:
+        return TinyResNet()
     return _build_resnet(config)
 
 
@@ -74,10 +77,10 @@ def _build_resnet(config: ModelConfig) -> nn.Module:
 
     names = sorted(name for name in torchvision.models.list_models() if name.startswith(("resnet", "wide_resnet")))
     if config.arch not in names:
-        close = get_close_matches(re.sub("[-_ ]", "", config.arch.lower()), [*names, *VITS], n=3)
+        close = get_close_matches(re.sub("[-_ ]", "", config.arch.lower()), [*names, *VITS, TINY], n=3)
         meant = f"; did you mean {' or '.join(close)}" if close else ""
         raise ValueError(
-            f"model.arch {config.arch!r} is no torchvision ResNet; use one of {', '.join(names)}, {', '.join(VITS)}, or "
+            f"model.arch {config.arch!r} is no torchvision ResNet; use one of {', '.join([*names, *VITS, TINY])}, or "
             f"timm:NAME{meant}"
         )
     backbone = torchvision.models.get_model(config.arch, weights=None, zero_init_residual=config.zero_init_residual)

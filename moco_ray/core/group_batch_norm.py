@@ -45,13 +45,14 @@ class GroupBatchNorm(nn.BatchNorm2d):
     @classmethod
     def like(cls, norm: nn.modules.batchnorm._BatchNorm, group_size: int) -> GroupBatchNorm:
         """Take over the parameters (the same objects, frozen or not) and buffers of a BatchNorm1d or 2d."""
-        assert norm.track_running_stats and norm.momentum is not None
+        assert norm.running_mean is not None and norm.momentum is not None
         new = cls(norm.num_features, eps=norm.eps, momentum=norm.momentum, affine=norm.affine)
         take_over(new, norm)
         new.group_size, new.pending_groups = group_size, 0
-        new.register_buffer("pending_seen", torch.zeros_like(new.running_mean[:1]), persistent=False)  # type: ignore[index]
-        new.register_buffer("pending_mean", torch.zeros_like(new.running_mean), persistent=False)  # type: ignore[arg-type]
-        new.register_buffer("pending_var", torch.zeros_like(new.running_var), persistent=False)  # type: ignore[arg-type]
+        zeros = norm.running_mean.new_zeros  # zeros_like would import sympy where tensors are without values
+        new.register_buffer("pending_seen", zeros(1), persistent=False)
+        new.register_buffer("pending_mean", zeros(norm.num_features), persistent=False)
+        new.register_buffer("pending_var", zeros(norm.num_features), persistent=False)
         return new
 
     def forward(self, input: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from moco_ray.core.eager import Eager
 
-class Lars(torch.optim.Optimizer):
+
+class Lars(Eager):
     """LARS as MoCo v3 and SimCLR train their ResNets with it.
 
     For each tensor w of more than one dimension, with gradient g: u = g + weight_decay w, scaled by

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from moco_ray.config.optim import OptimConfig
+from moco_ray.core.eager import SGD, AdamW
 from moco_ray.core.lars import Lars
 
 
@@ -39,10 +40,10 @@ def _build(parameters: list[nn.Parameter], config: OptimConfig) -> torch.optim.O
     lr, weight_decay = config.effective_lr, config.weight_decay
     is_on_gpu = parameters[0].is_cuda
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, foreach=not is_on_gpu, fused=is_on_gpu)
+        return AdamW(parameters, lr=lr, weight_decay=weight_decay, foreach=not is_on_gpu, fused=is_on_gpu)
     if config.optimizer == "lars":
         return Lars(parameters, lr=lr, momentum=config.momentum, weight_decay=weight_decay)
-    return torch.optim.SGD(
+    return SGD(
         parameters,
         lr=lr,
         momentum=config.momentum,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from torch import nn
 
-from moco_ray.config.model import VITS, ModelConfig
+from moco_ray.config.model import TINY, VITS, ModelConfig
 from moco_ray.core.timm_backbones import timm_arguments
 from moco_ray.core.vit import timm_vit
 
@@ -33,18 +34,18 @@ class Recipe:
 
 def recipe(config: ModelConfig, image_px: int) -> Recipe:
     """The recipe of `build_backbone(config, image_px)`."""
-    if config.arch in VITS or config.arch.startswith("timm:"):
-        import timm  # here, because it takes seconds to import and most runs do not use it
-
+    if config.arch in (*VITS, TINY) or config.arch.startswith("timm:"):
         if config.arch in VITS:
             name, arguments = timm_vit(config.arch, patch_px=config.patch_px, image_px=image_px)
+        elif config.arch == TINY:
+            name, arguments = "test_resnet", {"num_classes": 0}
         else:
             name = config.arch.removeprefix("timm:")
             arguments = {**timm_arguments(name, image_px), "num_classes": 0}
         given = ", ".join([f'"{name}"', *(f"{key}={value!r}" for key, value in arguments.items())])
         code = f"import timm\nmodel = timm.create_model({given})"
-        return Recipe(library="timm", version=timm.__version__, name=name, arguments=arguments, code=code)
-    import torchvision  # likewise
+        return Recipe(library="timm", version=version("timm"), name=name, arguments=arguments, code=code)
+    import torchvision  # here, because it takes a second to import
 
     code = f"import torch, torchvision\nmodel = torchvision.models.{config.arch}()\nmodel.fc = torch.nn.Identity()"
     if config.stem == "cifar":

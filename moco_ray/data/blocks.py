@@ -141,13 +141,8 @@ def make_blocks(
 
         for (t, j), images in zip(pieces, reader.map(read, pieces), strict=True):
             here = slice(j * g, (j + 1) * g)
-            first, shown = int(firsts[t]) + j * g, rows[t, here]
             out = {name: array[t, here] for name, array in made.items()}
-            reasons = fill_group(spec, images, source.manifest.labels[shown], first, out)
-            bad[j] += [(int(shown[i]), reason) for i, reason in reasons.items()]
-            if len(reasons) == g:
-                shown, images = _next_good_group(spec, source, first_step + t, groups[j], reasons[0])
-                fill_group(spec, images, source.manifest.labels[shown], first, out)
+            bad[j] += _make_group(spec, source, first_step + t, groups[j], rows[t, here], images, out)
     if maker.shuffle_bn:
         moved = made[str(maker.shuffled)]
         for t in range(num_steps):
@@ -161,6 +156,24 @@ def make_blocks(
             "group": np.array(group),
             "bad": np.array(json.dumps([(row, source.manifest.uri(row), reason) for row, reason in bad[j]])),
         }
+
+
+def _make_group(
+    spec: StreamSpec,
+    source: Source,
+    step: int,
+    group: int,
+    rows: NDArray[np.int64],
+    images: Sequence[Encoded],
+    out: Mapping[str, NDArray[Any]],
+) -> list[tuple[int, str]]:
+    """Make the arrays of one group of one step; returns its bad rows with the reasons."""
+    first = step * spec.global_batch_size + group * spec.group_size
+    reasons = fill_group(spec, images, source.manifest.labels[rows], first, out)
+    if len(reasons) == len(images):
+        shown, good = _next_good_group(spec, source, step, group, reasons[0])
+        fill_group(spec, good, source.manifest.labels[shown], first, out)
+    return [(int(rows[i]), reason) for i, reason in reasons.items()]
 
 
 def fill_group(

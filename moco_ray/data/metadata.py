@@ -9,7 +9,8 @@ from typing import Any
 from moco_ray.config.data import DataConfig
 from moco_ray.data.folders import File, extension_of
 from moco_ray.data.split_names import Role, has_train_and_other
-from moco_ray.data.tables import LABEL_COLUMNS, label_column, place_column, rows_of_table, split_columns
+from moco_ray.data.table_columns import LABEL_COLUMNS, label_column, place_column, split_columns
+from moco_ray.data.tables import rows_of_table
 from moco_ray.data.text_tables import LIST_EXTENSIONS, read_list
 from moco_ray.storage.storage import Storage
 from moco_ray.storage.uris import shown

@@ -15,7 +15,8 @@ from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.listed import Rows
 from moco_ray.data.parquet_columns import Columns, choose_columns, count_nulls
 from moco_ray.data.split_names import Role, has_train_and_other, role_of, role_of_file, roles_by_word
-from moco_ray.data.tables import only, places_of, reason_without, roles_of, rows_of_uris
+from moco_ray.data.table_columns import only
+from moco_ray.data.tables import places_of, reason_without, roles_of, rows_of_uris
 from moco_ray.storage.storage import Storage
 from moco_ray.storage.uris import protocol_of
 

@@ -15,7 +15,7 @@ from moco_ray.data.formats.bad_image import BadImage
 from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
 from moco_ray.data.formats.known import find_format
 from moco_ray.data.split_names import is_mask
-from moco_ray.data.tables import (
+from moco_ray.data.table_columns import (
     LABEL_COLUMNS,
     SPLIT_COLUMNS,
     find_column,

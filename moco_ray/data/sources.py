@@ -18,7 +18,8 @@ from moco_ray.data.metadata import read_metadata
 from moco_ray.data.parquet import parquet_rows
 from moco_ray.data.split_names import Role, has_train_and_other, role_of_file, without_doubles
 from moco_ray.data.splits import Pictures, divide
-from moco_ray.data.tables import place_column, places_of, rows_of_table
+from moco_ray.data.table_columns import place_column
+from moco_ray.data.tables import places_of, rows_of_table
 from moco_ray.data.text_tables import LIST_EXTENSIONS, read_list
 from moco_ray.storage.checks import check_access
 from moco_ray.storage.storage import Storage, StorageOptions

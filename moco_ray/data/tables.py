@@ -3,103 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moco_ray.data.folders import extension_of
-from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
 from moco_ray.data.labels import amount, join_labels, quoted
 from moco_ray.data.listed import Rows
 from moco_ray.data.overlap import check_left
 from moco_ray.data.places import place_of
 from moco_ray.data.split_names import Role, has_train_and_other, role_by_word
+from moco_ray.data.table_columns import LABEL_COLUMNS, label_column, place_column, split_columns
 from moco_ray.data.text_tables import URI_COLUMNS, Table
 from moco_ray.storage.storage import Storage
 from moco_ray.storage.uris import file_system_of, shown
-
-LABEL_COLUMNS = ("label", "class", "target", "cls")
-SPLIT_COLUMNS = ("split", "subset", "partition", "fold", "set")
 
 _PRECEDENCE: tuple[Role | None, ...] = ("test", "val", "other", "train", "unlabelled", None)
 _CELL_FIELDS = ("path", "uri", "url", "file_name")
 _LONGEST_PLACE = 4096  # the longest path of a system; URLs that hold a signature are shorter, too
 _ENCODED = re.compile(r"[A-Za-z0-9+/\s]{200,}={0,2}")  # bytes as text: no place is so long without a dot or the like
 _SHOWN = 60
-
-
-def find_column(uri: str, names: Sequence[str], accepted: Sequence[str]) -> str | None:
-    """The first accepted name that a table has, in small letters or capitals.
-
-    Raises:
-        ValueError: Two columns have it.
-    """
-    plain = [name.strip().casefold() for name in names]
-    for name in accepted:
-        if name in plain:
-            return only(uri, names, names[plain.index(name)])
-    return None
-
-
-def only(uri: str, names: Sequence[str], name: str) -> str:
-    """The name of a column that is there once.
-
-    Raises:
-        ValueError: Two columns have it.
-    """
-    if list(names).count(name) > 1:
-        raise ValueError(f"{uri} has {list(names).count(name)} columns of the name {name!r}; rename all but one")
-    return name
-
-
-def label_column(uri: str, names: Sequence[str], wanted: str | None) -> str | None:
-    """The column of labels: the one that was named, else the first of an accepted name.
-
-    Raises:
-        ValueError: The named one is not there, or there are two.
-    """
-    if wanted is None:
-        return find_column(uri, names, LABEL_COLUMNS)
-    if wanted not in names:
-        raise ValueError(f"data.label-column {wanted!r} is not in {uri}; its columns are {', '.join(names)}")
-    return only(uri, names, wanted)
-
-
-def place_column(
-    uri: str, names: Sequence[str], wanted: str | None, first_cells: Callable[[str], Sequence[Any]]
-) -> str | None:
-    """The column of images' places: the one that was named, else the first of an accepted name that does not look like ids.
-
-    Args:
-        uri: Of the table, for messages.
-        names: Its columns.
-        wanted: The one that the user named.
-        first_cells: Gives a few cells of a column, of those that are there once.
-
-    Raises:
-        ValueError: The named one is not there, or there are two.
-    """
-    if wanted is not None:
-        if wanted not in names:
-            raise ValueError(f"data.image-column {wanted!r} is not in {uri}; its columns are {', '.join(names)}")
-        return only(uri, names, wanted)
-    first = find_column(uri, names, URI_COLUMNS)
-    cells = first_cells(first) if first is not None else []
-    if first is None or not cells or any(_is_place_like(cell) for cell in cells):
-        return first
-    others = [name for name in URI_COLUMNS if name != first.strip().casefold()]
-    while (other := find_column(uri, names, others)) is not None:
-        if (cells := first_cells(other)) and all(_has_image_extension(cell) for cell in cells):
-            return other
-        others = others[others.index(other.strip().casefold()) + 1 :]
-    return first
-
-
-def _is_place_like(cell: Any) -> bool:
-    return not isinstance(cell, str | int) or any(mark in str(cell) for mark in ("/", "\\", ".")) or not str(cell)
-
-
-def _has_image_extension(cell: Any) -> bool:
-    return isinstance(cell, str) and extension_of(cell) in IMAGE_EXTENSIONS
 
 
 def rows_of_table(
@@ -148,16 +69,6 @@ def rows_of_table(
     )
     rows.notes.extend(unclear)
     return rows
-
-
-def split_columns(uri: str, names: Sequence[str], label: str | None) -> list[str]:
-    """Columns that may say what each row is for; not the one of labels.
-
-    Raises:
-        ValueError: One of them is there twice.
-    """
-    found = [find_column(uri, names, (name,)) for name in SPLIT_COLUMNS]
-    return [name for name in found if name is not None and name != label]
 
 
 def places_of(

@@ -55,7 +55,9 @@ def measure_size(config: Config, num_images: int, device: torch.device) -> Size:
         encoder = build_encoder(config.model, config.views.crop_px)
         setting = Setting(seed=0, model=config.model, num_images=num_images)
         method = config.method.build(encoder, setting).to(dtype)
-        images = torch.empty(config.optim.group_size, 3, config.views.crop_px, config.views.crop_px, dtype=dtype)
+        images = torch.empty(
+            max(_FEW, config.optim.group_size), 3, config.views.crop_px, config.views.crop_px, dtype=dtype
+        )
     optimizer = build_optimizer(method.trained(), config.optim)
     learned = sum(p.numel() for group in optimizer.param_groups for p in group["params"]) * dtype.itemsize
     state = sum(tensor.numel() * tensor.element_size() for tensor in method.state_dict().values())
@@ -102,7 +104,10 @@ def measure_step(job: Job, rows: np.ndarray) -> float:
         few = replace(config, optim=replace(config.optim, global_batch_size=_FEW, bn_groups=1))
         learner = job.task.build(replace(job, config=few), None)
         images = np.random.default_rng(0).integers(
-            0, 256, (2, config.optim.group_size, config.views.crop_px, config.views.crop_px, 3), dtype=np.uint8
+            0,
+            256,
+            (2, max(_FEW, config.optim.group_size), config.views.crop_px, config.views.crop_px, 3),
+            dtype=np.uint8,
         )
 
         def seconds(count: int) -> float:

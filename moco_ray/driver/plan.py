@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, replace
 
 from moco_ray.config import Config, experiment_differences, from_json
+from moco_ray.config.patience import USUAL_PATIENCE, Patience
 from moco_ray.data.blocks import Source, StreamSpec
 from moco_ray.data.manifest import Images
 from moco_ray.driver.images.kept import RunImages, check_same_images, images_of_run, mended_rows
@@ -55,6 +56,8 @@ class Plan:
     """Those to evaluate on."""
     initial_weights: bytes | None
     """What the task has read to start from."""
+    patience: Patience
+    """How long to wait for what may never come."""
 
     @property
     def folder(self) -> str:
@@ -95,16 +98,18 @@ class Plan:
             eval_set=self.eval_set,
             uses_gpu=uses_gpu,
             lease_owner=lease_owner,
+            patience=self.patience,
         )
 
 
-def make_plan(task: Task, config: Config, run: Storage) -> Plan:
+def make_plan(task: Task, config: Config, run: Storage, patience: Patience = USUAL_PATIENCE) -> Plan:
     """Look at the images and check all that needs no workers; writes nothing.
 
     Args:
         task: What to train.
         config: With a name.
         run: The run's folder; it need not exist.
+        patience: Of the run.
 
     Raises:
         ValueError: Something that the user must mend.
@@ -150,6 +155,7 @@ def make_plan(task: Task, config: Config, run: Storage) -> Plan:
         source=source,
         eval_set=eval_set,
         initial_weights=weights,
+        patience=patience,
     )
 
 

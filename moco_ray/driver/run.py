@@ -12,6 +12,7 @@ from moco_ray.cluster.connection import disconnect
 from moco_ray.cluster.store import is_connected
 from moco_ray.cluster.workers import choose_workers
 from moco_ray.config import Config
+from moco_ray.config.patience import USUAL_PATIENCE, Patience
 from moco_ray.driver.finished import RunResult as RunResult
 from moco_ray.driver.finished import finished_run, result_of
 from moco_ray.driver.images.kept import adopt
@@ -32,26 +33,39 @@ from moco_ray.worker.runtime import Pulse
 
 log = logging.getLogger(__name__)
 _STOPPED = "stopped; the command at the top resumes this run from its last checkpoint"
-_FIRST_RETRY_PAUSE_S, _LONGEST_RETRY_PAUSE_S = 10.0, 300.0
+_LONGEST_RETRY_PAUSE_S = 300.0
 
 
-def pretrain(config: Config, *, say: Callable[[str], None] = print, resume_command: str | None = None) -> RunResult:
+def pretrain(
+    config: Config,
+    *,
+    say: Callable[[str], None] = print,
+    resume_command: str | None = None,
+    patience: Patience = USUAL_PATIENCE,
+) -> RunResult:
     """Pretrain an encoder, or go on with the run of that name.
 
     Args:
         config: What to train on what, where.
+        say: Prints a line for the user.
         resume_command: The command that continues this run, for the first line; {name} stands for its name.
+        patience: How long to wait for what may never come.
 
     Raises:
         ValueError: Something that the user must mend; nothing was lost.
         RunFailed: The cluster failed again and again; the same call goes on.
         OSError: The storage did, likewise.
     """
-    return train(PRETRAINING, config, say=say, resume_command=resume_command)
+    return train(PRETRAINING, config, say=say, resume_command=resume_command, patience=patience)
 
 
 def train(
-    task: Task, config: Config, *, say: Callable[[str], None] = print, resume_command: str | None = None
+    task: Task,
+    config: Config,
+    *,
+    say: Callable[[str], None] = print,
+    resume_command: str | None = None,
+    patience: Patience = USUAL_PATIENCE,
 ) -> RunResult:
     """Train what a task says, or go on with the run of that name; arguments and errors as of `pretrain`."""
     with said_by(say):
@@ -61,21 +75,21 @@ def train(
         command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=shlex.quote(name))
         log.info(f"run {name}; to resume it: {command}")
         try:
-            return _attempts(task, config)
+            return _attempts(task, config, patience)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_STOPPED) from None
 
 
-def _attempts(task: Task, config: Config) -> RunResult:
+def _attempts(task: Task, config: Config, patience: Patience) -> RunResult:
     pulse = Pulse()
     is_ours = not is_connected()  # a connection of the caller's stays
     for attempt in range(config.run.retries + 1):
         try:
-            return _attempt(task, config, pulse, is_first=attempt == 0)
+            return _attempt(task, config, pulse, patience, is_first=attempt == 0)
         except (RunFailed, OSError) as error:
             if attempt == config.run.retries:
                 raise
-            pause_s = min(_FIRST_RETRY_PAUSE_S * 2**attempt, _LONGEST_RETRY_PAUSE_S)
+            pause_s = min(patience.retry * 2**attempt, _LONGEST_RETRY_PAUSE_S)
             log.info(f"{error}")
             log.info(f"trying again in {pause_s:.0f} s (retry {attempt + 1} of run.retries {config.run.retries})")
             time.sleep(pause_s)
@@ -84,15 +98,15 @@ def _attempts(task: Task, config: Config) -> RunResult:
     raise AssertionError
 
 
-def _attempt(task: Task, config: Config, pulse: Pulse, *, is_first: bool) -> RunResult:
+def _attempt(task: Task, config: Config, pulse: Pulse, patience: Patience, *, is_first: bool) -> RunResult:
     """Go on with the run from where its folder stands, to its end."""
     run = open_run(config)
     if is_first:  # later on, a folder that cannot be written to has failed: it is no mistake of the user
         check_writable(run)
     log.info(f"results go to {run.uri(run.root)}")
-    with hold_run(run, lambda: pulse.newest) as lease:
+    with hold_run(run, lambda: pulse.newest, patience) as lease:
         forget_claims(run)
-        plan = make_plan(task, config, run)
+        plan = make_plan(task, config, run, patience)
         if plan.goes_on and (result := finished_run(plan)) is not None:
             return result
         return _train(plan, lease, pulse, is_first=is_first)

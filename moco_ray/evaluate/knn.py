@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,14 +53,31 @@ def knn_predict(
         raise ValueError(f"eval.k is {k}; use at least 1 neighbour")
     if temperature <= 0:
         raise ValueError(f"eval.temperature is {temperature}; use a value above 0")
-    k, device = min(k, len(bank)), bank.device
+    bank_labels = bank_labels.to(bank.device)
+    predictions, neighbours = [], []
+    for nearest, rows in nearest_neighbours(bank, queries, k, bank_ids, query_ids):
+        predictions.append(_vote(nearest, bank_labels[rows], num_classes, temperature))
+        neighbours.append(rows)
+    if not predictions:
+        return bank_labels.new_empty(0), bank_labels.new_empty(0, min(k, len(bank)))
+    return torch.cat(predictions), torch.cat(neighbours)
+
+
+def nearest_neighbours(
+    bank: Tensor, queries: Tensor, k: int, bank_ids: Tensor | None = None, query_ids: Tensor | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Find the k most similar bank images of each query, chunk after chunk of the queries.
+
+    Yields:
+        (n, k) cosines, the highest first, -inf where only the query's own identity was left, and (n, k) int64 bank rows.
+        k is the size of the bank where that has fewer images. Arguments are those of `knn_predict`.
+    """
+    device = bank.device
     bank = F.normalize(bank.float(), dim=1)  # (M, d)
     queries = F.normalize(queries.to(device).float(), dim=1)  # (N, d)
-    bank_labels = bank_labels.to(device)
     if bank_ids is not None and query_ids is not None:
         bank_ids, query_ids = bank_ids.to(device), query_ids.to(device)
         is_in_bank = torch.isin(query_ids, bank_ids)  # (N,): few or none, and looking costs a pass over all pairs
-    predictions, neighbours = [], []
     chunk = max(1, _CHUNK_ELEMENTS // len(bank))
     for start in range(0, len(queries), chunk):
         similarity = queries[start : start + chunk] @ bank.T  # (n, M)
@@ -66,12 +85,8 @@ def knn_predict(
             for own in is_in_bank[start : start + chunk].nonzero().flatten().split(_OWN_AT_ONCE):  # (m,)
                 is_same = query_ids[start : start + chunk][own, None] == bank_ids  # (m, M)
                 similarity[own] = similarity[own].masked_fill_(is_same, -torch.inf)
-        nearest, rows = similarity.topk(k, dim=1)  # both (n, k)
-        predictions.append(_vote(nearest, bank_labels[rows], num_classes, temperature))
-        neighbours.append(rows)
-    if not predictions:
-        return bank_labels.new_empty(0), bank_labels.new_empty(0, k)
-    return torch.cat(predictions), torch.cat(neighbours)
+        nearest, rows = similarity.topk(min(k, len(bank)), dim=1)  # both (n, k)
+        yield nearest, rows
 
 
 def _vote(nearest: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:

@@ -65,20 +65,7 @@ def evaluate(
     if eval_set.has_labels:
         bank = features_of(encoder.backbone, bank_set, views, config, count) if bank_set else queries
         num_bad += bank.num_bad if bank_set else 0
-        k = config.k or default_neighbours(bank.labels.numpy())
-        top1 = knn_top1(
-            bank.features,
-            bank.labels,
-            queries.features,
-            queries.labels,
-            k=k,
-            temperature=config.temperature,
-            bank_ids=bank.ids,
-            query_ids=queries.ids,
-            num_classes=len(eval_set.classes),
-        )
-        yield "eval/knn_top1", top1
-        yield from knn_context(bank.labels.numpy(), queries.labels.numpy(), top1=top1, k=k).items()
+        yield from _knn(bank, queries, len(eval_set.classes), config)
     yield "eval/rankme", rankme(queries.features)
     first, second = _embed_two_views(encoder, viewed, views, seed, count)
     yield "eval/alignment", alignment(first, second)
@@ -88,6 +75,24 @@ def evaluate(
     yield "eval/flat", queries.num_flat / len(queries.ids)
     if num_bad:
         yield "eval/bad_images", float(num_bad)
+
+
+def _knn(bank: Features, queries: Features, num_classes: int, config: EvalConfig) -> Iterator[tuple[str, float]]:
+    """The accuracy of kNN, and what to compare it with."""
+    k = config.k or default_neighbours(bank.labels.numpy())
+    top1 = knn_top1(
+        bank.features,
+        bank.labels,
+        queries.features,
+        queries.labels,
+        k=k,
+        temperature=config.temperature,
+        bank_ids=bank.ids,
+        query_ids=queries.ids,
+        num_classes=num_classes,
+    )
+    yield "eval/knn_top1", top1
+    yield from knn_context(bank.labels.numpy(), queries.labels.numpy(), top1=top1, k=k).items()
 
 
 def features_of(

@@ -6,7 +6,6 @@ import math
 from functools import partial
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
@@ -17,6 +16,7 @@ from moco_ray.data.reading import Encoded, decode, read_rows
 from moco_ray.data.views import center_view, make_view
 from moco_ray.evaluate.eval_set import EvalSet
 from moco_ray.evaluate.features import ImageSet, load_images
+from moco_ray.evaluate.knn import nearest_neighbours
 from moco_ray.evaluate.measure import features_of
 from moco_ray.report.pictures import curves_picture, neighbours_picture, views_picture
 from moco_ray.run_folder.metrics import stored_lines
@@ -74,13 +74,12 @@ def _neighbours(config: Config, backbone: nn.Module, eval_set: EvalSet) -> bytes
     queries = eval_set.queries.spread(_ROWS)
     bank = (eval_set.bank or eval_set.queries).spread(_BANK)
     ours, theirs = (features_of(backbone, images, config.views, config.eval) for images in (queries, bank))
-    similarity = (F.normalize(ours.features, dim=1) @ F.normalize(theirs.features, dim=1).T).cpu()
-    similarity[ours.ids[:, None] == theirs.ids[None, :]] = -math.inf
-    top = similarity.topk(min(_COLUMNS - 1, similarity.shape[1]), dim=1)  # (rows, columns)
+    found = nearest_neighbours(theirs.features, ours.features, _COLUMNS - 1, theirs.ids, ours.ids)
     # Where there are few images, the last of them may be the image itself.
     kept = [
-        [(int(j), value) for j, value in zip(row, values, strict=True) if value > -math.inf]
-        for row, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        [(j, value) for j, value in zip(row, values, strict=True) if value > -math.inf]
+        for cosines, rows in found
+        for row, values in zip(rows.tolist(), cosines.tolist(), strict=True)
     ]
     good_queries, good_bank = _good(queries, config.views), _good(bank, config.views)
     images = [good_queries[i] for i in range(len(ours.labels))], [[good_bank[j] for j, _ in row] for row in kept]

@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moco_ray.config.patience import USUAL_PATIENCE, Patience
 from moco_ray.storage.storage import Storage
 
 log = logging.getLogger(__name__)
-RENEW_EVERY_S = 10.0
-_WATCH_S = 2.5 * RENEW_EVERY_S
 _STALE_S = 3600.0  # more than clocks differ, and than storage is away while a run waits for it
-_LOOK_EVERY_S = 1.0
 _FILE = "lease.json"
 _CLAIM = "lease-claim-"
 # A step that is done, and when (seconds since 1970).
@@ -48,19 +46,22 @@ class LeaseLost(ValueError):
 
 
 @contextmanager
-def hold_run(run: Storage, last_step: Callable[[], StepDone | None]) -> Iterator[Lease]:
+def hold_run(
+    run: Storage, last_step: Callable[[], StepDone | None], patience: Patience = USUAL_PATIENCE
+) -> Iterator[Lease]:
     """Hold the run's lease, renewed from a thread, and give it back at the end.
 
     Args:
         run: The run's folder.
         last_step: The newest step known to be done, for whoever resumes after this process is killed.
+        patience: With others who hold the run.
 
     Raises:
         RunInUse: Another process holds the run and lives.
     """
-    lease = _take(run, last_step)
+    lease = _take(run, last_step, patience)
     ended = threading.Event()
-    thread = threading.Thread(target=_renew, args=(run, lease, last_step, ended), name="lease", daemon=True)
+    thread = threading.Thread(target=_renew, args=(run, lease, last_step, ended, patience), name="lease", daemon=True)
     thread.start()
     is_done = False
     try:
@@ -86,7 +87,7 @@ def check_lease(run: Storage, owner: str) -> None:
         )
 
 
-def _take(run: Storage, last_step: Callable[[], StepDone | None]) -> Lease:
+def _take(run: Storage, last_step: Callable[[], StepDone | None], patience: Patience) -> Lease:
     """Take a lease that nobody holds; of several who try at once, one gets it.
 
     Storage that is shared has no locks to rely on. So whoever starts leaves a file that says so, and takes the lease
@@ -94,34 +95,34 @@ def _take(run: Storage, last_step: Callable[[], StepDone | None]) -> Lease:
     """
     since_s: dict[str, float] = {}
     while True:
-        seen = _wait_until_free(run)
+        seen = _wait_until_free(run, patience)
         claim = _CLAIM + uuid.uuid4().hex
         run.write_bytes(run.join(claim), b"")
         try:
-            if not _has_rivals(run, claim, since_s) and _read(run) == seen:
+            if not _has_rivals(run, claim, since_s, patience) and _read(run) == seen:
                 step = last_step() or seen.get("last_step")
                 lease = Lease(owner=uuid.uuid4().hex, before=(int(step[0]), float(step[1])) if step else None)
                 _write(run, lease.owner, lease.before)
                 return lease
         finally:
             run.delete(run.join(claim))
-        time.sleep(random.uniform(0.1, 1.0) * _LOOK_EVERY_S)
+        time.sleep(random.uniform(0.1, 1.0) * patience.lease_look)
 
 
-def _has_rivals(run: Storage, own_claim: str, since_s: dict[str, float]) -> bool:
+def _has_rivals(run: Storage, own_claim: str, since_s: dict[str, float], patience: Patience) -> bool:
     """Whether others try to take the lease; a claim that stays is one of a process that died over it."""
     now, rivals = time.monotonic(), 0
     for name, _, _ in run.list(run.join()):
         if not name.startswith(_CLAIM) or name == own_claim:
             continue
-        if now - since_s.setdefault(name, now) > _WATCH_S:
+        if now - since_s.setdefault(name, now) > patience.lease_watch:
             run.delete(run.join(name))
         else:
             rivals += 1
     return rivals > 0
 
 
-def _wait_until_free(run: Storage) -> dict[str, Any]:
+def _wait_until_free(run: Storage, patience: Patience) -> dict[str, Any]:
     """The lease that is there when nobody holds the run, as far as that or the lack of renewals tells.
 
     Clocks of two machines may differ, so a lease that looks alive is watched for as long as renewals take.
@@ -129,10 +130,12 @@ def _wait_until_free(run: Storage) -> dict[str, Any]:
     lease = _read(run)
     if not lease.get("owner") or _is_dead(lease) or time.time() - float(lease["renewed_at"]) > _STALE_S:
         return lease
-    log.info(f"{run.uri(run.root)} is held by {_holder(lease)}: watching for {_WATCH_S:.0f} s whether that is alive")
-    deadline = time.monotonic() + _WATCH_S
+    log.info(
+        f"{run.uri(run.root)} is held by {_holder(lease)}: watching for {patience.lease_watch:.0f} s whether that is alive"
+    )
+    deadline = time.monotonic() + patience.lease_watch
     while time.monotonic() < deadline:
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(patience.lease_look)
         now = _read(run)
         if not now.get("owner"):
             return now
@@ -142,8 +145,10 @@ def _wait_until_free(run: Storage) -> dict[str, Any]:
     return lease
 
 
-def _renew(run: Storage, lease: Lease, last_step: Callable[[], StepDone | None], ended: threading.Event) -> None:
-    while not ended.wait(RENEW_EVERY_S):
+def _renew(
+    run: Storage, lease: Lease, last_step: Callable[[], StepDone | None], ended: threading.Event, patience: Patience
+) -> None:
+    while not ended.wait(patience.lease_renewal):
         with suppress(OSError, ValueError):  # the next renewal may succeed; rank 0 checks before it commits
             if _read(run).get("owner") not in (lease.owner, None):
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from moco_ray.config import Config, to_json
+from moco_ray.config.patience import USUAL_PATIENCE, Patience
 from moco_ray.data.blocks import StreamSpec
 from moco_ray.evaluate.eval_set import EvalSet
 from moco_ray.run_folder.checkpoint import State
@@ -46,6 +47,8 @@ class Job:
     """Whether to train on a GPU."""
     lease_owner: str
     """Who must hold the run's lease for a checkpoint to be committed."""
+    patience: Patience = USUAL_PATIENCE
+    """How long to wait for what may never come."""
 
     def state(self, learned: State, step: int) -> State:
         """What a checkpoint holds: what was learned, after so many steps of which run."""

@@ -37,7 +37,10 @@ def read_weights(content: bytes, path: str) -> dict[Name, Tensor]:
     """
     check_kind(content, path)
     tree = tensors_of(content, path) if _is_safetensors(content) else _load(content, path)
-    return {name: tensor for name, tensor in _tensors_in(tree, (), set()) if name}
+    found = _tensors_in(tree, (), set())
+    return {
+        name: tensor for name, tensor in found if not all(map(str.isdecimal, name))
+    }  # places in a list are no names
 
 
 def _is_safetensors(content: bytes) -> bool:

@@ -13,8 +13,6 @@ from moco_ray.tasks.task import Tell
 from moco_ray.worker.runtime import Runtime
 
 log = logging.getLogger(__name__)
-_FINISH_TIMEOUT_S = 600.0
-_TELL_EVERY_S = 5.0
 
 Line = dict[str, Any]
 
@@ -90,13 +88,13 @@ class Evaluations:
 
     def finish(self) -> None:
         """Wait for evaluations that still run."""
-        give_up = time.monotonic() + _FINISH_TIMEOUT_S
+        give_up = time.monotonic() + self._job.patience.finish
         ended: list[Line] = []
         while self._running and time.monotonic() < give_up:
             ended += self.collect()
             time.sleep(0.1)
         for step in self._running:
-            log.warning(f"the evaluation of step {step} did not end within {_FINISH_TIMEOUT_S:.0f} s; left out")
+            log.warning(f"the evaluation of step {step} did not end within {self._job.patience.finish:.0f} s; left out")
         self._new = ended + self._new
 
     def untrained(self) -> Line | None:
@@ -138,11 +136,11 @@ class Evaluations:
     def _teller(self, step: int) -> Callable[[int, int], None]:
         """Says how far a measurement is, now and then: at once for the first one, which a person waits for."""
         what = "untrained encoder" if step == 0 else f"encoder after {step:,} steps"
-        last_s = time.monotonic() - (_TELL_EVERY_S if step == 0 else 0.0)
+        last_s = time.monotonic() - (self._job.patience.line if step == 0 else 0.0)
 
         def tell(done: int, total: int) -> None:
             nonlocal last_s
-            if time.monotonic() - last_s >= _TELL_EVERY_S:
+            if time.monotonic() - last_s >= self._job.patience.line:
                 last_s = time.monotonic()
                 log.info(f"measuring the {what}: {done:,} of {total:,} images")
 

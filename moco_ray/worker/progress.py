@@ -10,7 +10,6 @@ from typing import Any
 from moco_ray.tasks.job import Job
 
 log = logging.getLogger(__name__)
-_EVERY_S = 5.0
 _COLUMNS = 74  # a terminal of 80 puts a clock beside it
 _MUCH_WAITING = 0.2
 _LOOKS_BEFORE_ADVICE = 5
@@ -41,7 +40,7 @@ class Progress:
         self._clock = self._clock or (step, now)
         self._advise(values["perf/data_wait_fraction"])
         is_last = step == self._job.last_step
-        if now - self._last_s < _EVERY_S and not is_last:
+        if now - self._last_s < self._job.patience.line and not is_last:
             return
         self._last_s = now
         log.info(self._line(step, values, now))

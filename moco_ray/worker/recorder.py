@@ -27,7 +27,6 @@ from moco_ray.worker.tensorboard import Curves
 
 log = logging.getLogger(__name__)
 
-_FINISH_PATIENCE_S, _SAVE_PATIENCE_S = 600.0, 90.0
 _OF_EACH_STEP = ("train/loss", "rows_digest")  # the other values of a step are told as means of an interval
 _BAD_IMAGES_SHOWN = 20
 
@@ -208,7 +207,7 @@ class FolderRecorder(Recorder):
 
     def checkpoint(self, step: int, state: State | None) -> None:
         assert state is not None
-        self._writer.finish(_FINISH_PATIENCE_S)
+        self._writer.finish(self._job.patience.finish)
         self._checkpoint_pause_s = min(2 * self._checkpoint_pause_s, self._job.config.run.checkpoint_every_s)
         self._due, self._next_checkpoint_s = False, time.monotonic() + self._checkpoint_pause_s
         state = {**state, "recorder": {"evaluations": self._evaluations.lines, "bad_images": dict(self._bad)}}
@@ -226,7 +225,7 @@ class FolderRecorder(Recorder):
 
     def wait_until_saved(self, step: int, why: str) -> None:
         try:
-            self._writer.finish(_SAVE_PATIENCE_S)
+            self._writer.finish(self._job.patience.save)
         except OSError as error:
             log.warning(f"the last checkpoint could not be written ({error}): its steps will be done again")
         log.info(f"saved step {step:,} before the workers {why}")
@@ -238,7 +237,7 @@ class FolderRecorder(Recorder):
         self._collect_evaluations()
 
     def last_checkpoint_text(self) -> str:
-        self._writer.finish(_FINISH_PATIENCE_S)
+        self._writer.finish(self._job.patience.finish)
         if self._committed is None:
             return "No checkpoint was written yet. "
         return f"The last good checkpoint is {self._store.storage.join(checkpoint_name(self._committed))}. "
@@ -246,7 +245,7 @@ class FolderRecorder(Recorder):
     def finish(self, step: int, state: State | None) -> None:
         assert state is not None
         log.info("writing the last checkpoint")
-        self._writer.finish(_FINISH_PATIENCE_S)
+        self._writer.finish(self._job.patience.finish)
         log.info("measuring the final encoder")
         self._watch.see(step, state)
         self._evaluations.start(step, state)

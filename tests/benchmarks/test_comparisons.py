@@ -58,9 +58,8 @@ def train_and_compare(main: Main, photos: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_dictionary_cost_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cases = run(
-        dictionary_cost.main, ["--repeats", "1", "--largest", "1024", "--largest-batch", "256"], tmp_path, capsys
-    )
+    sizes = ["--repeats", "1", "--largest", "1024", "--largest-batch", "256", "--px", "32"]
+    cases = run(dictionary_cost.main, sizes, tmp_path, capsys)
     assert cases.count("MoCo, 1,024 keys against MoCo, 256 keys") == 2  # time and memory
 
 

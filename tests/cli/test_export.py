@@ -70,7 +70,7 @@ def test_a_stopped_run_has_an_encoder(stopped: Path) -> None:
     for path in (stopped, stopped / "checkpoint_000000004", stopped / "checkpoint_000000004" / "state.pt"):
         assert _is_of(moco_ray.load_encoder(path), stopped, 4)
         info = moco_ray.encoder_info(str(path))
-        assert (info["step"], info["arch"], info["crop_px"]) == (4, "timm:test_resnet", 32)
+        assert (info["step"], info["arch"], info["crop_px"]) == (4, "tiny_resnet", 32)
         assert len(info["mean"]) == 3 and "timm.create_model" in info["recipe"]
     assert _is_of(moco_ray.load_encoder(stopped / "checkpoint_000000002"), stopped, 2)
 
@@ -164,11 +164,11 @@ def test_a_run_that_went_on_after_its_end_gives_its_newest_weights(run: Path) ->
 
 @pytest.mark.parametrize("place", ["", "checkpoint_000000004", "checkpoint_000000004/state.pt"])
 def test_a_run_gives_initial_weights(place: str, stopped: Path) -> None:
-    encoder = build_encoder(ModelConfig(arch="timm:test_resnet", dim=16), 32)
+    encoder = build_encoder(ModelConfig(arch="tiny_resnet", dim=16), 32)
     said = load_initial_weights(encoder, str(stopped / place))
     assert _is_of(encoder.backbone, stopped, 4)
     assert "the projector starts fresh" not in said
-    other = build_encoder(ModelConfig(arch="timm:test_resnet", dim=8), 32)
+    other = build_encoder(ModelConfig(arch="tiny_resnet", dim=8), 32)
     assert "the projector starts fresh" in load_initial_weights(other, str(stopped / place))
 
 
@@ -181,7 +181,7 @@ def test_a_finished_run_gives_initial_weights_to_another_run(images: Path, tmp_p
     assert any(line.startswith("initial weights: ") and folder in line for line in said)
 
 
-def test_images_without_labels_get_neighbours_too(tmp_path: Path) -> None:
+def test_images_without_labels_get_neighbours_too(tmp_path: Path, pictures: None) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     for i in range(30):

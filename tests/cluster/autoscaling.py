@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 
 import psutil
 
+from tests.cluster.heads import free_ports
 from tests.cluster.nodes import STORE_BYTES
 
 _HEAD = "FAKE_HEAD_NODE_ID"  # Ray's name for it
@@ -40,7 +40,7 @@ class AutoscalingHead:
         self._types, self._idle_s = types, idle_s
         self._mark = uuid.uuid4().hex
         self._folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: sockets are in it
-        gcs, client = _free_ports(2)
+        gcs, client = free_ports(2)
         self.address = f"127.0.0.1:{gcs}"
         self.allow(max_nodes)
         environment = {
@@ -151,11 +151,3 @@ def _command(process: psutil.Process) -> list[str]:
     with suppress(psutil.Error):
         return process.cmdline()
     return []
-
-
-def _free_ports(number: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [opened.getsockname()[1] for opened in sockets]
-    for opened in sockets:
-        opened.close()
-    return ports

@@ -22,7 +22,7 @@ import psutil
 from tests.cluster.deployed import REPOSITORY
 from tests.cluster.nodes import STORE_BYTES
 
-_PORTS = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port")
+PORTS = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port")
 _START_PATIENCE_S = 180.0
 _NEEDED_FOR_JOBS = ("dashboard-port", "dashboard-agent-listen-port")
 
@@ -37,8 +37,10 @@ class Head:
     """The folder with the head's `ray` and `python`."""
     temp: Path
     """Ray's folder for sessions."""
+    port: int
+    """Where nodes join it."""
 
-    def ray(self, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
+    def ray(self, *arguments: str, timeout_s: float = 300, **changes: str) -> subprocess.CompletedProcess[str]:
         """Run `ray`, with stdout and stderr in one; changes are to the environment."""
         return subprocess.run(
             [str(self.bin / "ray"), *arguments],
@@ -47,7 +49,7 @@ class Head:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            timeout=timeout_s,
         )
 
     def submit(self, job: str, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -94,8 +96,7 @@ def head(folder: Path, python: Path | None = None, num_cpus: int = 2, **environm
     token_file = folder / "home" / "token"
     token_file.parent.mkdir(parents=True)
     token_file.write_text(secrets.token_hex(32))
-    ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
-    temp = Path(tempfile.mkdtemp(prefix="moco", dir="/tmp"))  # sockets below it have room for 107 letters in all
+    ports = free_ports(len(PORTS))
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHON"))}
     variables = {
         **inherited,
@@ -104,26 +105,46 @@ def head(folder: Path, python: Path | None = None, num_cpus: int = 2, **environm
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_raylet_start_wait_time_s": "120",
-        "RAY_worker_niceness": "0",
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{ports[PORTS.index('dashboard-port')]}",
         **environment,
     }
-    command = [str(bin_ / "ray"), "start", "--head", "--block", f"--temp-dir={temp}"]
-    command += [f"--num-cpus={num_cpus}", f"--object-store-memory={STORE_BYTES}", "--dashboard-host=127.0.0.1"]
-    command += ["--min-worker-port=0", "--max-worker-port=0"]  # any that is free
-    command += [f"--{name}={port}" for name, port in ports.items()]
-    log = folder / "head.log"
+    start = f"ray start --head --num-cpus={num_cpus} --dashboard-host=127.0.0.1"
+    with started(start, ports, folder / "head.log", variables) as running:
+        yield running
+
+
+@contextmanager
+def started(command: str, ports: list[int], log: Path, environment: Mapping[str, str]) -> Iterator[Head]:
+    """Start a head by a command that does so, wait until it takes jobs, and kill all of it at the end.
+
+    Args:
+        command: For a shell. It gets what lets others run on this busy machine beside it, and it be ended without them.
+        ports: One for each of PORTS.
+        log: A file for what it prints.
+        environment: What whoever starts it has exported.
+    """
+    temp = Path(tempfile.mkdtemp(prefix="moco", dir="/tmp"))  # sockets below it have room for 107 letters in all
+    named = dict(zip(PORTS, ports, strict=True))
+    command += f" --block --temp-dir={temp} --object-store-memory={STORE_BYTES}"
+    command += " --min-worker-port=0 --max-worker-port=0"  # any that is free
+    command += "".join(f" --{name}={port}" for name, port in named.items())
     with log.open("wb") as output:
-        process = subprocess.Popen(command, env=variables, stdout=output, stderr=output, start_new_session=True)
-    url = f"http://127.0.0.1:{ports['dashboard-port']}"
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {command}"],
+            env={**environment, "RAY_raylet_start_wait_time_s": "120", "RAY_worker_niceness": "0"},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
     try:
         wait_until(
-            lambda: process.poll() is not None or all(_answers(ports[name]) for name in _NEEDED_FOR_JOBS), log.read_text
+            lambda: process.poll() is not None or all(_answers(named[name]) for name in _NEEDED_FOR_JOBS), log.read_text
         )
         assert process.poll() is None, log.read_text()
-        yield Head(environment={**variables, "RAY_API_SERVER_ADDRESS": url}, bin=bin_, temp=temp)
+        bin_ = Path(environment["PATH"].partition(":")[0])
+        yield Head(environment=environment, bin=bin_, temp=temp, port=named["port"])
     finally:
-        kill_ray(process, temp)
+        _kill_ray(process, temp)
         shutil.rmtree(temp, ignore_errors=True)
 
 
@@ -133,7 +154,7 @@ def _answers(port: int) -> bool:
     return False
 
 
-def kill_ray(process: subprocess.Popen[bytes], temp: Path) -> None:
+def _kill_ray(process: subprocess.Popen[bytes], temp: Path) -> None:
     """kill -9 everything that belongs to the head: its family, and what has its folder on the command line."""
     family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.kill()

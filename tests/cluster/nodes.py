@@ -49,15 +49,17 @@ def kill_node(node: Any) -> None:
             process.send_signal(signal.SIGKILL)
 
 
-def drain_node(node: Any, address: str, seconds: float) -> None:
-    """Tell the cluster that a node will be taken away, as a cloud's notice for a spot node does."""
-    from ray._raylet import GcsClient
-    from ray.core.generated.autoscaler_pb2 import DrainNodeReason
-
-    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    deadline_ms = int((time.time() + seconds) * 1000)
-    accepted, why = GcsClient(address).drain_node(node.node_id, reason, "reclaimed", deadline_ms)
-    assert accepted, why
+def kill_cluster(of: Any) -> None:
+    """kill -9 everything on every node, the head included, at once: all machines are gone."""
+    nodes = [of.head_node, *of.worker_nodes]
+    pids = {info.process.pid for node in nodes for infos in node.all_processes.values() for info in infos}
+    family: list[psutil.Process] = []
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            family += [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
 
 
 def processes_of(name: str) -> list[psutil.Process]:

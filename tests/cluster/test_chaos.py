@@ -1,4 +1,4 @@
-"""The chaos run: nodes join, leave and die, processes are killed, and the loss curve does not notice."""
+"""The chaos run: nodes join, leave and die, processes are killed, the whole cluster is lost, and the loss curve does not notice."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import io
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ import s3fs
 
 from moco_ray.config import Config, to_json
 from moco_ray.driver.run import pretrain
-from tests.cluster.nodes import Driver, add_node, cluster, drain_node, kill_node, processes_of
+from tests.cluster.nodes import Driver, add_node, cluster, kill_cluster, kill_node, processes_of
+from tests.cluster.spot import metadata, watch
 from tests.faults import Fault, FaultyProxy
 from tests.runs import digests, losses, metrics, tiny_config
 from tests.s3 import S3Server, s3_server
@@ -31,11 +34,11 @@ _STEP = re.compile(r'"message": "step (\d+)".*"world_rank": 0,.*"timestamp_ns": 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_chaos_leaves_the_curve_as_it_was(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with s3_server(tmp_path / "s3") as server, cluster() as nodes:
+    with s3_server(tmp_path / "s3") as server, ExitStack() as clusters:
         _upload(images, server)
         config = _config()
         (tmp_path / "config.json").write_text(to_json(config))
-        chaos = Chaos(nodes, server, tmp_path)
+        chaos = Chaos(clusters, server, tmp_path)
         try:
             chaos.go_through()
             reached = chaos.resume_to_the_end()
@@ -54,8 +57,12 @@ def test_chaos_leaves_the_curve_as_it_was(images: Path, tmp_path: Path, capsys: 
     assert digests(tmp_path) == digests(folder)
     np.testing.assert_allclose(losses(tmp_path), losses(folder), rtol=1e-9)
     done = [step for _, step in chaos.steps()]
-    said = [json.loads(line) for line in (tmp_path / "interruptions.jsonl").read_text().splitlines()]
-    assert sum(line["steps_redone"] for line in said) == pytest.approx(len(done) - len(set(done)), abs=len(said))
+    said = [json.loads(line)["steps_redone"] for line in (tmp_path / "interruptions.jsonl").read_text().splitlines()]
+    lost = chaos.rows[-1][
+        2
+    ]  # with the cluster goes what it knew of the newest step: the lease's word is some seconds old
+    assert sum(said[:-1]) == pytest.approx(len(done) - len(set(done)) - lost, abs=len(said))
+    assert 0 <= said[-1] <= lost + 1
     for line in (f"interrupted {len(said)} times: ", "8 BatchNorm groups make 1, 2, 3 useful"):
         assert line in chaos.driver.text()
 
@@ -88,22 +95,32 @@ def _options(server: S3Server, endpoint: str) -> str:
 class Chaos:
     """A run on a cluster, what is done to it, and what that costs."""
 
-    def __init__(self, nodes: Any, server: S3Server, folder: Path) -> None:
-        self.nodes, self.server, self.folder = nodes, server, folder
+    def __init__(self, clusters: ExitStack, server: S3Server, folder: Path) -> None:
+        self.clusters, self.server, self.folder = clusters, server, folder
         self.proxy = FaultyProxy(server.endpoint)  # checkpoints go through it
         self.arguments = ["--preset", str(folder / "config.json"), "--run.name", "chaos"]
         self.arguments += ["--data.storage-options", _options(server, server.endpoint)]
         self.arguments += ["--run.storage-options", _options(server, self.proxy.endpoint)]
-        self.logs = Path(nodes.head_node.get_session_dir_path()) / "logs" / "train"
+        self.logs: list[Path] = []
         self.rows: list[tuple[str, float, int]] = []
-        add_node(nodes, num_cpus=2)
-        add_node(nodes, **_TRAINER)
-        self.driver = Driver(nodes.address, folder / "job.log", self.arguments)
+        self.start_cluster()
+        self.driver = self.give_command()
+
+    def start_cluster(self) -> None:
+        """A head, a node for data and a node for a worker."""
+        self.nodes = self.clusters.enter_context(cluster())
+        self.logs.append(Path(self.nodes.head_node.get_session_dir_path()) / "logs" / "train")
+        add_node(self.nodes, num_cpus=2)
+        add_node(self.nodes, **_TRAINER)
+
+    def give_command(self, *more: str) -> Driver:
+        """Always the same."""
+        return Driver(self.nodes.address, self.folder / "job.log", [*self.arguments, *more])
 
     def steps(self) -> list[tuple[float, int]]:
         """(seconds since 1970, steps done) for every step of rank 0 of every group, from the workers' log files."""
         found = []
-        for path in self.logs.glob("ray-train-app-worker-*.log"):
+        for path in [path for logs in self.logs for path in logs.glob("ray-train-app-worker-*.log")]:
             lines = path.read_text(errors="replace").splitlines()
             found += [(int(m[2]) / 1e9, int(m[1])) for line in lines if (m := _STEP.search(line))]
         return sorted(found)
@@ -116,9 +133,10 @@ class Chaos:
         self.happen("two nodes join: 1 -> 3 workers", lambda: joined.extend(self._join() for _ in range(2)), size=3)
         assert self.rows[-1][2] == 0, "growing redid steps"
         self._wait_for_commit()  # of steps that three workers did
-        self.happen("kill -9 a data node, blocks in flight", lambda: kill_node(spare))
-        self.happen("kill -9 a node: 3 -> 2 workers", lambda: kill_node(joined[0]), size=2)
-        self.happen("drain a node, 60 s notice: 2 -> 1", lambda: drain_node(joined[1], self.nodes.address, 60), size=1)
+        with self._spot_node(joined[1].node_id) as give_notice:
+            self.happen("kill -9 a data node, blocks in flight", lambda: kill_node(spare))
+            self.happen("kill -9 a node: 3 -> 2 workers", lambda: kill_node(joined[0]), size=2)
+            self.happen("EC2 takes a node, 60 s notice: 2 -> 1", give_notice, size=1)
         assert self.rows[-1][2] == 0, "a drain that was announced redid steps"
         self.happen("kill -9 a worker", lambda: processes_of("RayTrainWorker")[0].kill(), size=1)
         self.proxy.faults.append(Fault(kind="hang", method="PUT", path=r"state\.pt"))
@@ -127,16 +145,24 @@ class Chaos:
         self.happen("kill -9 the controller", lambda: processes_of("TrainController")[0].kill(), size=1)
 
     def resume_to_the_end(self) -> int:
-        """Kill the driver and give the same command again; returns the steps of the run."""
-        last_step = max(step for _, step in self.steps()) + 40
+        """Kill the driver, and then everything, and give the same command again; returns the steps of the run."""
 
         def again() -> None:
             self.driver.kill()
-            self.driver = Driver(
-                self.nodes.address, self.folder / "job.log", [*self.arguments, "--run.max-steps", str(last_step)]
-            )
+            self.driver = self.give_command()
 
         self.happen("kill -9 the driver, the same command again", again, size=1)
+        self._wait_for_commit()
+        last_step = max(step for _, step in self.steps()) + 60
+
+        def elsewhere() -> None:
+            self.driver.kill()
+            kill_cluster(self.nodes)
+            self.clusters.close()
+            self.start_cluster()
+            self.driver = self.give_command("--run.max-steps", str(last_step))
+
+        self.happen("kill -9 the head and all nodes, another cluster", elsewhere, size=1)
         assert self.driver.end() == 0, self.driver.text()[-4000:]
         return last_step
 
@@ -179,6 +205,35 @@ class Chaos:
         fs = _s3(self.server)
         before = len(fs.glob("moco/runs/chaos/metrics/*.jsonl"))
         self.driver.wait_for(lambda: len(fs.glob("moco/runs/chaos/metrics/*.jsonl")) > before)
+
+    @contextmanager
+    def _spot_node(self, node_id: str) -> Iterator[Callable[[], None]]:
+        """Inside, deploy/spot_notice.py watches for a node, as on EC2; yields what gives the notice."""
+        from ray._raylet import GcsClient
+
+        values = {"instance-life-cycle": "spot"}
+        with metadata(values) as ec2:
+            watcher = watch(ec2, self.nodes.address, "--node-id", node_id)
+            gcs = GcsClient(address=self.nodes.address)
+
+            def give_notice() -> None:
+                assert watcher.poll() is None and gcs.get_draining_nodes() == {}  # no notice yet: it goes on watching
+                start, seen = datetime.now(UTC), {}
+                end = start + timedelta(seconds=60)
+                values["spot/instance-action"] = json.dumps(
+                    {"action": "terminate", "time": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
+                )
+                while watcher.poll() is None:
+                    seen |= gcs.get_draining_nodes()
+                    time.sleep(0.1)
+                taken_s = (datetime.now(UTC) - start).total_seconds()
+                output, _ = watcher.communicate()
+                assert watcher.returncode == 0 and f"node {node_id} goes in" in output, output
+                (deadline_ms,) = seen.values()
+                # The notice has whole seconds, and handing it on takes some time.
+                assert -2 < deadline_ms / 1000 - end.timestamp() < min(taken_s, 10)
+
+            yield give_notice
 
     def _join(self) -> Any:
         return add_node(self.nodes, **_TRAINER)

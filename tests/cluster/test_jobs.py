@@ -1,9 +1,13 @@
-"""Submitted jobs: real `ray job` commands, with a token, against a real head."""
+"""Submitted jobs: real `ray job` commands, with a token, against a real head that the README's commands have started.
+
+From a shell that has nothing but those commands, with folders instead of a bucket.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,19 +18,40 @@ import pytest
 
 from moco_ray import pretrain
 from moco_ray.config import to_json
+from tests.bare import bare_environment, run_bare
 from tests.cluster.deployed import REPOSITORY
-from tests.cluster.heads import Head, head, wait_until
+from tests.cluster.heads import PORTS, Head, free_ports, started, wait_until
+from tests.cluster.spot import SCRIPT
 from tests.runs import digests, losses, metrics, tiny_config
+from tests.test_documents import TINY, blocks
 
 pytestmark = pytest.mark.slow
 
 NUM_STEPS = 120  # takes some 15 seconds: fewer would be over before the job can be stopped
 
 
+README = next(text for document, text in blocks("") if document == "README.md" and "ray start" in text)
+EXPORTED, TOKEN, START, SUBMIT = (re.sub(r"\s+#.*$", "", line) for line in README.replace("\\\n", " ").splitlines())
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    with head(tmp_path_factory.mktemp("head")) as started:
-        yield started
+    home, ports = tmp_path_factory.mktemp("home"), free_ports(len(PORTS))
+    exported = EXPORTED.replace("8265", str(ports[PORTS.index("dashboard-port")]))
+    made = run_bare(f"{exported}; {TOKEN}", home)
+    assert made.returncode == 0 and (home / ".ray/auth_token").is_file(), made.stdout
+    variables = dict(pair.split("=", 1) for pair in exported.removeprefix("export ").split())
+    start = f"{START} --num-cpus=2"  # however many this machine has
+    with started(start, ports, home / "head.log", bare_environment(home, **variables)) as running:
+        yield running
+
+
+def test_the_readmes_commands_lead_to_a_finished_job(cluster: Head, images: Path, tmp_path: Path) -> None:
+    submit = SUBMIT.replace("s3://bucket/images", str(images)).replace("s3://bucket/runs", str(tmp_path / "runs"))
+    command = ["bash", "-c", f"{submit} {TINY}"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=cluster.environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "succeeded" in done.stdout, done.stdout[-4000:] + done.stderr
+    assert (tmp_path / "runs/moco-v2/encoder.safetensors").is_file()
 
 
 def test_stopped_job_goes_on_when_submitted_again(cluster: Head, images: Path, tmp_path: Path) -> None:
@@ -36,19 +61,19 @@ def test_stopped_job_goes_on_when_submitted_again(cluster: Head, images: Path, t
     preset.write_text(to_json(config))
     command = ("--preset", str(preset), "--run.name", "run")
 
-    submitted = cluster.submit("first", *command, options=("--no-wait",))
+    submitted = cluster.submit("stopped", *command, options=("--no-wait",))
     assert submitted.returncode == 0, submitted.stdout
-    wait_until(lambda: any(run.glob("checkpoint_*/COMMITTED")), lambda: cluster.log("first"), timeout_s=300)
-    cluster.ray("job", "stop", "first")
+    wait_until(lambda: any(run.glob("checkpoint_*/COMMITTED")), lambda: cluster.log("stopped"), timeout_s=300)
+    cluster.ray("job", "stop", "stopped")
 
-    log = cluster.log("first")
-    assert cluster.status("first") == "STOPPED", log
+    log = cluster.log("stopped")
+    assert cluster.status("stopped") == "STOPPED", log
     assert "stopped; the command at the top resumes this run" in log, log
     assert f"to resume it: ray job submit --working-dir . -- python jobs/pretrain.py --preset {preset}" in log, log
     assert not json.loads((run / "lease.json").read_text())["owner"] and not (run / "encoder.safetensors").exists()
     assert any(run.glob("checkpoint_*/COMMITTED"))
 
-    again = cluster.submit("second", *command)
+    again = cluster.submit("resumed", *command)
     assert again.returncode == 0, again.stdout
     for line in ("this run exists: going on with it", f"done: {NUM_STEPS} steps", "succeeded"):
         assert line in again.stdout, again.stdout
@@ -101,16 +126,27 @@ def test_without_the_token_nothing_is_accepted(cluster: Head, tmp_path: Path) ->
 def test_a_submitted_sweep_runs_its_trials_with_the_uploaded_code(cluster: Head, images: Path, tmp_path: Path) -> None:
     flags = ["--preset", "smoke", "--data.uri", str(images), "--run.storage-path", str(tmp_path), "--run.name", "sweep"]
     flags += ["--run.num-workers", "1", "--num-samples", "2", "--search", "tpe"]
-    options = ("--submission-id", "sweep", "--working-dir", ".", "--no-wait")
-    submitted = cluster.ray("job", "submit", *options, "--", "python", "tune/sweep.py", *flags)
-    assert submitted.returncode == 0, submitted.stdout
-    wait_until(
-        lambda: cluster.status("sweep") not in ("PENDING", "RUNNING"), lambda: cluster.log("sweep"), timeout_s=550
-    )
-    log = cluster.log("sweep")
-    assert cluster.status("sweep") == "SUCCEEDED", log
+    options = ("--submission-id", "sweep", "--working-dir", ".")
+    submitted = cluster.ray("job", "submit", *options, "--", "python", "tune/sweep.py", *flags, timeout_s=550)
+    log = submitted.stdout
+    assert submitted.returncode == 0 and cluster.status("sweep") == "SUCCEEDED", log
     assert "1 trial at once: each trains with 1 x 1 CPU and leaves 1 CPU for its data" in log
     assert "done: 2 finished" in log and "--optim.lr" in log, log
     for trial in ("trial_0000", "trial_0001"):
         assert (tmp_path / "sweep" / trial / "encoder.safetensors").is_file()
         assert "connecting to Ray at" in (tmp_path / "sweep" / trial / "log.txt").read_text()
+
+
+def test_the_node_that_spot_notice_runs_on_is_drained(cluster: Head) -> None:
+    """The last test of this file: nothing may start on the only node afterwards."""
+
+    def run(*arguments: str) -> str:
+        command = [str(cluster.bin / "python"), *arguments]
+        done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    address = f"127.0.0.1:{cluster.port}"
+    told = re.search(r"node (\w+) goes in 1 s: draining it", run(str(SCRIPT), address, "--now", "1"))
+    ask = "import sys; from ray._raylet import GcsClient; print(*GcsClient(address=sys.argv[1]).get_draining_nodes())"
+    assert told and run("-c", ask, address).split() == [told[1]]

@@ -27,6 +27,7 @@ from tests.core.tiny import MEAN, STD, TinyResNet, tiny_encoder
     [
         ("resnet18", 512),
         ("resnet50", 2048),
+        ("tiny_resnet", 96),
         ("timm:resnet10t", 512),
         ("timm:mobilenetv3_small_050", 1024),  # timm's num_features says 288
         ("timm:vit_tiny_patch16_224", 192),
@@ -64,7 +65,8 @@ def test_encoders_of_v1_and_v2() -> None:
 
 def test_unknown_architectures_are_errors_that_name_what_exists() -> None:
     with pytest.raises(
-        ValueError, match=r"model.arch 'resnet51' is no torchvision ResNet; use one of .*resnet50.*timm:"
+        ValueError,
+        match=r"model.arch 'resnet51' is no torchvision ResNet; use one of .*resnet50.*tiny_resnet, or timm:",
     ):
         build_backbone(ModelConfig(arch="resnet51"))
     with pytest.raises(ValueError, match=r"timm:resnet51_x is unknown to timm .*"):
@@ -73,6 +75,8 @@ def test_unknown_architectures_are_errors_that_name_what_exists() -> None:
         build_backbone(ModelConfig(arch="timm:convnext_atoo"))
     with pytest.raises(ValueError, match=r"model.stem 'cifar' is for torchvision ResNets; drop it for timm:resnet10t"):
         build_backbone(ModelConfig(arch="timm:resnet10t", stem="cifar"))
+    with pytest.raises(ValueError, match=r"model.stem 'cifar' is for torchvision ResNets; drop it for tiny_resnet"):
+        build_backbone(ModelConfig(arch="tiny_resnet", stem="cifar"))
 
 
 def test_key_encoder_copies_buffers_too_and_needs_no_gradient() -> None:
@@ -139,6 +143,7 @@ def test_every_projector_ends_in_the_asked_width() -> None:
         ("resnet-50", "resnet50"),
         ("ResNet18", "resnet18"),
         ("vit-small", "vit_small"),
+        ("tinyresnet", "tiny_resnet"),
         ("timm:resnet19", "timm:resnet18"),
         ("timm:convnext_atoo", "timm:convnext_atto"),
         ("timm:vit_tiny_patch16", "timm:vit_tiny_patch16_224"),

@@ -33,7 +33,7 @@ def test_it_names_what_would_be_trained_and_leaves_nothing_behind(images: Path, 
     said = _said(tiny_config(images, tmp_path / "runs"))
     for part in (
         "method: moco; queue size 80",
-        "network: timm:test_resnet",
+        "network: tiny_resnet",
         "optimizer: sgd, effective learning rate 0.009375",
         "run: 191 images, 3 epochs of 8.0 steps; 24 steps of 24 images in 8 BatchNorm groups",
         "guessing gives 10.0 %",
@@ -43,6 +43,13 @@ def test_it_names_what_would_be_trained_and_leaves_nothing_behind(images: Path, 
     ):
         assert part in said
     assert not (tmp_path / "runs").exists()
+
+
+def test_groups_of_one_image_are_estimated_where_batch_norm_sees_the_whole_batch(images: Path, tmp_path: Path) -> None:
+    config = replace(tiny_config(images, tmp_path), method=method_class("simclr")())
+    assert "time, estimated here" in _said(
+        replace(config, optim=replace(config.optim, global_batch_size=8, bn_groups=8))
+    )
 
 
 def test_a_run_that_exists_is_left_as_it_is(images: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from moco_ray.cluster.notes import Notes, RunNotes
 from moco_ray.driver.run import pretrain
 from moco_ray.tasks.job import RunFailed
-from moco_ray.worker.loop import _about_devices
+from moco_ray.worker.devices import about_devices
 from tests.cluster.nodes import processes_of
 from tests.runs import tiny_config
 
@@ -74,6 +74,6 @@ def test_three_failures_in_a_row_without_a_committed_step_end_the_run_with_the_r
 
 
 def test_workers_on_different_gpus_are_said_to_wait_for_the_slowest() -> None:
-    assert _about_devices(["A10G", "A10G"]) is None
+    assert about_devices(["A10G", "A10G"]) is None
     expected = "the workers have different GPUs (2 x A10G, 1 x T4): all wait for the slowest at every step"
-    assert _about_devices(["A10G", "T4", "A10G"]) == expected
+    assert about_devices(["A10G", "T4", "A10G"]) == expected

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from moco_ray.worker import recorder
+from moco_ray.config.patience import Patience
 from moco_ray.driver.run import pretrain
 from tests.runs import tiny_config
 images, disk = sys.argv[1], Path(sys.argv[2])
@@ -39,10 +39,9 @@ def run(steps, patience_s, on_line=lambda line, said: None):
     def say(line):
         said.append(line)
         on_line(line, said)
-    recorder._FINISH_PATIENCE_S = patience_s
     config = tiny_config(images, disk, max_steps=steps, checkpoint_every_steps=3, log_every_steps=3)
     try:
-        pretrain(config, say=say)
+        pretrain(config, say=say, patience=Patience(finish=patience_s))
     except OSError as error:
         return said, str(error)
     return said, ""

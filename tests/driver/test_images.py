@@ -90,7 +90,9 @@ def test_a_run_that_was_begun_without_splits_goes_on_with_the_images_that_it_has
     assert not (folder / "eval_manifest.parquet").exists()
 
 
-def test_results_below_the_images_are_not_trained_on(images: Path, tmp_path: Path, said: list[str]) -> None:
+def test_results_below_the_images_are_not_trained_on(
+    images: Path, tmp_path: Path, said: list[str], pictures: None
+) -> None:
     root = tmp_path / "images"
     shutil.copytree(images, root)
     config = short(root, root / "runs", name="first")

@@ -20,13 +20,10 @@ from moco_ray.data.order import Order, make_order
 from moco_ray.driver.images.listing import warn_of_mixing
 from moco_ray.driver.run import pretrain
 from moco_ray.storage.storage import Storage, StorageOptions
+from tests.gloo import pretrain_on_ranks, quiet
 from tests.runs import digests, losses, metrics, tiny_config
 
 STEPS, SIZE = 12, 48  # three epochs of 191 rows, of two windows each
-
-
-def _quiet(line: str) -> None:
-    pass
 
 
 def _manifest(folder: Path) -> tuple[Storage, Manifest]:
@@ -55,7 +52,7 @@ def _config(rows: Path, storage: Path, **run: object) -> Config:
 @pytest.fixture(scope="module")
 def alone(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that all others must equal: one worker in this process, never stopped."""
-    return Path(pretrain(_config(rows, tmp_path_factory.mktemp("alone")), say=_quiet).folder)
+    return Path(pretrain(_config(rows, tmp_path_factory.mktemp("alone")), say=quiet).folder)
 
 
 def test_a_run_reads_rows_in_the_order_of_its_manifest(alone: Path) -> None:
@@ -72,8 +69,8 @@ def test_a_run_that_stops_inside_a_window_goes_on_as_if_it_had_not(
     stop: int, rows: Path, alone: Path, tmp_path: Path
 ) -> None:
     config = _config(rows, tmp_path)
-    pretrain(replace(config, run=replace(config.run, max_steps=stop)), say=_quiet)
-    pretrain(config, say=_quiet)
+    pretrain(replace(config, run=replace(config.run, max_steps=stop)), say=quiet)
+    pretrain(config, say=quiet)
     assert digests(tmp_path / "run") == digests(alone)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), rtol=1e-12)
 
@@ -81,7 +78,7 @@ def test_a_run_that_stops_inside_a_window_goes_on_as_if_it_had_not(
 def test_a_run_that_began_in_the_first_order_ends_in_it(rows: Path, tmp_path: Path) -> None:
     """Its folder as the version before windows left it: no word of an order, no data.window_mb."""
     config = _config(rows, tmp_path)
-    folder = Path(pretrain(replace(config, run=replace(config.run, max_steps=1)), say=_quiet).folder)
+    folder = Path(pretrain(replace(config, run=replace(config.run, max_steps=1)), say=quiet).folder)
     storage, manifest = _manifest(folder)
     for path in [*folder.glob("metrics*"), *folder.glob("checkpoint_*")]:
         for file in sorted(path.rglob("*"), reverse=True) if path.is_dir() else []:
@@ -93,7 +90,7 @@ def test_a_run_that_began_in_the_first_order_ends_in_it(rows: Path, tmp_path: Pa
     (folder / "config.json").write_text(json.dumps(values))
     config = replace(config, data=replace(config.data, window_mb=300.0))
     for stop in (5, STEPS):
-        pretrain(replace(config, run=replace(config.run, max_steps=stop)), say=_quiet)
+        pretrain(replace(config, run=replace(config.run, max_steps=stop)), say=quiet)
     train = manifest.train_rows()
     expected = train[Order(0, len(train), manifest.chunk_starts(), SIZE).rows(np.arange(STEPS * SIZE))].reshape(
         STEPS, SIZE
@@ -141,9 +138,9 @@ def test_batches_that_hold_fewer_classes_than_shuffled_rows_are_told(
 def test_windows_are_the_same_on_any_number_of_workers_and_after_a_resume_in_their_midst(
     rows: Path, alone: Path, tmp_path: Path, shared_ray: None
 ) -> None:
-    for workers, stop in ((1, 3), (3, 7), (1, STEPS)):
-        pretrain(_config(rows, tmp_path, num_workers=workers, max_steps=stop), say=_quiet)
-    folder = tmp_path / "run"
-    assert [metrics(folder)[step]["world_size"] for step in (2, 3, 6, 7)] == [1, 3, 3, 1]
+    pretrain_on_ranks(_config(rows, tmp_path, max_steps=3), 2)
+    pretrain(_config(rows, tmp_path, num_workers=3, max_steps=7), say=quiet)  # on Ray, which reads windows its own way
+    folder = pretrain_on_ranks(_config(rows, tmp_path), 1)
+    assert [metrics(folder)[step]["world_size"] for step in (2, 3, 6, 7)] == [2, 3, 3, 1]
     assert digests(folder) == digests(alone)
     np.testing.assert_allclose(losses(folder), losses(alone), rtol=1e-9)

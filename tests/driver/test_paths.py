@@ -10,7 +10,7 @@ from moco_ray.config import Config
 from moco_ray.driver.paths import check_paths
 from moco_ray.driver.run import pretrain
 from moco_ray.storage.storage import Storage, resolve_storage_options
-from moco_ray.worker.loop import _check_visible
+from moco_ray.worker.start import check_visible
 from tests.runs import tiny_config
 
 
@@ -40,6 +40,6 @@ def test_a_worker_that_does_not_see_the_runs_folder_says_so(tmp_path: Path) -> N
     with pytest.raises(
         ValueError, match=r"run cannot be seen from the node \S+, where a worker runs; use a run.storage-path"
     ):
-        _check_visible(run)
+        check_visible(run)
     run.write_bytes(run.join("config.json"), b"{}")
-    _check_visible(run)
+    check_visible(run)

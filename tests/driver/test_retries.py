@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,13 @@ import pytest
 
 from moco_ray.cli.pretrain import main
 from moco_ray.config import Config, to_json
+from moco_ray.config.patience import Patience
 from moco_ray.data.stream import DataUnavailable
-from moco_ray.driver import run as pretrain_module
-from moco_ray.driver.run import pretrain
-from moco_ray.run_folder import lease
+from moco_ray.driver import run
 from moco_ray.storage import storage
-from moco_ray.worker import recorder
 from tests.runs import digests, losses, tiny_config
 
+pretrain = partial(run.pretrain, patience=Patience(finish=0.5, retry=0.1, lease_watch=0.5, lease_look=0.1))
 STEPS = 60  # more than is read ahead at the first step
 
 
@@ -28,10 +28,6 @@ STEPS = 60  # more than is read ahead at the first step
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tenths of a second of patience instead of minutes."""
     monkeypatch.setattr(storage, "_PATIENCE_S", 0.5)
-    monkeypatch.setattr(recorder, "_FINISH_PATIENCE_S", 0.5)
-    monkeypatch.setattr(pretrain_module, "_FIRST_RETRY_PAUSE_S", 0.1)
-    monkeypatch.setattr(lease, "_WATCH_S", 0.5)
-    monkeypatch.setattr(lease, "_LOOK_EVERY_S", 0.1)
 
 
 @pytest.fixture

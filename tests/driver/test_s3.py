@@ -58,7 +58,9 @@ def _open(uri: str) -> Storage:
     return Storage.open(uri, resolve_storage_options(uri, None))
 
 
-def test_a_run_on_s3_equals_the_run_on_a_disk(images: Path, s3: S3Server, s3_images: str, tmp_path: Path) -> None:
+def test_a_run_on_s3_equals_the_run_on_a_disk(
+    images: Path, s3: S3Server, s3_images: str, tmp_path: Path, pictures: None
+) -> None:
     local = Path(pretrain(tiny_config(images, tmp_path, max_steps=10), say=_quiet).folder)
     config = tiny_config(s3_images, f"s3://{s3.bucket}/runs", name="equal", checkpoint_every_steps=3, log_every_steps=3)
     pretrain(replace(config, run=replace(config.run, max_steps=5)), say=_quiet)
@@ -114,35 +116,37 @@ def test_wrong_credentials_are_one_clear_message(
 
 
 def test_a_missing_bucket_is_one_clear_message(s3: S3Server, images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"s3://nobody-made-this.*(no such bucket|does not exist)"):
+    with pytest.raises(ValueError, match=r"s3://nobody-made-this.*no such bucket"):
         pretrain(tiny_config("s3://nobody-made-this/images", tmp_path), say=_quiet)
-    with pytest.raises(ValueError, match=r"s3://nobody-made-this.*(no such bucket|refused)"):
+    with pytest.raises(ValueError, match=r"s3://nobody-made-this.*no such bucket"):
         pretrain(tiny_config(images, "s3://nobody-made-this/runs"), say=_quiet)
 
 
 @pytest.mark.slow
 def test_ray_started_without_credentials_reads_with_the_drivers(
-    s3: S3Server, s3_images: str, images: Path, tmp_path: Path, ray_without_credentials: str
+    s3: S3Server, s3_images: str, images: Path, tmp_path: Path, ray_without_credentials: tuple[str, Path]
 ) -> None:
     """Workers and data tasks get the driver's credentials, and no log of Ray shows them."""
     import subprocess
     import sys
 
-    environment = {**os.environ, "RAY_ADDRESS": ray_without_credentials, **s3.environment}
+    address, session = ray_without_credentials
+    environment = {**os.environ, "RAY_ADDRESS": address, **s3.environment}
     flags = f"--preset smoke --run.num-workers 2 --run.storage-path s3://{s3.bucket}/runs --run.name remote".split()
     command = [sys.executable, "jobs/pretrain.py", *flags, "--data.uri", s3_images]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(stored_lines(_open(f"s3://{s3.bucket}/runs/remote"), "metrics.jsonl")) == 4
     assert s3.secret not in done.stdout + done.stderr
-    for log in Path("/tmp/ray/session_latest/logs").resolve().rglob("*"):
-        if log.is_file():
-            assert s3.secret.encode() not in log.read_bytes(), log
+    logs = [path for path in session.joinpath("logs").rglob("*") if path.is_file()]
+    assert logs
+    for log in logs:
+        assert s3.secret.encode() not in log.read_bytes(), log
 
 
 @pytest.fixture
-def ray_without_credentials(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a Ray head on this machine that was started without AWS credentials."""
+def ray_without_credentials(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
+    """The address and folder of a Ray head on this machine that was started without AWS credentials."""
     import subprocess
     import sys
 
@@ -151,16 +155,16 @@ def ray_without_credentials(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     program = (
         "import ray, time; info = ray.init(address='local', num_cpus=5, include_dashboard=False, log_to_driver=False);"
-        "print(info.address_info['gcs_address'], flush=True); time.sleep(600)"
+        "print(info.address_info['gcs_address'], info.address_info['session_dir'], flush=True); time.sleep(600)"
     )
     head = subprocess.Popen(
         [sys.executable, "-c", program], env=clean, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert head.stdout is not None
     try:
-        address = head.stdout.readline().strip()
-        assert address, "Ray did not start"
-        yield address
+        started = head.stdout.readline().split()
+        assert started, "Ray did not start"
+        yield started[0], Path(started[1])
     finally:
         head.kill()
         head.wait()

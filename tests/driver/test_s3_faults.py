@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -14,17 +15,19 @@ import numpy as np
 import pytest
 
 from moco_ray.config import Config
-from moco_ray.driver.run import RunResult, pretrain
+from moco_ray.config.patience import Patience
+from moco_ray.driver import run
+from moco_ray.driver.run import RunResult
 from moco_ray.run_folder.checkpoint import CheckpointStore, checkpoint_name
 from moco_ray.run_folder.metrics import stored_lines
 from moco_ray.storage import storage as storage_module
 from moco_ray.storage.storage import Storage, resolve_storage_options
-from moco_ray.worker import recorder
 from moco_ray.worker.console import said_by
 from tests.faults import Fault, FaultyProxy, Kind
 from tests.runs import digests, losses, punctual_checkpoints, tiny_config
 from tests.s3 import S3Server, s3_server
 
+pretrain = partial(run.pretrain, patience=Patience(finish=2.0))
 STEPS = 9
 KINDS = get_args(Kind)
 # A second instead of a minute, and fewer tries in botocore, which would leave little to our own.
@@ -66,7 +69,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two seconds of patience instead of minutes."""
     monkeypatch.setattr(storage_module, "_PATIENCE_S", 2.0)
     monkeypatch.setattr(storage_module, "_FIRST_PATIENCE_S", 2.0)
-    monkeypatch.setattr(recorder, "_FINISH_PATIENCE_S", 2.0)
 
 
 def _quiet(line: str) -> None:

@@ -75,7 +75,7 @@ def test_a_run_on_names_of_any_bytes_resumes_and_lists_bad_ones(images: Path, tm
     assert json.loads((folder / "config.json").read_text())["data"]["uri"] == f"file-bytes://{tmp_path}/im%E9ges"
 
 
-def test_a_folder_of_runs_of_any_bytes_holds_a_run(images: Path, tmp_path: Path) -> None:
+def test_a_folder_of_runs_of_any_bytes_holds_a_run(images: Path, tmp_path: Path, pictures: None) -> None:
     runs = os.fsdecode(os.fsencode(tmp_path) + b"/r\xfcns")
     folder = pretrain(tiny_config(images, runs, max_steps=1), say=_quiet).folder
     assert folder == f"file-bytes://{tmp_path}/r%FCns/run"

@@ -201,7 +201,7 @@ def test_a_copy_of_an_image_does_not_vote_for_it(tmp_path: Path) -> None:
 
 def test_a_real_encoder_is_measured_whole(images: Path) -> None:
     torch.manual_seed(0)
-    encoder = build_encoder(ModelConfig(arch="timm:test_resnet", dim=16)).train()
+    encoder = build_encoder(ModelConfig(arch="tiny_resnet", dim=16)).train()
     config = EvalConfig(max_queries=60, max_bank=100, holdout_fraction=0.3, k=5)
     chosen = eval_set_of(manifest_of(images), None, config)
     values = dict(evaluate(encoder, chosen, v2_views(crop_px=32), config))
@@ -216,7 +216,7 @@ def test_a_real_encoder_is_measured_whole(images: Path) -> None:
 
 
 def test_two_equal_views_are_aligned_perfectly_and_augmentation_is_seen(images: Path) -> None:
-    encoder = build_encoder(ModelConfig(arch="timm:test_resnet", dim=16))
+    encoder = build_encoder(ModelConfig(arch="tiny_resnet", dim=16))
     chosen = eval_set_of(manifest_of(images), None, EvalConfig(max_queries=10))
     assert dict(evaluate(encoder, chosen, STILL, EvalConfig()))["eval/alignment"] == pytest.approx(0, abs=1e-9)
     assert dict(evaluate(encoder, chosen, v2_views(16), EvalConfig()))["eval/alignment"] > 1e-6
@@ -224,7 +224,7 @@ def test_two_equal_views_are_aligned_perfectly_and_augmentation_is_seen(images: 
 
 def test_without_labels_there_is_no_knn(images: Path) -> None:
     unlabelled = manifest_of(images / "3")
-    encoder = build_encoder(ModelConfig(arch="timm:test_resnet", dim=16))
+    encoder = build_encoder(ModelConfig(arch="tiny_resnet", dim=16))
     values = dict(evaluate(encoder, eval_set_of(unlabelled, None, EvalConfig()), STILL, EvalConfig()))
     assert list(values) == ["eval/rankme", "eval/alignment", "eval/uniformity", "eval/distinct", "eval/flat"]
 
@@ -251,7 +251,7 @@ def test_impossible_settings_are_named_as_on_the_command_line(name: str, value: 
 
 
 def test_one_image_is_measured_but_for_what_compares_pairs(images: Path) -> None:
-    encoder = build_encoder(ModelConfig(arch="timm:test_resnet", dim=16))
+    encoder = build_encoder(ModelConfig(arch="tiny_resnet", dim=16))
     chosen = eval_set_of(manifest_of(images), None, EvalConfig(holdout_fraction=0.006))
     assert len(chosen.queries) == 1 and chosen.has_labels
     values = dict(evaluate(encoder, chosen, STILL, EvalConfig()))

@@ -25,8 +25,7 @@ HANG_AFTER_13 = """
 import sys, time
 from pathlib import Path
 from moco_ray.config import from_json
-from moco_ray.run_folder import lease
-from moco_ray.worker import progress
+from moco_ray.config.patience import Patience
 from moco_ray.driver.run import pretrain
 
 def say(line):
@@ -35,8 +34,7 @@ def say(line):
         time.sleep(1e6)
 
 if __name__ == "__main__":
-    lease.RENEW_EVERY_S, progress._EVERY_S = 0.1, 0.0
-    pretrain(from_json(Path(sys.argv[1]).read_text()), say=say)
+    pretrain(from_json(Path(sys.argv[1]).read_text()), say=say, patience=Patience(lease_renewal=0.1, line=0.0))
 """
 
 

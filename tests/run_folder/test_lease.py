@@ -11,26 +11,30 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from moco_ray.config.patience import Patience
 from moco_ray.driver.run import pretrain
 from moco_ray.run_folder import lease
 from moco_ray.run_folder.checkpoint import CheckpointStore
-from moco_ray.run_folder.lease import LeaseLost, check_lease, hold_run
+from moco_ray.run_folder.lease import LeaseLost, check_lease
 from moco_ray.storage.storage import Storage, StorageOptions
 from tests.runs import losses, tiny_config
 
-HASTE = {"RENEW_EVERY_S": 0.1, "_WATCH_S": 2.0, "_LOOK_EVERY_S": 0.05}
+HASTE = Patience(lease_renewal=0.1, lease_watch=2.0, lease_look=0.05)
+hold_run = partial(lease.hold_run, patience=HASTE)
 # Holds the run in argv[1], says so, and goes on until somebody closes its standard input.
 HOLD = f"""
 import sys
 from moco_ray.storage.storage import Storage, StorageOptions
 from moco_ray.run_folder import lease
-vars(lease).update({HASTE})
-with lease.hold_run(Storage.open(sys.argv[1], StorageOptions({{}})), lambda: (7, 1.5)):
+from moco_ray.config.patience import Patience
+with lease.hold_run(Storage.open(sys.argv[1], StorageOptions({{}})), lambda: (7, 1.5), {HASTE}):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -42,7 +46,7 @@ from fsspec.implementations.local import LocalFileSystem
 from moco_ray.storage import local as local_files
 from moco_ray.storage.storage import Storage
 from moco_ray.run_folder import lease
-vars(lease).update({HASTE})
+from moco_ray.config.patience import Patience
 
 def after_a_while(work):
     def slow(*arguments, **options):
@@ -61,19 +65,13 @@ for number in range(int(sys.argv[2])):
     run = Storage(Slow(), "slow", f"{{sys.argv[1]}}/{{number}}")
     time.sleep(max(0.0, float(sys.argv[3]) + 0.8 * number - time.monotonic()))
     try:
-        with lease.hold_run(run, lambda: None):
+        with lease.hold_run(run, lambda: None, {HASTE}):
             start = time.monotonic()
             time.sleep(0.3)
             print(number, start, time.monotonic(), flush=True)
     except ValueError:
         pass
 """
-
-
-@pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in HASTE.items():
-        monkeypatch.setattr(lease, name, value)
 
 
 @pytest.fixture
@@ -144,7 +142,7 @@ def test_a_holder_that_failed_leaves_its_last_step_and_no_owner(run: Storage, tm
     start = time.monotonic()
     with hold_run(run, _no_step) as held:
         assert held.before == (3, 1.0)
-        assert time.monotonic() - start < lease._WATCH_S / 2
+        assert time.monotonic() - start < HASTE.lease_watch / 2
     assert _leases(tmp_path) == []
 
 
@@ -167,11 +165,10 @@ def test_an_old_lease_of_another_machine_is_taken_over_at_once(run: Storage, tmp
 
 @pytest.mark.parametrize("skew_s", [-900.0, -90.0, 0.0, 86400.0])
 def test_a_lease_that_is_not_renewed_is_watched_and_taken_over_whatever_its_clock_says(
-    run: Storage, tmp_path: Path, skew_s: float, monkeypatch: pytest.MonkeyPatch, said: list[str]
+    run: Storage, tmp_path: Path, skew_s: float, said: list[str]
 ) -> None:
-    monkeypatch.setattr(lease, "_WATCH_S", 0.5)
     _elsewhere(tmp_path, time.time() + skew_s)
-    with hold_run(run, _no_step) as held:
+    with lease.hold_run(run, _no_step, replace(HASTE, lease_watch=0.5)) as held:
         check_lease(run, held.owner)
     assert "process 5 on elsewhere" in said[0] and "taking the run over" in said[1]
 
@@ -202,7 +199,7 @@ def test_a_claim_of_a_starter_that_died_does_not_stay_in_the_way(run: Storage, t
     (tmp_path / f"{lease._CLAIM}dead").touch()
     start = time.monotonic()
     with hold_run(run, _no_step):
-        assert time.monotonic() - start >= lease._WATCH_S
+        assert time.monotonic() - start >= HASTE.lease_watch
         assert _leases(tmp_path) == ["lease.json"]
 
 
@@ -220,17 +217,17 @@ def test_of_two_that_start_at_the_same_moment_one_wins(tmp_path: Path) -> None:
         assert all(one[1] < next_one[0] for one, next_one in zip(sorted(spans), sorted(spans)[1:], strict=False))
 
 
-def test_a_driver_whose_run_was_taken_over_commits_nothing_more(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lease, "RENEW_EVERY_S", 600.0)  # a renewal under way would put the old lease back
-
+def test_a_driver_whose_run_was_taken_over_commits_nothing_more(images: Path, tmp_path: Path) -> None:
     def say(line: str) -> None:
         if line.startswith("step 1/"):
             _elsewhere(tmp_path / "run", time.time())
 
     with pytest.raises(LeaseLost, match="taken over by process 5 on elsewhere while this process did not answer"):
-        pretrain(tiny_config(images, tmp_path, max_steps=9, checkpoint_every_steps=2), say=say)
+        pretrain(
+            tiny_config(images, tmp_path, max_steps=9, checkpoint_every_steps=2),
+            say=say,
+            patience=Patience(lease_renewal=600.0),  # a renewal under way would put the old lease back
+        )
     folder = Storage.open(str(tmp_path / "run"), StorageOptions({}))
     assert CheckpointStore(storage=folder).newest() is None
     assert json.loads((tmp_path / "run" / "lease.json").read_text())["owner"] == "other"
@@ -249,6 +246,6 @@ def test_a_lease_that_cannot_be_renewed_ends_no_run(images: Path, tmp_path: Path
             (lease_path / "in the way").touch()
             broken.append(lease_path)
 
-    pretrain(tiny_config(images, tmp_path, max_steps=9, checkpoint_every_steps=2), say=say)
+    pretrain(tiny_config(images, tmp_path, max_steps=9, checkpoint_every_steps=2), say=say, patience=HASTE)
     assert len(losses(tmp_path / "run")) == 9
     assert broken[0].is_dir()

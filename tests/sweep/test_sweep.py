@@ -137,7 +137,7 @@ def _digits_config(folder: Path, storage: Path) -> Config:
     return replace(
         base,
         views=replace(base.views, crop_min=0.4, flip_p=0.0, grayscale_p=0.0, jitter_p=0.5, blur_p=(0.2, 0.2)),
-        model=ModelConfig(arch="timm:test_resnet"),
+        model=ModelConfig(arch="tiny_resnet"),
         method=replace(base.method, queue_size=1024, encoder_momentum=0.99),
         optim=replace(base.optim, global_batch_size=256, lr=0.06, epochs=2, weight_decay=1e-4),
         eval=replace(base.eval, uri=str(folder / "test"), k=20, max_queries=1000, max_bank=4000),

@@ -56,7 +56,9 @@ def test_file_fits_timm_but_for_the_classifier(tmp_path: Path) -> None:
     assert report.unexpected_keys == []
 
 
-@pytest.mark.parametrize(("arch", "stem"), [("resnet18", "cifar"), ("timm:test_resnet", "imagenet")])
+@pytest.mark.parametrize(
+    ("arch", "stem"), [("resnet18", "cifar"), ("timm:test_resnet", "imagenet"), ("tiny_resnet", "imagenet")]
+)
 def test_encoder_loads_as_it_was_written_in_evaluation_mode(arch: str, stem: str, tmp_path: Path) -> None:
     path, backbone = write(tmp_path, arch, stem)
     loaded = load_encoder(str(path))
@@ -110,6 +112,7 @@ def test_info_returns_numbers_as_numbers(tmp_path: Path) -> None:
         (ModelConfig(arch="resnet18"), 64),
         (ModelConfig(arch="resnet18", stem="cifar"), 32),
         (ModelConfig(arch="timm:test_resnet"), 32),
+        (ModelConfig(arch="tiny_resnet"), 32),
         (ModelConfig(arch="timm:vit_tiny_patch16_224"), 48),
     ],
 )

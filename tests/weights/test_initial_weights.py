@@ -444,7 +444,7 @@ def test_weights_of_which_nothing_fits_are_refused(theirs: str, ours: str, messa
 
 @pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(())], nn.Parameter(torch.zeros(2, 2))])
 def test_a_bare_tensor_is_no_weights(content: object, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds no state dict|does not fit the model"):
+    with pytest.raises(ValueError, match="holds no state dict"):
         load_initial_weights(tiny_encoder(), saved(tmp_path, content))
 
 

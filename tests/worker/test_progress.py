@@ -7,8 +7,9 @@ from typing import cast
 
 import pytest
 
+from moco_ray.config.patience import Patience
 from moco_ray.tasks.job import Job
-from moco_ray.worker import progress
+from moco_ray.tasks.pretraining import PRETRAINING
 from moco_ray.worker.progress import Progress, duration
 from tests.runs import tiny_config
 
@@ -32,11 +33,15 @@ def test_times_have_two_units(seconds: float, text: str) -> None:
     ],
 )
 def test_lines_fit_80_columns_beside_a_clock(
-    last_step: int, values: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
+    last_step: int, values: dict[str, float], tmp_path: Path, said: list[str]
 ) -> None:
-    monkeypatch.setattr(progress, "_EVERY_S", 0.0)
     config = replace(tiny_config("x", tmp_path))
-    job = cast(Job, SimpleNamespace(config=config, last_step=last_step, num_rows=1632))
+    job = cast(
+        Job,
+        SimpleNamespace(
+            config=config, last_step=last_step, num_rows=1632, task=PRETRAINING, patience=Patience(line=0.0)
+        ),
+    )
     told = Progress(job, 0)
     for step in (1, last_step // 2, last_step):
         told.update(step, {"perf/data_wait_fraction": 0.0, **VALUES, **values})
@@ -47,6 +52,15 @@ def test_lines_fit_80_columns_beside_a_clock(
 
 
 def test_waiting_for_data_is_said_in_the_line(tmp_path: Path, said: list[str]) -> None:
-    job = cast(Job, SimpleNamespace(config=tiny_config("x", tmp_path), last_step=60, num_rows=1632))
+    job = cast(
+        Job,
+        SimpleNamespace(
+            config=tiny_config("x", tmp_path),
+            last_step=60,
+            num_rows=1632,
+            task=PRETRAINING,
+            patience=Patience(line=0.0),
+        ),
+    )
     Progress(job, 0).update(1, {**VALUES, "perf/data_wait_fraction": 0.8})
     assert "data wait 80 %" in said[0]
