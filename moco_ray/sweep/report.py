@@ -189,7 +189,7 @@ def _table(records: Sequence[Record], best: Record, space: Space, metric: str) -
             remark=record.reason,
             is_best=record is best,
         )
-        for record in sorted(records, key=lambda r: (r.state != "finished", -math.inf if r.value is None else -r.value))
+        for record in sorted(records, key=lambda r: (r.state != "finished", math.inf if r.value is None else -r.value))
     ]
     return [head, *rows]
 

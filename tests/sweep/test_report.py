@@ -81,6 +81,11 @@ def test_the_page_shows_everything_and_loads_nothing(space: Space) -> None:
         assert path in page
 
 
+def test_the_table_begins_with_the_best_and_ends_with_what_has_no_value(space: Space) -> None:
+    names = re.findall(r'<td class="left">(trial_\d+)</td>', _page(_records(space), space))
+    assert names[:2] == ["trial_0008", "trial_0007"] and names[-4:] == [f"trial_{i:04d}" for i in (5, 1, 2, 6)]
+
+
 def test_one_trial_makes_a_page_too(space: Space) -> None:
     assert "trial_0000" in _page(_records(space, 1), space)
 

@@ -75,12 +75,12 @@ def test_a_trial_ends_with_its_parent(images: Path, tmp_path: Path) -> None:
     task = tmp_path / "task.json"
     task.write_bytes(task_line(_task(images, tmp_path)))
     program = (
-        "import sys, time; from pathlib import Path; from moco_ray.sweep.process import TrialProcess\n"
+        "import sys, time; from pathlib import Path; from moco_ray.sweep.trial import TrialProcess\n"
         f"process = TrialProcess({{}}); process.start(Path({str(task)!r}).read_bytes())\n"
         "time.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program])
-    _wait(lambda: _has_saved(tmp_path), lambda: "no checkpoint")
+    _wait(lambda: _has_saved(tmp_path) or parent.poll() is not None, lambda: "no checkpoint")
     (child,) = psutil.Process(parent.pid).children()
     parent.kill()
     parent.wait()
