@@ -13,7 +13,7 @@ from moco_ray.cli.flags import Given
 from moco_ray.cli.output import OutputClosed, own_output
 from moco_ray.config import Config
 from moco_ray.driver.signals import interrupt_on
-from moco_ray.tasks.job import RunFailed
+from moco_ray.tasks.failure import RunFailed
 
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for what was submitted
 _INSTALLS = ("pip", "uv", "conda", "py_modules", "image_uri", "container")

@@ -24,7 +24,8 @@ from moco_ray.data.blocks import Source
 from moco_ray.data.stream import LONGEST_STALL_S
 from moco_ray.run_folder.lease import StepDone
 from moco_ray.storage.keys import sharing
-from moco_ray.tasks.job import Job, Outcome, RunFailed
+from moco_ray.tasks.failure import RunFailed
+from moco_ray.tasks.job import Job, Outcome
 from moco_ray.worker.loop import train
 from moco_ray.worker.runtime import Pulse, compute_threads
 

@@ -25,7 +25,7 @@ from moco_ray.run_folder.checkpoint_files import checkpoint_steps
 from moco_ray.run_folder.lease import Lease, hold_run
 from moco_ray.run_folder.metrics import join_parts
 from moco_ray.storage.checks import check_writable
-from moco_ray.tasks.job import RunFailed
+from moco_ray.tasks.failure import RunFailed
 from moco_ray.tasks.pretraining import PRETRAINING
 from moco_ray.tasks.task import Task
 from moco_ray.worker.console import said_by

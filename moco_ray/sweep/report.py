@@ -17,7 +17,7 @@ from moco_ray.sweep.progress import number, shorten
 from moco_ray.sweep.records import Record, best_of
 from moco_ray.sweep.space import KNN, Space
 from moco_ray.sweep.state import SweepState
-from moco_ray.tasks.job import RunFailed
+from moco_ray.tasks.failure import RunFailed
 
 log = logging.getLogger(__name__)
 BEST, REPORT = "best.json", "report.html"

@@ -24,7 +24,7 @@ from moco_ray.driver.signals import interrupt_on
 from moco_ray.run_folder.begin import begin_run, is_run, stored_images
 from moco_ray.run_folder.lease import RunInUse
 from moco_ray.storage.storage import Storage, resolve_storage_options
-from moco_ray.tasks.job import RunFailed
+from moco_ray.tasks.failure import RunFailed
 from moco_ray.tasks.pretraining import PRETRAINING
 
 _PATIENCE_S = 60.0

@@ -74,7 +74,3 @@ class Outcome:
     """What went wrong though the user did nothing wrong, again and again; None if all went well."""
     summary: dict[str, float] | None = None
     """Last values of the metrics, from rank 0."""
-
-
-class RunFailed(RuntimeError):
-    """The cluster or the storage failed again and again, for no reason that a user's input explains."""

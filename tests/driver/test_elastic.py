@@ -9,7 +9,7 @@ import pytest
 
 from moco_ray.cluster.notes import Notes, RunNotes
 from moco_ray.driver.run import pretrain
-from moco_ray.tasks.job import RunFailed
+from moco_ray.tasks.failure import RunFailed
 from moco_ray.worker.devices import about_devices
 from tests.cluster.nodes import processes_of
 from tests.runs import tiny_config
