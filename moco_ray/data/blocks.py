@@ -104,10 +104,9 @@ def make_blocks(
 
     Block j holds group j of every step: the maker's arrays (num_steps, g, ...), such as `query` and `key`, `rows`
     (num_steps, g) int64 manifest rows, `indices` of these among the training rows, `group` () int64, `bad` () JSON of
-    [[row, uri, reason], ...] for rows of the group that cannot be had or do not decode. A bad row keeps its position; its
-    image is the next good one of its group, cyclically, under the augmentation of its own position. A group without a
-    good row shows what the next one of its batch that has some shows, cyclically, and a batch without any what the groups
-    after it show.
+    [[row, uri, reason], ...] for rows that cannot be had or do not decode. A bad row keeps its position; its image is the
+    next good one of its group, cyclically, under the augmentation of its own position. A group without a good row shows
+    what the next one of its batch that has some shows, cyclically, and a batch without any what the groups after it show.
 
     Args:
         spec: What is streamed.
@@ -121,32 +120,29 @@ def make_blocks(
         ValueError: None of the files that were tried can be read, or none of many images in a row is a good one.
         ReadError: The storage does not answer.
     """
-    groups = groups or range(spec.num_groups)
-    maker, g = spec.maker, spec.group_size
+    groups, maker, g = groups or range(spec.num_groups), spec.maker, spec.group_size
     assert len(groups) == spec.num_groups or not maker.shuffle_bn
-    size = len(groups) * g
-    made = maker.empty(num_steps, size)
+    made = maker.empty(num_steps, size := len(groups) * g)
     firsts = (first_step + np.arange(num_steps)) * spec.global_batch_size + groups.start * g  # position of each step's
-    indices = source.order.rows(firsts[:, None] + np.arange(size))  # (num_steps, size)
-    rows = source.train_rows[indices]
+    indices = source.order.rows(firsts[:, None] + np.arange(size))
+    rows = source.train_rows[indices]  # both (num_steps, size)
     bad: list[list[tuple[int, str]]] = [[] for _ in groups]
     pieces = [(t, j) for t in range(num_steps) for j in range(len(groups))]
     with DaemonPool(1) as reader:  # reads the next group while this one is decoded
 
         def read(piece: tuple[int, int]) -> Sequence[Encoded]:
-            t, j = piece
+            first = piece[0] * size + piece[1] * g
             if contents is not None:
-                return contents[t * size + j * g : t * size + (j + 1) * g]
-            return read_rows(source.manifest, rows[t, j * g : (j + 1) * g], source.options)
+                return contents[first : first + g]
+            return read_rows(source.manifest, rows.ravel()[first : first + g], source.options)
 
         for (t, j), images in zip(pieces, reader.map(read, pieces), strict=True):
             here = slice(j * g, (j + 1) * g)
             out = {name: array[t, here] for name, array in made.items()}
             bad[j] += _make_group(spec, source, first_step + t, groups[j], rows[t, here], images, out)
-    if maker.shuffle_bn:
-        moved = made[str(maker.shuffled)]
-        for t in range(num_steps):
-            moved[t] = moved[t, spec.shuffle(first_step + t)]
+    for t in range(num_steps if maker.shuffle_bn else 0):
+        moved = made[str(maker.shuffled)][t]
+        moved[:] = moved[spec.shuffle(first_step + t)]
     for j, group in enumerate(groups):
         here = slice(j * g, (j + 1) * g)
         yield {
