@@ -163,8 +163,8 @@ class Order:
                 rows[found[0]] = found[1]
                 before = rows
         assert found is not None
-        while len(known) > _KEPT_EPOCHS:
-            known.pop(next(iter(known)), None)
+        for old in list(known)[: max(0, len(known) - _KEPT_EPOCHS)]:
+            known.pop(old, None)  # another thread may have
         return found
 
     def _window_edges(self, epoch: int) -> IntArray:
@@ -200,16 +200,17 @@ class Order:
 
     def _chunks_of(self, epoch: int) -> tuple[IntArray, IntArray]:
         assert self.chunk_starts is not None
-        if epoch not in self._epoch_cache:
+        found = self._epoch_cache.get(epoch)  # threads share it: what one has put there another may have taken out
+        if found is None:
             num_chunks = len(self.chunk_starts)
             key = hash64(self.seed, _CHUNKS, epoch)
             reading = keyed_permutation(np.arange(num_chunks, dtype=np.int64), num_chunks, key)
             lengths = np.diff(self.chunk_starts, append=self.num_rows)
             # A batch may straddle two epochs: keep both, and no more.
-            while len(self._epoch_cache) > 1:
-                self._epoch_cache.pop(next(iter(self._epoch_cache)))
-            self._epoch_cache[epoch] = (self.chunk_starts[reading], np.cumsum(lengths[reading]))
-        return self._epoch_cache[epoch]
+            for old in list(self._epoch_cache)[:-1]:
+                self._epoch_cache.pop(old, None)
+            found = self._epoch_cache[epoch] = (self.chunk_starts[reading], np.cumsum(lengths[reading]))
+        return found
 
 
 def make_order(manifest: Manifest, *, seed: int, global_batch_size: int) -> Order:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +100,23 @@ def test_pickle_leaves_the_cache_out() -> None:
     rows = order.rows(np.arange(64))
     assert len(pickle.dumps(order)) == empty
     assert (pickle.loads(pickle.dumps(order)).rows(np.arange(64)) == rows).all()
+
+
+def test_threads_that_read_different_epochs_of_one_order_do_not_disturb_each_other() -> None:
+    order = Order(seed=3, num_rows=37, chunk_starts=np.arange(0, 37, 5), window=24, batch_size=12)
+    epochs = [np.arange(epoch * 37, (epoch + 1) * 37) for epoch in range(40)]
+    expected = [order.rows(positions).tolist() for positions in epochs]
+
+    def read(first: int) -> bool:
+        return all(order.rows(epochs[(first + i) % 40]).tolist() == expected[(first + i) % 40] for i in range(400))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(read, range(0, 40, 10)))
+    finally:
+        sys.setswitchinterval(before)
 
 
 @pytest.mark.parametrize("starts", [[], [1], [0, 5, 5], [0, 10]])
