@@ -31,8 +31,6 @@ class Labelled(Maker):
 
 
 class Classification(Task):
-    shown = ("right", "train/accuracy")
-
     def maker(self, config: Config) -> Labelled:
         return Labelled()
 
