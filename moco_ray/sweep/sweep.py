@@ -15,10 +15,9 @@ from rich.console import Console
 from moco_ray.cluster.connection import only_our_lines
 from moco_ray.config import Config, experiment_differences, from_json, to_json
 from moco_ray.driver.images.current import current_images
-from moco_ray.driver.images.listing import last_step, list_images, make_source, row_options
+from moco_ray.driver.images.listing import last_step, list_images, make_source, run_eval_set
 from moco_ray.driver.naming import check_name
 from moco_ray.driver.paths import check_paths
-from moco_ray.evaluate.eval_set import choose_eval_set
 from moco_ray.run_folder.begin import stored_images, write_images
 from moco_ray.run_folder.lease import hold_run
 from moco_ray.storage.checks import check_writable
@@ -187,11 +186,7 @@ def _prepare(settings: SweepConfig, config: Config, space: Space, storage: Stora
         images, _ = current_images(stored, from_json(str(old["config"])), config)
     else:
         images = list_images(config)
-    access = row_options(images.train, config)
-    eval_access = row_options(images.test, config) if images.test else access
-    eval_set = choose_eval_set(
-        images.train, images.test, config.eval, config.run.seed, access, eval_access, config.data.max_pixels
-    )
+    eval_set = run_eval_set(config, images)
     log.info(eval_set.words)
     metric = choose_metric(settings.metric, config, has_labels=eval_set.has_labels)
     definition = _definition(settings, config, space, metric)
