@@ -18,6 +18,7 @@ from moco_ray.data.blocks import Block, StreamSpec
 
 _SEGMENT_TASKS = 2000  # tasks that one Ray data set plans ahead: bounds the memory of planning a long run
 _READ_AHEAD_STEPS = 3
+_WAKE_EVERY_S = 1.0  # a signal that comes just as a wait begins is seen when that wait ends
 LONGEST_STALL_S = 600.0  # longest wait for a batch; collectives must have more patience than that
 
 
@@ -104,13 +105,17 @@ class Stream:
 
     def _next(self, ready: queue.Queue[Loaded | BaseException | None], step: int) -> Loaded:
         start = time.monotonic()
-        try:
-            loaded = ready.get(timeout=LONGEST_STALL_S)
-        except queue.Empty:
-            raise DataUnavailable(
-                f"no images for step {step} came within {LONGEST_STALL_S:.0f} s: the storage does not answer, or no node "
-                "has a free CPU for reading"
-            ) from None
+        while True:
+            try:
+                loaded = ready.get(timeout=min(_WAKE_EVERY_S, LONGEST_STALL_S))
+                break
+            except queue.Empty:
+                if time.monotonic() - start < LONGEST_STALL_S:
+                    continue
+                raise DataUnavailable(
+                    f"no images for step {step} came within {LONGEST_STALL_S:.0f} s: the storage does not answer, or no "
+                    "node has a free CPU for reading"
+                ) from None
         self.wait_s += time.monotonic() - start
         if isinstance(loaded, BaseException):
             raise loaded

@@ -114,7 +114,6 @@ def _stop(flags: list[str], asked: threading.Semaphore, end: threading.Event, nu
     )
     for _ in range(8):
         assert asked.acquire(timeout=60)
-    time.sleep(2.0)  # until its main thread waits, too: one that still imports may lose a signal within a library
     start = time.monotonic()
     os.kill(process.pid, number)
     said, _ = process.communicate(timeout=20)
