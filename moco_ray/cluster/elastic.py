@@ -34,6 +34,7 @@ from moco_ray.cluster.nodes import (
     is_possible,
     living_nodes,
     request_number,
+    withdraw_data,
 )
 from moco_ray.cluster.notes import Notes, RunNotes
 from moco_ray.core.batch import useful_rank_counts
@@ -253,6 +254,12 @@ class Chronicle(ControllerCallback, WorkerGroupCallback):
         """Note the placement group, which outlives a controller that is killed."""
         group = worker_group.get_worker_group_state().placement_group_handle.placement_group
         self._run_notes.note_placement_group(group.id.hex())
+
+    def after_worker_group_shutdown(self, worker_group_context: Any) -> None:
+        """Give back the CPUs for data."""
+        withdraw_data(self._notes.owner)
+
+    after_worker_group_abort = after_worker_group_shutdown
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
         """Note the error of a state that restarts the workers."""

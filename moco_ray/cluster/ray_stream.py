@@ -40,6 +40,7 @@ def ray_segment(
     num_ranks: int,
     *,
     label: dict[str, str] | None = None,
+    name: str | None = None,
 ) -> list[DataIterator]:
     """Plan a segment as a Ray data set and split it: one iterator for each rank. One rank calls.
 
@@ -55,6 +56,7 @@ def ray_segment(
         last_step: One past its last step.
         num_ranks: Ranks that share it.
         label: Ray node label of the nodes whose CPUs make the batches; None: any.
+        name: What Ray's dashboard and autoscaler know the data set by.
     """
     import ray
     from ray.data import ExecutionResources
@@ -63,6 +65,7 @@ def ray_segment(
         dataset = _windows_on_ray(spec, source, first_step, last_step, label)
     else:
         dataset = _tasks_on_ray(spec, source, first_step, last_step, label)
+    dataset.set_name(name)
     dataset.context.target_max_block_size = 1  # every row becomes a block of its own
     dataset.context.execution_options.preserve_order = True
     dataset.context.execution_options.label_selector = label

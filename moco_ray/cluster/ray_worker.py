@@ -55,7 +55,15 @@ class RayRuntime:
         """Let rank 0 plan the segment and read this rank's part of it. All ranks must call."""
         parts = None
         if self.rank == 0:
-            parts = ray_segment(self.spec, self.source, first_step, last_step, self.num_ranks, label=self.data_label)
+            parts = ray_segment(
+                self.spec,
+                self.source,
+                first_step,
+                last_step,
+                self.num_ranks,
+                label=self.data_label,
+                name=self.notes.owner,
+            )
         return rank_blocks(self.from_rank_zero(parts)[self.rank])  # type: ignore[index]
 
     def user_error(self) -> str | None:
