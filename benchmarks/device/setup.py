@@ -93,7 +93,7 @@ class Case:
         return ModelConfig(arch=self.arch, stem=self.stem)
 
 
-TINY = Case(arch="resnet18", batch_size=16, px=32, stem="cifar")
+TINY = Case(arch="tiny_resnet", batch_size=16, px=32)
 
 
 def learner_of(
