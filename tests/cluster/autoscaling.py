@@ -108,15 +108,15 @@ class AutoscalingHead:
         fresh.write_text(json.dumps(config))
         fresh.replace(self._config)
 
-    def num_nodes(self, resource: str = "CPU") -> int:
-        """Nodes with this resource that run now, of which the head has none: counts the processes."""
+    def num_nodes(self) -> int:
+        """Nodes with CPUs that run now, of which the head has none: counts the processes."""
         commands = [_command(process) for process in self._family()]
         raylets = [command for command in commands if command and Path(command[0]).name == "raylet"]
-        return sum(re.search(rf"[=,]{resource},", argument) is not None for command in raylets for argument in command)
+        return sum(re.search("[=,]CPU,", argument) is not None for command in raylets for argument in command)
 
-    def wait_for_nodes(self, number: int, resource: str = "CPU", timeout_s: float = 90.0) -> None:
-        """Wait until so many nodes with this resource run."""
-        self._wait(lambda: self.num_nodes(resource) == number, timeout_s)
+    def wait_for_nodes(self, number: int, timeout_s: float = 90.0) -> None:
+        """Wait until so many nodes run, without the head."""
+        self._wait(lambda: self.num_nodes() == number, timeout_s)
 
     def stop(self) -> None:
         """Kill every process of the cluster."""
