@@ -95,11 +95,8 @@ def cifar10(place: Place) -> list[Row]:
 
 def _learner(optim: OptimConfig, queue_size: int, num_images: int, place: Place) -> Learner:
     torch.manual_seed(0)
-    arch = "tiny_resnet" if place.is_tiny else "resnet18"
-    model, views = (
-        ModelConfig(arch=arch, stem="imagenet" if place.is_tiny else "cifar", projector="linear"),
-        cifar_views(),
-    )
+    arch, stem = ("tiny_resnet", "imagenet") if place.is_tiny else ("resnet18", "cifar")
+    model, views = ModelConfig(arch=arch, stem=stem, projector="linear"), cifar_views()
     config = MoCoConfig(
         queue_size=queue_size, temperature=0.1, encoder_momentum=0.99, shuffle_bn=True, symmetric=place.symmetric
     )
