@@ -142,6 +142,7 @@ class Chaos:
         self.proxy.faults.append(Fault(kind="hang", method="PUT", path=r"state\.pt"))
         self.driver.wait_for(lambda: self.proxy.broken["hang"] > 0)
         self.happen("kill -9 in the commit of a checkpoint", self._kill_in_commit, size=1)
+        self._wait_for_commit()  # three failures without one would end the run
         self.happen("kill -9 the controller", lambda: processes_of("TrainController")[0].kill(), size=1)
 
     def resume_to_the_end(self) -> int:
