@@ -122,11 +122,13 @@ def make_blocks(
     """
     groups, maker, g = groups or range(spec.num_groups), spec.maker, spec.group_size
     assert len(groups) == spec.num_groups or not maker.shuffle_bn
-    made = maker.empty(num_steps, size := len(groups) * g)
+    size = len(groups) * g
+    made = maker.empty(num_steps, size)
     firsts = (first_step + np.arange(num_steps)) * spec.global_batch_size + groups.start * g  # position of each step's
     indices = source.order.rows(firsts[:, None] + np.arange(size))
     rows = source.train_rows[indices]  # both (num_steps, size)
     bad: list[list[tuple[int, str]]] = [[] for _ in groups]
+    parts = [slice(j * g, (j + 1) * g) for j in range(len(groups))]
     pieces = [(t, j) for t in range(num_steps) for j in range(len(groups))]
     with DaemonPool(1) as reader:  # reads the next group while this one is decoded
 
@@ -137,18 +139,16 @@ def make_blocks(
             return read_rows(source.manifest, rows.ravel()[first : first + g], source.options)
 
         for (t, j), images in zip(pieces, reader.map(read, pieces), strict=True):
-            here = slice(j * g, (j + 1) * g)
-            out = {name: array[t, here] for name, array in made.items()}
-            bad[j] += _make_group(spec, source, first_step + t, groups[j], rows[t, here], images, out)
+            out = {name: array[t, parts[j]] for name, array in made.items()}
+            bad[j] += _make_group(spec, source, first_step + t, groups[j], rows[t, parts[j]], images, out)
     for t in range(num_steps if maker.shuffle_bn else 0):
         moved = made[str(maker.shuffled)][t]
         moved[:] = moved[spec.shuffle(first_step + t)]
     for j, group in enumerate(groups):
-        here = slice(j * g, (j + 1) * g)
         yield {
-            **{name: array[:, here] for name, array in made.items()},
-            "rows": rows[:, here],
-            "indices": indices[:, here],
+            **{name: array[:, parts[j]] for name, array in made.items()},
+            "rows": rows[:, parts[j]],
+            "indices": indices[:, parts[j]],
             "group": np.array(group),
             "bad": np.array(json.dumps([(row, source.manifest.uri(row), reason) for row, reason in bad[j]])),
         }

@@ -163,7 +163,7 @@ class Order:
                 rows[found[0]] = found[1]
                 before = rows
         assert found is not None
-        for old in list(known)[: max(0, len(known) - _KEPT_EPOCHS)]:
+        for old in list(known)[:-_KEPT_EPOCHS]:
             known.pop(old, None)  # another thread may have
         return found
 
