@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from moco_ray.run_folder.summary import RunSummary
 
 _HEADER = ("run", "state", "steps", "time", "size", "age")
+_NUM_WORDS = 2  # columns, before those of figures
 _STYLES = {"running": "green", "ended": "bold", "stopped": "yellow", "failed": "red", "damaged": "red"}
 _KINDS = {"cuda": "GPU h", "cpu": "CPU h"}
 _NARROWEST_NAME = 12
@@ -30,9 +30,10 @@ def print_runs(runs: Sequence[RunSummary], console: Console, now: float) -> None
     widths = [max(len(row[i]) for row in [_HEADER, *rows]) for i in range(1, len(_HEADER))]
     room = console.width - sum(widths) - _GAP * len(widths)
     name = max(_NARROWEST_NAME, min(room, max(len(row[0]) for row in [_HEADER, *rows])))
-    console.print(_line(_HEADER, [name, *widths], "bold"))
+    widths = [name, *widths]
+    _print_line(console, _HEADER, widths, ["bold"] * len(_HEADER))
     for run, row in zip(runs, rows, strict=True):
-        console.print(_line(row, [name, *widths], _STYLES.get(run.state, "")))
+        _print_line(console, row, widths, ["", _STYLES.get(run.state, ""), *[""] * (len(_HEADER) - _NUM_WORDS)])
         for text, style in _details(run):
             for part in Text(text, style=style).wrap(console, max(_NARROWEST_NAME, console.width - _INDENT)):
                 part.rstrip()
@@ -47,15 +48,16 @@ def size_words(num_bytes: int) -> str:
     return f"{size:.0f} {units[0]}" if units[0] == "B" or size >= 99.5 else f"{size:.3g} {units[0]}"
 
 
-def _line(cells: Sequence[str], widths: Sequence[int], style: str) -> Table:
-    grid = Table.grid(padding=(0, _GAP, 0, 0), pad_edge=False)
-    for number, width in enumerate(widths):
-        is_word = number < 2
-        grid.add_column(width=width, justify="left" if is_word else "right", overflow="fold", no_wrap=number > 0)
-    grid.add_row(
-        *(Text(cell, style=style if number == 1 or style == "bold" else "") for number, cell in enumerate(cells))
-    )
-    return grid
+def _print_line(console: Console, cells: Sequence[str], widths: Sequence[int], styles: Sequence[str]) -> None:
+    """Words to the left, figures to the right; a name that is too long has a line of its own, whole."""
+    if len(cells[0]) > widths[0]:
+        console.print(Text(cells[0], style=styles[0]), soft_wrap=True)
+        cells = ["", *cells[1:]]
+    line = Text()
+    for number, (cell, width, style) in enumerate(zip(cells, widths, styles, strict=True)):
+        line.append(" " * _GAP if number else "")
+        line.append(cell.ljust(width) if number < _NUM_WORDS else cell.rjust(width), style)
+    console.print(line, soft_wrap=True)
 
 
 def _cells(run: RunSummary, now: float) -> tuple[str, ...]:

@@ -101,24 +101,26 @@ def summary_of(run: FoundRun, lease: Mapping[str, Any], *, is_live: bool) -> Run
         is_live: Whether somebody holds it.
     """
     damage: list[str] = []
-    config, end = _object(run, CONFIG, damage), _object(run, END, damage)
+    config, end = _object(run, CONFIG, damage) or {}, _object(run, END, damage) or {}
+    is_config = isinstance(config.get("preset"), str) and isinstance(config.get("optim"), dict)
+    config = config if is_config else {}
     newest = run.whole_checkpoint()
     step, marker = newest or (0, {})
     if newest is None and run.checkpoints():
         damage.append("none of its checkpoints is whole")
     best = best_evaluation(run, marker, damage)
-    last_step = marker.get("last_step") or _last_step(run, config or {})
+    last_step = marker.get("last_step") or _last_step(run, config)
     seconds = marker.get("device_s")
     summary = RunSummary(
         name=run.name,
         uri=run.storage.uri(run.storage.root),
         state="stopped",
         damage=damage,
-        task=str((config or {}).get("task", FIRST_TASK)),
-        preset=(config or {}).get("preset"),
-        changes=_shown(changes_of(config or {})),
+        task=str(config.get("task", FIRST_TASK)),
+        preset=config.get("preset"),
+        changes=_shown(changes_of(config)),
         best=best,
-        step=max(step, *(_step_done(value) for value in (lease.get("last_step"), [(end or {}).get("step")]))),
+        step=max(step, *(_step_done(value) for value in (lease.get("last_step"), [end.get("step")]))),
         last_step=last_step,
         device_hours=None if seconds is None else {kind: value / 3600 for kind, value in seconds.items()},
         num_bytes=run.num_bytes,
@@ -127,7 +129,7 @@ def summary_of(run: FoundRun, lease: Mapping[str, Any], *, is_live: bool) -> Run
     )
     if is_live:
         return replace(summary, state="running")
-    if config is None or not isinstance(config.get("optim"), dict):
+    if not is_config:
         return replace(summary, state="damaged", reason=f"{CONFIG} is missing, or is none of a run")
     return _with_end(summary, run, end, is_done=last_step is not None and step >= last_step)
 
@@ -164,9 +166,9 @@ def _damaged(run: FoundRun, reason: str) -> RunSummary:
     )
 
 
-def _with_end(summary: RunSummary, run: FoundRun, end: Mapping[str, Any] | None, *, is_done: bool) -> RunSummary:
+def _with_end(summary: RunSummary, run: FoundRun, end: Mapping[str, Any], *, is_done: bool) -> RunSummary:
     """The summary of a run that nobody holds, with how it ended."""
-    if end is not None and end.get("state") in ("failed", "stopped"):
+    if end.get("state") in ("failed", "stopped"):
         summary = replace(summary, state=end["state"], reason=str(end.get("reason", "")))
     elif is_done and _ALL_THERE in run.files:
         return replace(summary, state="ended")
