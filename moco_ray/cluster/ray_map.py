@@ -70,14 +70,15 @@ class RayPool:
 
         self._make, self._count = ray.put(make), count
         others = {name: amount for name, amount in resources.items() if name not in ("CPU", "GPU")}
-        self._actor: Any = ray.remote(
+        actor: Any = ray.remote(_Worker)
+        self._actor = actor.options(
             num_cpus=resources.get("CPU", 1.0),
             num_gpus=resources.get("GPU", 0.0),
             resources=others,
             label_selector=label,
             max_concurrency=AT_ONCE,
             scheduling_strategy="SPREAD",
-        )(_Worker)
+        )
         nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
         self._workers_here = math.ceil(count / max(1, nodes))
         self._starting: dict[ObjectRef[Any], Any] = {}

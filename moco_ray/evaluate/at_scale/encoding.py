@@ -57,17 +57,31 @@ class Chunk:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """Features of a chunk."""
+class _Kept:
+    """Which images of a chunk have features."""
 
-    features: dict[str, FloatArray]
-    """By module: (n, d)."""
     places: NDArray[np.int64]
     """(n,) which images of the set these are, ascending."""
     ids: NDArray[np.int64]
     """(n,) hashes of the pixels that were encoded."""
     bad: dict[int, str]
     """Places of the images that cannot be had or do not decode, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded(_Kept):
+    """Features of a chunk, to be sent."""
+
+    features: dict[str, FloatArray]
+    """By module: (n, d)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedHere(_Kept):
+    """Features of a chunk, on the device."""
+
+    features: dict[str, Tensor]
+    """By module: (n, d)."""
 
 
 class RawPixels(nn.Module):
@@ -97,13 +111,14 @@ class Encoding:
     def __post_init__(self) -> None:
         """Take the modules to the device."""
         self.device = torch.device("cuda" if self.spec.uses_gpu else "cpu")
-        self.modules = {
-            name: copy.deepcopy(module)
-            .eval()
-            .to(self.device, weights_of(self.spec.dtype))
-            .to(memory_format=torch.channels_last)
-            for name, module in self.spec.modules.items()
-        }
+        self.modules = {name: self._here(module) for name, module in self.spec.modules.items()}
+
+    def _here(self, module: nn.Module) -> nn.Module:
+        moved = copy.deepcopy(module).eval().to(device=self.device, dtype=weights_of(self.spec.dtype))
+        for tensor in [*moved.parameters(), *moved.buffers()]:
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+        return moved
 
     def apply(self, name: str, pixels: NDArray[np.uint8]) -> Tensor:
         """Features float32 (n, d) of pixels (n, H, W, 3), on the device."""
@@ -120,18 +135,12 @@ def images_of(spec: Spec, chunk: Chunk) -> ImageSet:
 def encode_chunk(encoding: Encoding, chunk: Chunk) -> Encoded:
     """Features of the centre crops of a chunk of images, by every module."""
     found = encode_on_device(encoding, chunk)
-    return Encoded(
-        features={name: part.cpu().numpy() for name, part in found[0].items()},
-        places=found[1],
-        ids=found[2],
-        bad=found[3],
-    )
+    features = {name: part.cpu().numpy() for name, part in found.features.items()}
+    return Encoded(features=features, places=found.places, ids=found.ids, bad=found.bad)
 
 
-def encode_on_device(
-    encoding: Encoding, chunk: Chunk
-) -> tuple[dict[str, Tensor], NDArray[np.int64], NDArray[np.int64], dict[int, str]]:
-    """The parts of `Encoded`, of which the features stay on the device."""
+def encode_on_device(encoding: Encoding, chunk: Chunk) -> EncodedHere:
+    """The same for whoever goes on computing with them."""
     spec = encoding.spec
     bad: dict[int, str] = {}
     batches = load_images(
@@ -143,16 +152,17 @@ def encode_on_device(
     places, ids = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for batch in joined(batches) if spec.uses_gpu else batches:
         with encoding.lock:
-            for name, features in parts.items():
-                features.append(encoding.apply(name, batch.pixels))
+            for name, batches_of_one in parts.items():
+                batches_of_one.append(encoding.apply(name, batch.pixels))
         places.append(batch.places)
         ids.append(np.array([identity(image) for image in batch.pixels], dtype=np.int64))
-    features = {
-        name: torch.cat(part) if part else torch.zeros(0, 0, device=encoding.device) for name, part in parts.items()
-    }
-    first = chunk.first
-    shifted = {first + place: reason for place, reason in sorted(bad.items())}
-    return features, first + np.concatenate(places), np.concatenate(ids), shifted
+    nothing = torch.zeros(0, 0, device=encoding.device)
+    return EncodedHere(
+        features={name: torch.cat(part) if part else nothing for name, part in parts.items()},
+        places=chunk.first + np.concatenate(places),
+        ids=np.concatenate(ids),
+        bad={chunk.first + place: reason for place, reason in sorted(bad.items())},
+    )
 
 
 def view_chunk(encoding: Encoding, chunk: Chunk) -> dict[str, tuple[FloatArray, FloatArray]]:

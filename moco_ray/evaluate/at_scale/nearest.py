@@ -82,11 +82,11 @@ def make_queries(features: Mapping[str, FloatArray], ids: NDArray[np.int64], k: 
 
 def find_in_chunk(encoding: Encoding, chunk: Chunk, queries: Queries) -> ChunkFound:
     """Encode a chunk of the bank and find what of it is near the queries."""
-    features, places, ids, bad = encode_on_device(encoding, chunk)
+    bank = encode_on_device(encoding, chunk)
     with encoding.lock:
         prepared = _prepared(encoding, queries)
-        found = {name: _find(prepared, name, part, places, ids) for name, part in features.items()}
-    return ChunkFound(found=found, num_images=len(places), bad=bad)
+        found = {name: _find(prepared, name, part, bank.places, bank.ids) for name, part in bank.features.items()}
+    return ChunkFound(found=found, num_images=len(bank.places), bad=bank.bad)
 
 
 def find_among(encoding: Encoding, chunk: Chunk, queries: Queries) -> ChunkFound:
