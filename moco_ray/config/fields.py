@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import json
 import operator
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Sequence
@@ -15,6 +19,21 @@ _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "o
 
 
 _KNOWN: dict[type, dict[str, Any]] = {}
+
+
+def docs_of(cls: type) -> dict[str, str]:
+    """What the text below each field of a dataclass says, in one line."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in itertools.pairwise(body.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
 
 
 def types_of(cls: type) -> dict[str, Any]:
@@ -83,8 +102,10 @@ def from_text(hint: Any, texts: Sequence[str]) -> Any:
     """
     length = tuple_length(hint)
     if length is not None:
-        items = split_list(texts)
-        item_hint = typing.get_args(hint)[0]
+        if length == 0 and list(texts) == ["None"] and types.NoneType in members(hint):
+            return None
+        item_hint = next(typing.get_args(m)[0] for m in members(hint) if typing.get_origin(m) is tuple)
+        items = split_names(texts) if item_hint is str else split_list(texts)
         if not items or (length and len(items) != length):
             raise ValueError(describe(hint))
         return tuple(from_text(item_hint, [item]) for item in items)
@@ -99,6 +120,11 @@ def from_text(hint: Any, texts: Sequence[str]) -> Any:
 def split_list(texts: Sequence[str]) -> list[str]:
     """Items that were written with spaces, commas or brackets."""
     return [item for item in re.split(r"[\s,]+", " ".join(texts).strip("()[] ")) if item]
+
+
+def split_names(texts: Sequence[str]) -> list[str]:
+    """Names that were written as several texts, or with commas: blanks may be part of one."""
+    return [name.strip() for text in texts for name in text.split(",") if name.strip()]
 
 
 def _one_from_text(member: Any, text: str, *, is_text: bool) -> Any:
