@@ -32,6 +32,7 @@ from moco_ray.evaluate.at_scale.votes import accuracies
 from moco_ray.evaluate.eval_set import EvalSet
 from moco_ray.evaluate.measure import resize_px
 from moco_ray.evaluate.representation import alignment, rankme, uniformity
+from moco_ray.tasks.pretraining import PRETRAINING
 from moco_ray.worker.console import said_by
 
 log = logging.getLogger(__name__)
@@ -239,7 +240,7 @@ def evaluate(
     with said_by(say):
         config, encoder = load(config)
         images = list_images(config)
-        eval_set = run_eval_set(whole_set(config, max_queries, max_bank), images)
+        eval_set = run_eval_set(PRETRAINING, whole_set(config, max_queries, max_bank), images)
         log.info(eval_set.words or f"{len(eval_set.queries):,} images")
         results = evaluate_encoder(encoder.backbone, eval_set, config, ks=ks, baselines=baselines)
     data = {"uri": config.data.uri, "eval_uri": config.eval.uri, "classes": len(eval_set.classes)}
