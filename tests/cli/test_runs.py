@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,17 @@ import pytest
 
 from moco_ray.cli.runs import main
 from moco_ray.config import Config
+from moco_ray.config.patience import Patience
 from moco_ray.driver.run import pretrain
 from moco_ray.run_folder.found import find_runs
 from moco_ray.run_folder.lease import hold_run
+from moco_ray.run_folder.summary import summaries
 from moco_ray.tasks.pretraining import PRETRAINING
 from tests.runs import punctual_checkpoints, tiny_config
 from tests.s3 import S3Server, open_storage
 
 STEPS = 12
+HASTE = Patience(lease_watch=1.0)
 
 
 def _quiet(line: str) -> None:
@@ -105,6 +109,24 @@ def test_a_run_that_was_killed_is_stopped(root: Path) -> None:
     (root / "stopped" / "lease.json").write_text(json.dumps({**lease, "pid_started": "1"}))
     row = _rows(root)["stopped"]
     assert (row["state"], row["reason"], row["step"]) == ("stopped", "", 10)
+
+
+def test_a_lease_of_another_machine_is_watched_where_its_clock_tells_nothing(root: Path) -> None:
+    folder = root / "stopped"
+    lease = {"owner": "x", "host": "elsewhere", "boot": "b", "pid": 5, "pid_started": "1", "last_step": [9, 1.0]}
+    states = {}
+    for age_s in (0.1, 90.0, -90.0, 2 * 3600.0):
+        (folder / "lease.json").write_text(json.dumps({**lease, "renewed_at": time.time() - age_s}))
+        (row,) = summaries(find_runs(open_storage(str(root)), ["stopped"]), HASTE)
+        states[age_s] = row.state
+    assert states == {0.1: "running", 90.0: "stopped", -90.0: "stopped", 2 * 3600.0: "stopped"}
+    (folder / "lease.json").write_text(json.dumps({**lease, "renewed_at": time.time() - 90}))
+    renewed = json.dumps({**lease, "renewed_at": time.time() - 89})
+    timer = threading.Timer(HASTE.lease_watch / 2, lambda: (folder / "lease.json").write_text(renewed))
+    timer.start()
+    (row,) = summaries(find_runs(open_storage(str(root)), ["stopped"]), HASTE)
+    timer.join()
+    assert (row.state, row.step) == ("running", 9)
 
 
 def test_the_end_is_forgotten_when_the_run_goes_on(images: Path, root: Path) -> None:
