@@ -172,14 +172,19 @@ def test_trials_stand_under_the_name_of_their_sweep(root: Path, capsys: pytest.C
     sweep = root / "search"
     for name in ("trial_000", "trial_001"):
         shutil.copytree(root / "stopped", sweep / name)
+    shutil.copytree(root / "ended", sweep / "trial_002")
     (sweep / "sweep.json").write_text("{}")
     (sweep / "trials").mkdir()
     (sweep / "trials" / "trial_001.json").write_text('{"state": "stopped", "reason": "worse than others"}')
+    (sweep / "trials" / "trial_002.json").write_text('{"state": "failed", "reason": "no result"}')
     rows = _rows(root, "--run", "search")
-    assert set(rows) == {"search/trial_000", "search/trial_001"}
-    assert rows["search/trial_001"]["reason"] == "worse than others"
+    assert {(row["name"], row["state"], row["reason"]) for row in rows.values()} == {
+        ("search/trial_000", "stopped", "interrupted"),
+        ("search/trial_001", "stopped", "worse than others"),
+        ("search/trial_002", "failed", "no result"),
+    }
     assert set(_rows(root, "--run", "search/trial_000", "ended")) == {"search/trial_000", "ended"}
-    assert set(_rows(sweep)) == {"trial_000", "trial_001"}  # the sweep's own folder
+    assert set(_rows(sweep)) == {"trial_000", "trial_001", "trial_002"}  # the sweep's own folder
     assert set(_rows(root / "ended")) == {"ended"}  # and a run's
 
 
