@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -142,7 +143,7 @@ def test_the_end_is_forgotten_when_the_run_goes_on(images: Path, root: Path) -> 
     assert (row["state"], row["step"]) == ("ended", STEPS) and row["device_hours"]["cpu"] > hours
 
 
-def test_what_is_damaged_is_a_row_that_says_so(root: Path) -> None:
+def test_what_is_damaged_is_a_row_that_says_so(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("broken", "list", "odd", "lost", "cut", "unfinished"):
         shutil.copytree(root / "ended", root / name)
     (root / "broken" / "config.json").write_text('{"preset": "smo')
@@ -155,10 +156,12 @@ def test_what_is_damaged_is_a_row_that_says_so(root: Path) -> None:
     (root / "cut" / "end.json").write_bytes(b"\xff\xfe")
     for marker in (root / "unfinished").glob("checkpoint_*/COMMITTED"):
         marker.write_text("{")
+    shutil.copytree(root / "ended", os.fsdecode(os.fsencode(root) + b"/caf\xe9"))  # of a Latin-1 disk
     (root / "no run").mkdir()
     (root / "no run" / "notes.txt").write_text("x")
     rows = _rows(root)
-    assert "no run" not in rows
+    assert "no run" not in rows and rows["caf\udce9"]["state"] == "ended"
+    assert "caf\\xe9" in capsys.readouterr().out
     for name in ("broken", "list", "odd", "lost"):
         assert rows[name]["state"] == "damaged" and "config.json" in rows[name]["reason"], rows[name]
     assert "config.json is damaged" in rows["broken"]["damage"][0]
