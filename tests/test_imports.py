@@ -176,6 +176,8 @@ LATE = {"torchvision", "timm", "matplotlib", "tensorboard", "boto3", "botocore",
     [
         ("moco_ray.cli.pretrain", {*HEAVY, "tyro", "rich"}),
         ("moco_ray.cli.sweep", {*HEAVY, "rich"}),
+        ("moco_ray.cli.runs", HEAVY),
+        ("moco_ray.run_folder.summary", {*LATE, "ray", "torch"}),
         ("moco_ray.driver.run", {*LATE, "ray"}),
         ("moco_ray.driver.dry_run", {*LATE, "ray"}),
         ("moco_ray.worker.loop", {*LATE, "ray"}),
