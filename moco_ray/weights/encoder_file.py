@@ -192,7 +192,7 @@ def newest_content(storage: Storage, path: str) -> bytes:
     state, reasons = newest_state(storage)
     if state is not None:
         return state
-    if storage.is_file(storage.join("config.json")):
+    if storage.is_file(storage.join("config.json")) and not _weights_in(storage):
         why = f" that is whole ({'; '.join(reasons)})" if reasons else ""
         raise ValueError(
             f"{path} is a run that has not saved a checkpoint yet{why}, and has no {NAME}; wait for its first one, or go on "
@@ -207,13 +207,17 @@ def _file_to_name(storage: Storage, path: str, file: str) -> str:
     Raises:
         ValueError: There are weights in it, which have to be named.
     """
-    weights = sorted(name for name, _, is_dir in storage.list(storage.root) if not is_dir and name.endswith(_WEIGHTS))
-    if weights:
+    if weights := _weights_in(storage):
         raise ValueError(
             f"{path} is a folder that is no run's ({', '.join(weights[:4])} in it): name the file, {path.rstrip('/')}/{weights[0]}"
         )
     is_page = storage.is_web and not path.endswith("/")
     return storage.root if is_page or (path.endswith(_WEIGHTS) and not storage.exists(storage.root)) else file
+
+
+def _weights_in(folder: Storage) -> list[str]:
+    """Names of files with weights in a folder, of other programs: runs keep theirs in folders, or as `NAME`."""
+    return sorted(name for name, _, is_dir in folder.list(folder.root) if not is_dir and name.endswith(_WEIGHTS))
 
 
 def info_of(content: bytes, path: str) -> dict[str, Any]:

@@ -81,6 +81,6 @@ with torch.inference_mode():
 done(features, f"timm {timm.__version__}, from the folder, with sizes, means and deviations")
 """,
     hints=lambda source, place: [
-        f'model = timm.create_model("local-dir:{place}", pretrained=True, num_classes=0)  # "hf-hub:NAME" once uploaded'
+        f"model = timm.create_model({f'local-dir:{place}'!r}, pretrained=True, num_classes=0)  # hf-hub:NAME once uploaded"
     ],
 )

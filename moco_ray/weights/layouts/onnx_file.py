@@ -72,7 +72,7 @@ parts = [session.run(["features"], {"images": part})[0] for part in (images[:1],
 done(numpy.concatenate(parts), f"onnxruntime {onnxruntime.__version__}, opset {opset}, batches of any size")
 """,
     hints=lambda source, place: [
-        f'session = onnxruntime.InferenceSession("{place}")',
+        f"session = onnxruntime.InferenceSession({place!r})",
         'features = session.run(["features"], {"images": images})[0]  # float32 (N, 3, '
         + f"{source.crop_px}, {source.crop_px})",
     ],

@@ -22,6 +22,8 @@ from moco_ray.weights.saved_state import read_state
 log = logging.getLogger(__name__)
 _OTHER_WORDS = {
     "model.init ": "",
+    "(backbone.": "(",
+    " backbone.": " ",
     "model.arch": "--arch",
     "model.stem": "--stem",
     "model.patch-px": "--patch-px",
@@ -95,7 +97,7 @@ def _imported(content: bytes, path: str, storage_options: str | None, origin: Or
     metadata = {
         **{"arch": model.arch, "stem": model.stem, "patch_px": str(model.patch_px), "step": "0"},
         **{name: json.dumps(views[name]) for name in ("crop_px", "mean", "std")},
-        "imported_from": path.rstrip("/").rsplit("/", 1)[-1],
+        "imported_from": path.split("?")[0].rstrip("/").rsplit("/", 1)[-1],
     }
     return encoder_bytes(encoder.backbone.eval(), metadata)
 
@@ -111,7 +113,7 @@ def _of_run(origin: Origin, storage_options: str | None) -> dict[str, str]:
         lines = [line for line in stored_lines(storage, "eval.jsonl") if line.get("step", 0) <= (origin.step or 0)]
     if lines:
         metrics = {name.removeprefix(_EVAL): value for name, value in lines[-1].items() if name.startswith(_EVAL)}
-        metadata["metrics"] = json.dumps({"step": lines[-1].get("step"), **metrics})
+        metadata["metrics"] = json.dumps(metrics)
     return metadata
 
 

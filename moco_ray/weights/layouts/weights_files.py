@@ -53,7 +53,7 @@ done(features, f"torchvision {{torchvision.__version__}}")
 """,
     hints=lambda source, place: [
         f"model = torchvision.models.{torchvision_name(source)}()",
-        f'model.load_state_dict(torch.load("{place}", weights_only=True), strict=False)  # all but fc',
+        f"model.load_state_dict(torch.load({place!r}, weights_only=True), strict=False)  # all but fc",
     ],
 )
 
@@ -79,7 +79,7 @@ def _timm_hints(source: Source, place: str) -> list[str]:
     name, arguments = timm_name(source)
     written = "".join(f", {key}={value!r}" for key, value in arguments.items())
     is_pickle = not place.endswith(".safetensors")
-    load = f'torch.load("{place}", weights_only=True)' if is_pickle else f'safetensors.torch.load_file("{place}")'
+    load = f"torch.load({place!r}, weights_only=True)" if is_pickle else f"safetensors.torch.load_file({place!r})"
     return [f'model = timm.create_model("{name}"{written})', f"model.load_state_dict({load})"]
 
 
@@ -112,5 +112,5 @@ model.load_state_dict(state, strict=True)
 {_COMPUTE}
 done(features, f'{{metadata["library"]}} {{metadata["library_version"]}}, by the recipe in its metadata')
 """,
-    hints=lambda source, place: [f'encoder = moco_ray.load_encoder("{place}")'],
+    hints=lambda source, place: [f"encoder = moco_ray.load_encoder({place!r})"],
 )
