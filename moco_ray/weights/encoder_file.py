@@ -57,6 +57,7 @@ def encoder_bytes(backbone: nn.Module, metadata: Mapping[str, str]) -> bytes:
 def state_encoder(state: Mapping[str, Any]) -> bytes:
     """The encoder file of a checkpoint's state: the query encoder's backbone with its running BatchNorm statistics."""
     model, views = _model_and_views(state)
+    config = json.loads(state["config"])
     backbone = build_backbone(model, views["crop_px"])
     prefix = "query_encoder.backbone."
     backbone.load_state_dict(
@@ -70,7 +71,8 @@ def state_encoder(state: Mapping[str, Any]) -> bytes:
         "mean": json.dumps(views["mean"]),
         "std": json.dumps(views["std"]),
         "step": str(state["step"]),
-        "preset": json.loads(state["config"]).get("preset", ""),
+        "preset": config.get("preset", ""),
+        "method": config.get("method", {}).get("name", ""),
         "manifest_digest": state.get("manifest_digest", ""),
     }
     return encoder_bytes(backbone, {name: value for name, value in metadata.items() if value})
@@ -142,7 +144,7 @@ def encoder_info(path: str | os.PathLike[str], storage_options: str | None = Non
         (lists of three numbers, of red, green and blue in 0..1), step (of training), feature_dim and format; recipe
         (Python lines that build the same network without moco_ray), library, library_version, library_name and
         library_arguments (the same for programs), numbers (`network_numbers`) and probe. Files of earlier versions
-        have nothing from recipe on. Where known: preset (of the run), manifest_digest (of its images), metrics (its
+        have nothing from recipe on. Where known: preset and method (of the run), manifest_digest (of its images), metrics (its
         last evaluation: name -> number) and imported_from (the file of another program that they were read from).
 
     Raises:

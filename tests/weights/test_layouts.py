@@ -93,6 +93,15 @@ def test_the_tool_that_a_file_is_for_gives_the_same_features(
     assert (exported.arch, exported.metadata["crop_px"]) == (model.arch, px)
 
 
+@pytest.mark.slow
+def test_that_a_collapsed_encoder_shows_little_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = read_encoder_source(write_encoder(tmp_path, TINY), None, Told())
+    for weight in source.backbone.parameters():
+        nn.init.zeros_(weight)
+    assert write_verified(LAYOUTS["timm"], source, str(tmp_path / "out.pth")).largest_feature == 0
+    assert "as one that has collapsed does" in caplog.text
+
+
 def test_every_layout_has_such_a_test() -> None:
     assert set(LAYOUTS) == {"torchvision", "timm", "safetensors", "detectron2", "huggingface", "onnx"}
 
@@ -262,7 +271,7 @@ def test_the_file_of_a_run_tells_of_its_preset_images_and_last_evaluation(run: P
 
 def test_a_finished_run_says_itself_what_it_was(run: Path) -> None:
     info = encoder_info(run / "encoder.safetensors")
-    assert info["preset"] == "smoke" and len(info["manifest_digest"]) == 64
+    assert (info["preset"], info["method"]) == ("smoke", "moco") and len(info["manifest_digest"]) == 64
 
 
 def test_the_card_of_a_run_has_its_measures(run: Path) -> None:

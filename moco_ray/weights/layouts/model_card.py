@@ -13,7 +13,6 @@ tags:
 - timm
 - image-feature-extraction
 - self-supervised-learning
-- momentum-contrast
 ---
 """
 _USE = """
@@ -53,10 +52,11 @@ def model_card(source: Source, timm_name: str) -> str:
     }
     table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
     title = f"# {source.model.arch}, pretrained without labels"
+    by_method = f" with the method {info['method']}" if "method" in info else ""
     by = (
         f"Weights of another program ({info['imported_from']}), converted by moco_ray. How they were trained is not known here."
         if "imported_from" in info
-        else "An image encoder, trained on images without labels by momentum contrast (moco_ray)."
+        else f"An image encoder, trained on images without labels{by_method} by moco_ray."
     )
     return f"{_HEAD}\n{title}\n\n{by}\n\n|  |  |\n|---|---|\n{table}\n{_USE.format(**info)}{_measured(info)}{_UNKNOWN}"
 
@@ -82,7 +82,5 @@ def _measured(info: dict[str, Any]) -> str:
     if not metrics:
         return "" if "imported_from" in info else "\n## Measured\n\nNothing: the run had no evaluation to report.\n"
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in metrics.items() if isinstance(value, int | float))
-    said = (
-        "The run's last evaluation, on its own images; knn_top1 is the share that nearest neighbours classify rightly."
-    )
+    said = "The run's last evaluation. knn_top1: percent of the images that their nearest neighbours classify rightly."
     return f"\n## Measured\n\n{said}\n\n| metric | value |\n|---|---|\n{rows}\n"

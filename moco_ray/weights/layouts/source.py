@@ -106,7 +106,7 @@ def _of_run(origin: Origin, storage_options: str | None) -> dict[str, str]:
     """More metadata, of the run that trained an encoder."""
     if origin.run is None or origin.config is None:
         return {}
-    metadata = {"preset": origin.config.preset}
+    metadata = {"preset": origin.config.preset, "method": origin.config.method.name}
     storage = Storage.open(origin.run, resolve_storage_options(origin.run, storage_options))
     lines: list[dict[str, Any]] = []
     with contextlib.suppress(ValueError):  # a damaged line is no reason to keep the weights

@@ -60,7 +60,7 @@ done(features, f"torchvision {{torchvision.__version__}}")
 
 def timm_metadata(source: Source) -> dict[str, str]:
     """Metadata of a safetensors file for timm and the Hugging Face Hub."""
-    wanted = ("arch", "crop_px", "mean", "std", "step", "preset", "manifest_digest", "imported_from")
+    wanted = ("arch", "crop_px", "mean", "std", "step", "preset", "method", "manifest_digest", "imported_from")
     told = {name: source.info[name] for name in wanted if name in source.info}
     return {"format": "pt", **{name: v if isinstance(v, str) else json.dumps(v) for name, v in told.items()}}
 
