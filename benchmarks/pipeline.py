@@ -33,7 +33,7 @@ from torchvision import transforms
 from benchmarks.harness import Row, at_least, finish, interleave
 from benchmarks.photos import jpegs_of, shipped_photos, shipped_small, spread
 from moco_ray.config.views import ViewsConfig, cifar_views, v2_views
-from moco_ray.data.blocks import StreamSpec, fill_group
+from moco_ray.data.blocks import Known, StreamSpec, fill_group
 from moco_ray.data.decode import decode_image
 from moco_ray.data.makers import TwoViews
 
@@ -85,11 +85,11 @@ def ours(files: Sequence[bytes], views: ViewsConfig) -> Callable[[], None]:
         maker=TwoViews(views, shuffle_bn=False),
         max_pixels=MAX_PIXELS,
     )
-    out, labels = spec.maker.empty(len(files)), np.zeros(len(files), dtype=np.int64)
+    out, known = spec.maker.empty(len(files)), Known(np.zeros(len(files), dtype=np.int64), [None] * len(files))
     turn = iter(range(1_000_000))
 
     def run() -> None:
-        bad = fill_group(spec, files, labels, next(turn) * len(files), out)  # new draws every time, as in training
+        bad = fill_group(spec, files, known, next(turn) * len(files), out)  # new draws every time, as in training
         assert not bad, bad
 
     return run

@@ -19,6 +19,7 @@ from moco_ray.run_folder.begin import CONFIG, is_run, stored_images
 from moco_ray.run_folder.checkpoint_files import checkpoint_name
 from moco_ray.run_folder.metrics import join_parts
 from moco_ray.storage.storage import Storage, resolve_storage_options
+from moco_ray.tasks.pretraining import PRETRAINING
 from moco_ray.weights.encoder_file import NAME, encoder_info, load_encoder, read_encoder
 from moco_ray.worker.console import said_by
 
@@ -116,7 +117,7 @@ def _draw(run: Storage, encoder: str, storage_options: str | None, data_storage_
     config = from_json(run.read_bytes(run.join(CONFIG)).decode(), run.uri(run.join(CONFIG)))
     config = replace(config, data=replace(config.data, storage_options=data_storage_options))
     try:
-        eval_set = run_eval_set(config, stored_images(run))
+        eval_set = run_eval_set(PRETRAINING, config, stored_images(run))
         pictures = illustrate(config, run, load_encoder(encoder, storage_options), eval_set)
         log.info(f"pictures: {', '.join(run.uri(path) for path in pictures)}")
     except Exception as error:  # the images may be elsewhere by now; the encoder is there

@@ -44,6 +44,24 @@ def check_workers(config: Config) -> None:
     data_label(run)
 
 
+def check_data(config: Config) -> None:
+    """Check which images are asked for.
+
+    Raises:
+        ValueError: A share is impossible, or there are too few classes.
+    """
+    data = config.data
+    if not 0 < data.label_fraction <= 1:
+        raise ValueError(f"data.label-fraction is {data.label_fraction}; use a share in (0, 1], such as 0.01")
+    for name, given in (("classes", data.classes), ("target-columns", data.target_columns)):
+        if given is not None and len(set(given)) < len(given):
+            raise ValueError(f"data.{name} names one twice: {', '.join(given)}")
+    if data.classes is not None and len(data.classes) < 2:
+        raise ValueError(f"data.classes is {', '.join(data.classes)}; name two or more, as A,B")
+    if data.classes is not None and data.target_columns is not None:
+        raise ValueError("data.classes and data.target-columns are two kinds of labels; drop one of them")
+
+
 def check_batch(config: Config) -> None:
     """Check what must divide what.
 
@@ -54,19 +72,21 @@ def check_batch(config: Config) -> None:
     size, groups = optim.global_batch_size, optim.bn_groups
     if groups < 1:
         raise ValueError(f"optim.bn-groups is {groups}; use 1 or more")
-    fewest = 2 * groups if method.batch_norm == "group" else max(2, groups)
+    is_grouped = config.batch_norm == "group"
+    fewest = 2 * groups if is_grouped else max(2, groups)
     if size < fewest:
-        fewer = f", or {size // 2} groups or fewer" if method.batch_norm == "group" and size >= 2 else ""
+        fewer = f", or {size // 2} groups or fewer" if is_grouped and size >= 2 else ""
         raise ValueError(
             f"optim.global-batch-size {size} is too small for the {groups} BatchNorm groups of optim.bn-groups"
-            f"{', which need 2 images each' if method.batch_norm == 'group' else ''}; use a batch of {fewest} or more{fewer}"
+            f"{', which need 2 images each' if is_grouped else ''}; use a batch of {fewest} or more{fewer}"
         )
     if size % groups:
         raise ValueError(
             f"optim.global-batch-size {size} is not a multiple of optim.bn-groups "
             f"{groups}; use a batch of {groups * max(2, round(size / groups))}, or a number of groups that divides the batch"
         )
-    method.check(size)
+    if config.task == "pretraining":
+        method.check(size)
     if config.model.arch in VITS and config.views.crop_px % config.model.patch_px:
         raise ValueError(
             f"views.crop-px {config.views.crop_px} is not a multiple of model.patch-px {config.model.patch_px}; use "
@@ -110,6 +130,12 @@ def check_numbers(config: Config) -> None:
     for name, value in not_negative.items():
         if value < 0:
             raise ValueError(f"{name} is {value}; use 0 or more")
+    if config.optim.layer_decay != 1 and config.optim.optimizer == "lars":
+        raise ValueError(
+            f"optim.layer-decay {config.optim.layer_decay} goes with sgd and adamw; use 1, or another optim.optimizer than lars"
+        )
+    if not 0 < config.optim.layer_decay <= 1:
+        raise ValueError(f"optim.layer-decay is {config.optim.layer_decay}; use a factor in (0, 1], such as 0.75")
     if not 0 <= config.optim.momentum < 1:
         raise ValueError(f"optim.momentum is {config.optim.momentum}; use a number in [0, 1), normally 0.9")
     if min(config.optim.milestones, default=0) < 0:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Literal
 
-from moco_ray.config.checks import check_batch, check_numbers, check_workers
+from moco_ray.config.checks import check_batch, check_data, check_numbers, check_workers
 from moco_ray.config.data import DataConfig
 from moco_ray.config.eval import EvalConfig
 from moco_ray.config.methods import AnyMethod
@@ -16,6 +17,14 @@ from moco_ray.config.paths import PATHS, is_same_path, take_paths
 from moco_ray.config.run import RunConfig
 from moco_ray.config.types import check_groups, take_values
 from moco_ray.config.views import ViewsConfig
+
+TaskName = Literal["pretraining", "linear-probe", "finetune"]
+GROUPS: dict[TaskName, tuple[str, ...]] = {
+    "pretraining": ("data", "views", "model", "method", "optim", "eval", "run"),
+    "linear-probe": ("data", "views", "model", "optim", "eval", "run"),
+    "finetune": ("data", "views", "model", "optim", "eval", "run"),
+}
+"""The parts of a configuration that mean something for what is trained; the others are neither shown nor kept."""
 
 _LEARNED_FROM = ("seed", "dtype", "compress_gradients")
 # Fields that may change when a run is resumed: they decide where and how it runs, not what it learns.
@@ -33,6 +42,8 @@ _PLACES = frozenset({"data.uri", "eval.uri"})
 class Config:
     """Everything about a run."""
 
+    task: TaskName = "pretraining"
+    """What is trained: each has a command of its own in jobs/."""
     preset: str = "moco-v2"
     """Name of the preset that the other fields started from."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -60,8 +71,21 @@ class Config:
         take_paths(self, PATHS)
         take_values(self)
         check_numbers(self)
+        check_data(self)
         check_batch(self)
         check_workers(self)
+
+    @property
+    def batch_norm(self) -> Literal["group", "global", "frozen"]:
+        """Whether BatchNorm sees a group of the batch or all of it, or learns nothing."""
+        if self.task == "pretraining":
+            return self.method.batch_norm
+        return "frozen" if self.task == "linear-probe" else "group"
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether images are trained on for what they are labelled with."""
+        return self.task != "pretraining"
 
 
 def experiment_differences(old: Config, new: Config, *, passes_automatic: bool = False) -> list[str]:
@@ -72,10 +96,12 @@ def experiment_differences(old: Config, new: Config, *, passes_automatic: bool =
         new: Another one.
         passes_automatic: Whether to pass over what is None in the new one, and will be decided.
     """
+    if old.task != new.task:
+        return [f"it was {old.task}, now {new.task}"]
     if old.method.name != new.method.name:
         return [f"the method was {old.method.name}, now {new.method.name}"]
     differences = []
-    for group in ("data", "views", "model", "method", "optim", "eval", "run"):
+    for group in GROUPS[old.task]:
         for item in dataclasses.fields(getattr(old, group)):
             path = f"{group}.{item.name}"
             was, now = getattr(getattr(old, group), item.name), getattr(getattr(new, group), item.name, None)

@@ -83,8 +83,10 @@ def from_text(hint: Any, texts: Sequence[str]) -> Any:
     """
     length = tuple_length(hint)
     if length is not None:
-        items = split_list(texts)
-        item_hint = typing.get_args(hint)[0]
+        if length == 0 and list(texts) == ["None"] and types.NoneType in members(hint):
+            return None
+        item_hint = next(typing.get_args(m)[0] for m in members(hint) if typing.get_origin(m) is tuple)
+        items = split_names(texts) if item_hint is str else split_list(texts)
         if not items or (length and len(items) != length):
             raise ValueError(describe(hint))
         return tuple(from_text(item_hint, [item]) for item in items)
@@ -99,6 +101,11 @@ def from_text(hint: Any, texts: Sequence[str]) -> Any:
 def split_list(texts: Sequence[str]) -> list[str]:
     """Items that were written with spaces, commas or brackets."""
     return [item for item in re.split(r"[\s,]+", " ".join(texts).strip("()[] ")) if item]
+
+
+def split_names(texts: Sequence[str]) -> list[str]:
+    """Names that were written as several texts, or with commas: blanks may be part of one."""
+    return [name.strip() for text in texts for name in text.split(",") if name.strip()]
 
 
 def _one_from_text(member: Any, text: str, *, is_text: bool) -> Any:

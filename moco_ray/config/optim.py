@@ -27,6 +27,9 @@ class OptimConfig:
     """Momentum of SGD and LARS."""
     weight_decay: float = 1e-4
     """Weight decay, on all parameters; LARS leaves out biases and BatchNorm, AdamW decouples it."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from each block of a Transformer to the one before it (BEiT, arXiv:2106.08254: 0.65 to
+    0.75 for fine-tuning); 1: all learn at one rate."""
     schedule: Schedule = "cosine"
     """How the rate falls: "milestones" (v1), "cosine" (v2) or "constant"."""
     schedule_per: Literal["epoch", "step"] = "epoch"

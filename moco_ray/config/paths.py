@@ -17,6 +17,7 @@ BYTES = "file-bytes"
 PATHS = (
     "data.uri",
     "data.storage_options",
+    "data.exclude",
     "eval.uri",
     "model.init",
     "run.storage_path",

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from moco_ray.config.config import Config
+from moco_ray.config.config import GROUPS, Config
 from moco_ray.config.fields import from_json_value, shorten, types_of
 from moco_ray.config.methods import AnyMethod, method_class, method_names
 from moco_ray.config.methods.moco import MoCoConfig
@@ -25,6 +25,8 @@ def to_json(config: Config) -> str:
         group, name = path.split(".")
         values[group][name] = None
     values["data"]["relist"] = False  # asked for once, and no setting of the run
+    unused = {name for groups in GROUPS.values() for name in groups} - {*GROUPS[config.task]}
+    values = {name: value for name, value in values.items() if name not in unused}
     return json.dumps(values, indent=1)
 
 

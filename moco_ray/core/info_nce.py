@@ -17,9 +17,9 @@ class Loss(NamedTuple):
     total: Tensor
     """() sum of the losses, with its gradient."""
     num_correct: Tensor
-    """() queries whose own key is the most similar of all."""
+    """() queries whose own key is the most similar of all; of a classifier, images whose class is."""
     cosine: Tensor
-    """() sum of the cosines of queries and their own keys."""
+    """() sum of the cosines of queries and their own keys; of a classifier, of the probabilities of what is true."""
 
 
 def info_nce_logits(q: Tensor, k: Tensor, negatives: Tensor, temperature: float) -> Tensor:

@@ -14,6 +14,7 @@ from moco_ray.config.model import ModelConfig
 from moco_ray.core.batch import Batch
 from moco_ray.core.encoders import Encoder
 from moco_ray.core.info_nce import Loss
+from moco_ray.core.step_result import contrast_means
 
 # A module on images (n, H, W, 3) uint8, which it standardises, or on features (n, d): `core/encoding.py`.
 Encode = Callable[[nn.Module, Tensor], Tensor]
@@ -86,6 +87,10 @@ class Method(nn.Module):
             keys: What `encode_keys` returned.
             outputs: Of each query module, (n, d), for all of this rank's images, without gradient.
         """
+
+    def means(self, images: int) -> dict[str, tuple[float, int]]:
+        """For each of the three sums of `loss` over the global batch the name of its mean, a factor and a divisor."""
+        return contrast_means(images, self.queries_per_image)
 
     def metrics(self, progress: float) -> dict[str, float]:
         """Values to log beside the loss."""

@@ -20,8 +20,7 @@ def build_optimizer(modules: Iterable[nn.Module], config: OptimConfig) -> torch.
     dimension, as v3's and SimCLR's does. Each takes all tensors at once. Its state is there from the beginning, of zeros,
     and one that it loads, perhaps of another device, becomes what steps here need.
     """
-    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    optimizer = _build(parameters, config)
+    optimizer = _build(_groups(list(modules), config), config)
     ways: list[dict[str, Any]] = [
         {name: group[name] for name in ("foreach", "fused") if name in group} for group in optimizer.param_groups
     ]
@@ -36,13 +35,37 @@ def build_optimizer(modules: Iterable[nn.Module], config: OptimConfig) -> torch.
     return optimizer
 
 
-def _build(parameters: list[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+def _groups(modules: list[nn.Module], config: OptimConfig) -> list[dict[str, Any]]:
+    """The parameters that learn; where rates decay from block to block, those of each, with its factor.
+
+    Raises:
+        ValueError: Its blocks are not known.
+    """
+    learned = [p for module in modules for p in module.parameters() if p.requires_grad]
+    if config.layer_decay == 1:
+        return [{"params": learned}]
+    from timm.optim._param_groups import param_groups_layer_decay  # here, because timm takes seconds to import
+
+    backbone = getattr(modules[0], "backbone", modules[0])
+    if not hasattr(backbone, "group_matcher"):
+        raise ValueError(
+            f"optim.layer-decay {config.layer_decay:g} is for Transformers and models of timm, whose blocks are known; use 1 "
+            "for a torchvision ResNet"
+        )
+    groups = param_groups_layer_decay(backbone, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
+    own = {id(p) for group in groups for p in group["params"]}
+    kept = [{name: group[name] for name in ("params", "weight_decay", "lr_scale")} for group in groups]
+    return [*kept, {"params": [p for p in learned if id(p) not in own]}]  # the head, at the whole rate
+
+
+def _build(parameters: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
     lr, weight_decay = config.effective_lr, config.weight_decay
-    is_on_gpu = parameters[0].is_cuda
+    flat: list[nn.Parameter] = [p for group in parameters for p in group["params"]]
+    is_on_gpu = flat[0].is_cuda
     if config.optimizer == "adamw":
         return AdamW(parameters, lr=lr, weight_decay=weight_decay, foreach=not is_on_gpu, fused=is_on_gpu)
     if config.optimizer == "lars":
-        return Lars(parameters, lr=lr, momentum=config.momentum, weight_decay=weight_decay)
+        return Lars(flat, lr=lr, momentum=config.momentum, weight_decay=weight_decay)
     return SGD(
         parameters,
         lr=lr,

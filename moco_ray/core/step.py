@@ -12,7 +12,7 @@ from moco_ray.core.encoding import Encoding
 from moco_ray.core.group_batch_norm import commit_running_statistics, group_batch_norms
 from moco_ray.core.method import Method
 from moco_ray.core.micro_batches import MicroBatches
-from moco_ray.core.step_result import StepResult, contrast_means
+from moco_ray.core.step_result import StepResult
 
 
 class Learner:
@@ -60,7 +60,7 @@ class Learner:
         """
         method, passes = self.method, self.micro_batches
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         with torch.no_grad():
             method.update_key_encoder(progress)  # f_k <- m f_k + (1 - m) f_q
             # k = f_k(x_k), of shuffled BatchNorm groups (n, dim); gathered and unshuffled: (B, dim)
@@ -72,7 +72,7 @@ class Learner:
         with torch.no_grad():
             method.update_dictionary(batch, keys, outputs)  # enqueue(queue, k), dequeue(queue): (K, dim)
         commit_running_statistics(self._norms, batch.num_groups, len(batch.groups[collectives.rank()]))
-        return StepResult.over_ranks(sums, batch, contrast_means(batch.global_batch_size, method.queries_per_image))
+        return StepResult.over_ranks(sums, batch, method.means(batch.global_batch_size))
 
     def try_memory(self, batch: Batch) -> None:
         """Find the micro-batch that fits, by a backward pass that is thrown away. All ranks must call."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,17 +165,31 @@ def _make_group(
 ) -> list[tuple[int, str]]:
     """Make the arrays of one group of one step; returns its bad rows with the reasons."""
     first = step * spec.global_batch_size + group * spec.group_size
-    reasons = fill_group(spec, images, source.manifest.labels[rows], first, out)
+    reasons = fill_group(spec, images, Known.of(source.manifest, rows), first, out)
     if len(reasons) == len(images):
         shown, good = _next_good_group(spec, source, step, group, reasons[0])
-        fill_group(spec, good, source.manifest.labels[shown], first, out)
+        fill_group(spec, good, Known.of(source.manifest, shown), first, out)
     return [(int(rows[i]), reason) for i, reason in reasons.items()]
+
+
+class Known(NamedTuple):
+    """What a manifest says of some rows."""
+
+    labels: NDArray[np.int64]
+    """(n,) classes, -1 without one."""
+    targets: Sequence[NDArray[np.float32] | None]
+    """n times what there is beside the class."""
+
+    @classmethod
+    def of(cls, manifest: Manifest, rows: NDArray[np.int64]) -> Known:
+        """Look it up."""
+        return cls(manifest.labels[rows], manifest.targets(rows) or [None] * len(rows))
 
 
 def fill_group(
     spec: StreamSpec,
     contents: Sequence[Encoded],
-    labels: NDArray[np.integer],
+    known: Known,
     first_position: int,
     out: Mapping[str, NDArray[Any]],
 ) -> dict[int, str]:
@@ -184,7 +198,7 @@ def fill_group(
     Args:
         spec: What is streamed.
         contents: The encoded images.
-        labels: Their labels.
+        known: What is known of them.
         first_position: Of the group in the run.
         out: The group's part of each array (g, ...).
 
@@ -199,7 +213,8 @@ def fill_group(
         """Have what image number `shown` gives made in place i, with that of others."""
         nonlocal samples, num_bytes
         place = {name: array[i, ...] for name, array in out.items()}
-        samples.append(Sample(image, int(labels[shown]), first_position + i, place))
+        label, targets = int(known.labels[shown]), known.targets[shown]
+        samples.append(Sample(image, label, first_position + i, place, targets))
         num_bytes += image.nbytes + own_bytes
         if num_bytes >= _TOGETHER_BYTES:
             spec.maker.make(samples, spec.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from moco_ray.data.labels import NoClasses, amount, count_words, encode_labels, encode_names, encode_part
+from moco_ray.data.labels import NoClasses, amount, count_words, encode_labels, encode_names, encode_part, quoted
 from moco_ray.data.manifest import Manifest, make_manifest
 from moco_ray.data.overlap import check_left, is_shared
 from moco_ray.data.split_names import Role, has_train_and_other
@@ -32,6 +33,8 @@ class Rows:
     """As they were found; None without one."""
     label_name: str = ""
     """The column that they come from; "" for names of folders."""
+    target_names: tuple[str, ...] = ()
+    """Columns of several labels at once: then each of `labels` is a tuple of one number for each, NaN where unknown."""
     roles: list[Role | None] | None = None
     """What each is for; None: all are trained on."""
     names: dict[Role, list[str]] = field(default_factory=dict)
@@ -99,7 +102,7 @@ def make_listed(rows: Rows, *, is_label_named: bool, chooses_test: bool) -> List
     for role in _ROLES[2:4]:
         if counts[role] and chooses_test and used is None:
             part, why = _part(rows, encoded, _rows_of(roles, (role,)), role, is_label_named)
-            if len(part.classes) > 1:
+            if len(part.classes) > 1 or part.target_names:
                 used, test = role, part
             else:
                 without.append(f"{_named(rows, role)} cannot be classified: {why or _class_words(part, why)}")
@@ -149,6 +152,7 @@ def merge_rows(parts: Sequence[Rows]) -> Rows:
         uris=[uri for uri, _ in keys],
         labels=[found[key] for key in keys],
         label_name=next((part.label_name for part in parts if part.label_name), ""),
+        target_names=next((part.target_names for part in parts if part.target_names), ()),
         roles=[role for _, role in keys],
         reasons={role: why for part in parts for role, why in part.reasons.items() if role in (part.roles or ())},
         notes=[note for part in parts for note in part.notes],
@@ -182,8 +186,9 @@ def _part(
 ) -> tuple[Manifest, str]:
     """The manifest of some rows, and why it has no classes, if that is known."""
     reason = rows.reasons.get(role, "")
+    targets = [rows.labels[i] or (math.nan,) * len(rows.target_names) for i in chosen] if rows.target_names else None
     try:
-        ids, classes = _encode(rows, encoded, chosen)
+        ids, classes = _encode(rows, encoded, chosen) if targets is None else (np.full(len(chosen), -1), ())
     except NoClasses as error:
         if is_label_named:
             raise ValueError(
@@ -205,11 +210,15 @@ def _part(
         rows_in_group=rows_in_group,
         image_column=rows.image_column,
         window_rows=rows.window_rows,
+        targets=targets,
+        target_names=rows.target_names,
     )
     return manifest, reason
 
 
 def _class_words(manifest: Manifest, reason: str) -> str:
+    if manifest.target_names:
+        return f"{amount(len(manifest.target_names), 'label')} that an image may have: {quoted(manifest.target_names)}"
     if manifest.classes:
         return count_words(manifest.classes, manifest.labels)
     return f"no classes: {reason}" if reason else "no classes: no image has a label"

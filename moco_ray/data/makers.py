@@ -25,6 +25,8 @@ class Sample(NamedTuple):
     """In the run, on which random draws depend."""
     out: Mapping[str, NDArray[Any]]
     """Its part of each array, to be filled."""
+    targets: NDArray[np.float32] | None = None
+    """What its row of the manifest says beside the class, if anything."""
 
 
 class Maker(ABC):
@@ -77,3 +79,33 @@ class TwoViews(Maker):
             for view, name in enumerate(("query", "key"))
         ]
         make_views(wanted, self.views, seed=seed)
+
+
+@dataclass(frozen=True)
+class LabelledView(Maker):
+    """One view of each image, which gradients flow for, and what it is labelled with.
+
+    `query`: (H, W, 3) uint8; `label`: () int64; with several labels an image `targets`: (num_targets,) float32 instead, 1
+    with a label, 0 without and NaN where nobody knows.
+    """
+
+    views: ViewsConfig
+    """Augmentation; that of view 1 where the two differ."""
+    num_targets: int = 0
+    """Labels that an image may have at once; 0: it has one class."""
+
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """A crop and its label or targets."""
+        crop = ((self.views.crop_px, self.views.crop_px, 3), "uint8")
+        if self.num_targets:
+            return {"query": crop, "targets": ((self.num_targets,), "float32")}
+        return {"query": crop, "label": ((), "int64")}
+
+    def make(self, samples: Sequence[Sample], seed: int) -> None:
+        """Make the view of each image."""
+        make_views([Wanted(s.image, s.position, 0, s.out["query"]) for s in samples], self.views, seed=seed)
+        for sample in samples:
+            if self.num_targets:
+                sample.out["targets"][...] = sample.targets
+            else:
+                sample.out["label"][...] = sample.label

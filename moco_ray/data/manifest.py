@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -31,7 +32,8 @@ class Manifest:
 
     table: pa.Table
     """Columns uri (large_string), row_group and row_in_group (int32, -1 for single files), num_bytes (int64, -1 when unknown),
-    label (int32, -1 without one), is_holdout (bool); in one chunk, since `take` would otherwise copy all of it each time."""
+    label (int32, -1 without one), is_holdout (bool), and where images have more to say than a class, targets
+    (list<float32>); in one chunk, since `take` would otherwise copy all of it each time."""
     kind: Literal["files", "parquet"]
     """Whether a row is a file, or a row of a Parquet file."""
     image_column: str | None
@@ -46,6 +48,8 @@ class Manifest:
     """How a run orders the rows, for as long as it lasts."""
     window_rows: int | None = None
     """Rows of Parquet files that are shuffled together, about, but at least a global batch; None: no more than that."""
+    target_names: tuple[str, ...] = ()
+    """Names of the targets, where each row has one number for each of them."""
 
     def __post_init__(self) -> None:
         """Bring the table into one chunk."""
@@ -65,6 +69,18 @@ class Manifest:
         """Label of every row, -1 without one."""
         return self._column("label").astype(np.int64)
 
+    @property
+    def has_targets(self) -> bool:
+        """Whether rows have more than a class."""
+        return "targets" in self.table.column_names
+
+    def targets(self, rows: IntArray) -> list[NDArray[np.float32]] | None:
+        """What some rows have to say beside their class; None where there is nothing."""
+        if not self.has_targets:
+            return None
+        found = self.table["targets"].chunk(0).take(pa.array(rows))
+        return [np.asarray(values.values.to_numpy(), dtype=np.float32) for values in found]
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the content, as it was before the images moved."""
@@ -73,6 +89,10 @@ class Manifest:
         hashed = hashlib.sha256(self._metadata())
         for name in ("row_group", "row_in_group", "num_bytes", "label", "is_holdout"):
             hashed.update(np.ascontiguousarray(self._column(name)).tobytes())
+        if self.has_targets:
+            targets = self.table["targets"].chunk(0)
+            hashed.update(targets.flatten().to_numpy().tobytes())
+            hashed.update(pc.list_value_length(targets).to_numpy().tobytes())
         uris = self.table["uri"].chunk(0)
         for start in range(0, len(uris), _HASHED_AT_ONCE):
             hashed.update(_lines(uris.slice(start, _HASHED_AT_ONCE)))
@@ -96,6 +116,16 @@ class Manifest:
         is_other = np.ones(len(self), dtype=bool)
         is_other[rows] = False
         return np.flatnonzero(is_other).astype(np.int64)
+
+    def keep(self, mask: NDArray[np.bool_]) -> Manifest:
+        """The rows in the mask, with new numbers."""
+        return replace(self, table=self.table.filter(pa.array(mask)), known_as=None)
+
+    def with_labels(self, labels: IntArray, classes: tuple[str, ...]) -> Manifest:
+        """The same images with other labels."""
+        index = self.table.schema.get_field_index("label")
+        table = self.table.set_column(index, "label", pa.array(labels, pa.int32()))
+        return replace(self, table=table, classes=classes, known_as=None)
 
     def with_holdout(self, mask: NDArray[np.bool_]) -> Manifest:
         """The same images, of which training does not see those in the mask."""
@@ -153,6 +183,7 @@ class Manifest:
                 former_digests=tuple(values.get("former_digests", ())),
                 order_version=order["version"],
                 window_rows=order["window_rows"],
+                target_names=tuple(values.get("target_names", ())),
             )
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{storage.uri(path)} is damaged ({type(error).__name__}: {error})") from error
@@ -175,6 +206,8 @@ class Manifest:
 
     def _metadata(self) -> bytes:
         values: dict[str, Any] = {"kind": self.kind, "image_column": self.image_column, "classes": self.classes}
+        if self.target_names:
+            values["target_names"] = self.target_names
         if not self.is_first_order:
             values["order"] = {"version": self.order_version, "window_rows": self.window_rows}
         return json.dumps(values).encode()
@@ -194,6 +227,8 @@ def make_manifest(
     rows_in_group: IntArray | None = None,
     image_column: str | None = None,
     window_rows: int | None = None,
+    targets: Sequence[Sequence[float]] | None = None,
+    target_names: tuple[str, ...] = (),
 ) -> Manifest:
     """Make a manifest from columns of equal length; with `image_column` the rows are rows of Parquet files."""
     n = len(uris)
@@ -208,8 +243,12 @@ def make_manifest(
             "is_holdout": pa.array(np.zeros(n, dtype=bool)),
         }
     )
+    if targets is not None:
+        table = table.append_column("targets", pa.array(targets, pa.list_(pa.float32())))
     kind: Literal["files", "parquet"] = "files" if image_column is None else "parquet"
-    return Manifest(table, kind, image_column, classes, order_version=_ORDER, window_rows=window_rows)
+    return Manifest(
+        table, kind, image_column, classes, order_version=_ORDER, window_rows=window_rows, target_names=target_names
+    )
 
 
 def _in_one_chunk(table: pa.Table) -> pa.Table:

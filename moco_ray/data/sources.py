@@ -59,6 +59,11 @@ def list_source(
         rows = _from_file(config, storage)
     else:
         rows = _from_folder(config, storage, list_folder(storage, config.uri, leave_out))
+    if config.target_columns is not None and not rows.target_names:
+        raise ValueError(
+            f"data.target-columns {', '.join(config.target_columns)}: {config.uri} is no list of images with such columns; name "
+            "one (.csv, .tsv or .jsonl) with --data.uri"
+        )
     return make_listed(rows, is_label_named=config.label_column is not None, chooses_test=chooses_test)
 
 
@@ -73,6 +78,7 @@ def _from_file(config: DataConfig, storage: Storage) -> Rows:
             folder,
             config.label_column,
             wanted_place=config.image_column,
+            targets=config.target_columns,
         )
     if extension == ".parquet":
         return _from_parquet(config, storage, [storage.root])
@@ -166,7 +172,14 @@ def _from_lists(config: DataConfig, storage: Storage, lists: Sequence[tuple[File
     for file, role in lists:
         table, uri = read_list(storage, file.path), storage.uri(file.path)
         rows = rows_of_table(
-            uri, table, storage, storage.root, config.label_column, role, wanted_place=config.image_column
+            uri,
+            table,
+            storage,
+            storage.root,
+            config.label_column,
+            role,
+            wanted_place=config.image_column,
+            targets=config.target_columns,
         )
         parts.append(rows)
         if role is not None:

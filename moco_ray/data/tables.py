@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from moco_ray.data.labels import amount, join_labels, quoted
@@ -12,6 +13,7 @@ from moco_ray.data.overlap import check_left
 from moco_ray.data.places import place_of
 from moco_ray.data.split_names import Role, has_train_and_other, role_by_word
 from moco_ray.data.table_columns import LABEL_COLUMNS, label_column, place_column, split_columns
+from moco_ray.data.targets import read_targets
 from moco_ray.data.text_tables import URI_COLUMNS, Table
 from moco_ray.storage.storage import Storage
 from moco_ray.storage.uris import file_system_of, shown
@@ -32,6 +34,7 @@ def rows_of_table(
     role: Role | None = None,
     *,
     wanted_place: str | None = None,
+    targets: Sequence[str] | None = None,
 ) -> Rows:
     """The images that a table names, sorted by URI.
 
@@ -43,6 +46,7 @@ def rows_of_table(
         wanted_label: Column of labels that the user named.
         role: What all of its images are for; None: a column of splits may say.
         wanted_place: Column of the images' places that the user named.
+        targets: Columns of several labels at once, which then take the place of the classes.
 
     Raises:
         ValueError: It names no images, or in a way that cannot be used.
@@ -57,7 +61,9 @@ def rows_of_table(
     label = label_column(uri, names, wanted_label)
     splits = split_columns(uri, names, label) if role is None else []
     uris = places_of(uri, column, table.columns[column], storage, folder, table.lines)
-    labels = table.columns[label] if label else [None] * len(uris)
+    labels: Sequence[Any] = table.columns[label] if label else [None] * len(uris)
+    if targets is not None:
+        labels = read_targets(uri, table, targets)
     roles, unclear = roles_of({name: table.columns[name] for name in splits}, len(uris))
     rows = rows_of_uris(
         uri,
@@ -68,7 +74,7 @@ def rows_of_table(
         reason=reason_without(uri, label),
     )
     rows.notes.extend(unclear)
-    return rows
+    return rows if targets is None else replace(rows, target_names=tuple(targets))
 
 
 def places_of(

@@ -21,7 +21,6 @@ from moco_ray.driver.images.listing import (
 )
 from moco_ray.driver.naming import check_name, check_preset
 from moco_ray.evaluate.eval_set import EvalSet
-from moco_ray.evaluate.words import describe_eval_set
 from moco_ray.run_folder.begin import CONFIG
 from moco_ray.run_folder.checkpoint_files import checkpoint_steps
 from moco_ray.run_folder.interruptions import INTERRUPTIONS
@@ -142,8 +141,8 @@ def make_plan(task: Task, config: Config, run: Storage, patience: Patience = USU
         log.warning(f"{text}")
     if old is None:
         warn_of_mixing(source, config.optim.global_batch_size)
-    eval_set = run_eval_set(config, images)
-    for line in describe_eval_set(eval_set, config.eval, images.train, source.train_rows):
+    eval_set = run_eval_set(task, config, images)
+    for line in task.describe_eval_set(config, eval_set, images):
         log.info(line)
     return Plan(
         task=task,

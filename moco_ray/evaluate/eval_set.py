@@ -156,7 +156,7 @@ def _sample(
     max_pixels: int,
 ) -> ImageSet:
     chosen = np.sort(rows[_draw(len(rows), min(at_most, len(rows)), seed, key)])
-    small = Manifest(manifest.table.take(chosen), manifest.kind, manifest.image_column, manifest.classes)
+    small = replace(manifest, table=manifest.table.take(chosen), known_as=None, former_digests=())
     labels = manifest.labels[chosen]
     return ImageSet(manifest=small, rows=np.arange(len(chosen)), labels=labels, options=options, max_pixels=max_pixels)
 

@@ -186,7 +186,7 @@ def _prepare(settings: SweepConfig, config: Config, space: Space, storage: Stora
         images, _ = current_images(stored, from_json(str(old["config"])), config)
     else:
         images = list_images(config)
-    eval_set = run_eval_set(config, images)
+    eval_set = run_eval_set(PRETRAINING, config, images)
     log.info(eval_set.words)
     metric = choose_metric(settings.metric, config, has_labels=eval_set.has_labels)
     definition = _definition(settings, config, space, metric)

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from moco_ray.config import Config
 from moco_ray.data.makers import Maker
+from moco_ray.data.manifest import Images
+from moco_ray.evaluate.eval_set import EvalSet, choose_eval_set
+from moco_ray.evaluate.words import describe_eval_set
 from moco_ray.run_folder.checkpoint import State
-from moco_ray.storage.storage import Storage
+from moco_ray.storage.storage import Storage, StorageOptions
 from moco_ray.tasks.learner import Learner
 
 if TYPE_CHECKING:
@@ -79,6 +82,31 @@ class Task(ABC):
     def warnings(self, config: Config, num_images: int) -> list[str]:
         """What a user should know before so many images are trained on in this way."""
         return []
+
+    def eval_set(
+        self, config: Config, images: Images, train_options: StorageOptions, test_options: StorageOptions
+    ) -> EvalSet:
+        """The images to evaluate on.
+
+        Args:
+            config: Of the run.
+            images: Its images.
+            train_options: Access to those of data.uri.
+            test_options: Access to those to classify.
+        """
+        return choose_eval_set(
+            images.train,
+            images.test,
+            config.eval,
+            config.run.seed,
+            train_options,
+            test_options,
+            config.data.max_pixels,
+        )
+
+    def describe_eval_set(self, config: Config, eval_set: EvalSet, images: Images) -> list[str]:
+        """Lines about what a run will be measured on."""
+        return describe_eval_set(eval_set, config.eval, images.train, images.train.train_rows())
 
     @abstractmethod
     def maker(self, config: Config) -> Maker:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from moco_ray.config import Config
 from moco_ray.data.blocks import Source
@@ -16,9 +17,12 @@ from moco_ray.data.labels import amount, count_words
 from moco_ray.data.manifest import Images, Manifest
 from moco_ray.data.order import make_order
 from moco_ray.data.overlap import check_left, is_shared_row
+from moco_ray.data.select import keep_fraction
 from moco_ray.data.sources import list_source
-from moco_ray.evaluate.eval_set import EvalSet, choose_eval_set, holdout_mask
+from moco_ray.driver.images.used import used_images, with_same_classes
+from moco_ray.evaluate.eval_set import EvalSet, holdout_mask
 from moco_ray.storage.storage import StorageOptions, resolve_storage_options
+from moco_ray.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +55,10 @@ def list_images(config: Config, *, holds_out: bool = True) -> Images:
     apart = (config.run.storage_path, evaluation.uri)
     options = resolve_storage_options(data.uri, data.storage_options)
     listed = list_source(data, options, leave_out=apart, chooses_test=not evaluation.uri)
-    train, test = listed.train, listed.test
+    train, test = used_images(config, listed.train, listed.test, f"data.uri {data.uri}")
     if holds_out and test is None and not evaluation.uri:
-        train = train.with_holdout(holdout_mask(train.labels, evaluation, config.run.seed))
+        train = train.with_holdout(holdout_mask(_labels_to_draw_by(train), evaluation, config.run.seed))
+    train = keep_fraction(train, data.label_fraction, config.run.seed)
     num_held_out = len(train) - len(train.train_rows())
     held_out = f", {num_held_out:,} of them held out for kNN" if num_held_out else ""
     log.info(f"{len(train):,} images{held_out}; {listed.words}")
@@ -75,7 +80,14 @@ def list_images(config: Config, *, holds_out: bool = True) -> Images:
     if evaluation.uri:
         test = list_eval_images(config)
         train = _without(train, test, config)
+    if config.needs_labels:
+        test = None if test is None else with_same_classes(train, test, evaluation.uri or data.uri)
     return Images(train=train, test=test)
+
+
+def _labels_to_draw_by(train: Manifest) -> NDArray[np.int64]:
+    """Labels of which a share is held out; with several labels an image any image may be."""
+    return np.arange(len(train)) % 2 if train.target_names else train.labels
 
 
 def _without(train: Manifest, test: Manifest, config: Config) -> Manifest:
@@ -103,8 +115,8 @@ def list_eval_images(config: Config) -> Manifest:
     log.info(f"listing {uri}")
     options = resolve_storage_options(uri, config.data.storage_options)
     listed = list_source(replace(config.data, uri=uri), options, leave_out=(config.run.storage_path,))
-    manifest = listed.test or listed.train
-    if len(manifest.classes) < 2:
+    manifest, _ = used_images(config, listed.test or listed.train, None, f"eval.uri {uri}")
+    if len(manifest.classes) < 2 and not manifest.has_targets:
         raise ValueError(
             f"eval.uri {uri} has no labels of two classes; use a folder with one sub-folder for each class ({listed.words})"
         )
@@ -161,15 +173,7 @@ def row_options(manifest: Manifest, config: Config) -> StorageOptions:
     return resolve_storage_options(manifest.first_uri, config.data.storage_options)
 
 
-def run_eval_set(config: Config, images: Images) -> EvalSet:
+def run_eval_set(task: Task, config: Config, images: Images) -> EvalSet:
     """The images that a run is evaluated on and illustrated with."""
     options = row_options(images.train, config)
-    return choose_eval_set(
-        images.train,
-        images.test,
-        config.eval,
-        config.run.seed,
-        options,
-        row_options(images.test, config) if images.test else options,
-        config.data.max_pixels,
-    )
+    return task.eval_set(config, images, options, row_options(images.test, config) if images.test else options)
