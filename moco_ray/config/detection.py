@@ -23,8 +23,6 @@ class DetectionConfig:
     """The boxes of eval.uri, likewise."""
     test_split: str = "test"
     """The list of ImageSets/Main of eval.uri to test on, or of data.uri if eval.uri is empty."""
-    classes: tuple[str, ...] = ()
-    """Names of the classes; boxes of others are left out and counted. Empty: all that the training boxes have."""
     min_px: tuple[int, ...] = tuple(range(480, 801, 32))
     """Shorter sides of training images, one of which is drawn for each."""
     max_px: int = 1333
@@ -84,8 +82,6 @@ class DetectionConfig:
             )
         if not 0 <= self.score_threshold < 1:
             raise ValueError(f"detection.score-threshold is {self.score_threshold}; use a number in [0, 1)")
-        if len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"detection.classes {' '.join(self.classes)} has a name twice; use each once")
 
     @property
     def pixels_per_image(self) -> int:

@@ -85,16 +85,19 @@ class Features:
     """Images of nearly one colour, as they were encoded."""
 
 
-def load_images(images: ImageSet, view: Callable[[UInt8Array, int], UInt8Array]) -> Iterator[ImageBatch]:
+def load_images(
+    images: ImageSet, view: Callable[[UInt8Array, int], UInt8Array], at_once: int = _BATCH
+) -> Iterator[ImageBatch]:
     """Read and decode a set of images in threads, a bounded number of batches ahead, in order.
 
     Args:
         images: What to read.
         view: Makes what is wanted of an upright RGB image uint8 (H, W, 3), given also its place in the set; runs in
-            the threads. All results have one shape.
+            the threads. All results of a batch have one shape.
+        at_once: Images in a batch, at most.
 
     Yields:
-        Batches of up to 64 images, without those that cannot be had or do not decode; never an empty one.
+        Batches of so many images or fewer, without those that cannot be had or do not decode; never an empty one.
 
     Raises:
         ReadError: The storage does not answer.
@@ -118,8 +121,8 @@ def load_images(images: ImageSet, view: Callable[[UInt8Array, int], UInt8Array])
     pool = DaemonPool(num_threads)
     ahead: deque[Future[ImageBatch]] = deque()
     try:
-        for start in range(0, len(images), _BATCH):
-            ahead.append(pool.submit(load, np.arange(start, min(start + _BATCH, len(images)))))
+        for start in range(0, len(images), at_once):
+            ahead.append(pool.submit(load, np.arange(start, min(start + at_once, len(images)))))
             if len(ahead) < num_threads * _BATCHES_AHEAD:
                 continue
             if len((batch := ahead.popleft().result()).places):

@@ -136,10 +136,8 @@ def test_classes_that_were_not_asked_for_are_left_out(tmp_path: Path) -> None:
     folder = voc(tmp_path, {"a": box("dog", 1, 1, 9, 9) + box("cat", 1, 1, 9, 9)})
     found = read(folder, classes=("dog",))
     assert found.classes == ("dog",) and len(found.targets[0]) == 1
-    assert found.bad[0].reason == "class 'cat' is not among detection.classes"
-    with pytest.raises(
-        ValueError, match=r"detection.classes cow: .* has no box of that class; its classes are cat, dog"
-    ):
+    assert found.bad[0].reason == "class 'cat' is not among data.classes"
+    with pytest.raises(ValueError, match=r"data.classes cow: .* has no box of that class; its classes are cat, dog"):
         read(folder, classes=("dog", "cow"))
 
 
@@ -152,7 +150,7 @@ def test_what_coco_names_and_is_not_there_is_left_out(tmp_path: Path) -> None:
     assert [bad.reason for bad in found.bad] == [
         "boxes of image_id 5, which the file does not name",
         "there is no such image",
-        "class 'category_id 4' is not among detection.classes",
+        "class 'category_id 4' is not among data.classes",
     ]
 
 

@@ -19,8 +19,12 @@ def common_canvas(sizes: list[tuple[int, int]], device: torch.device) -> tuple[i
         device: One that ranks reduce on.
     """
     largest = [-collectives.all_reduce_min(-max(sides), device) for sides in zip(*sizes, strict=True)]
-    height, width = (-(-side // _MULTIPLE) * _MULTIPLE for side in largest)
-    return height, width
+    return padded_size(*largest)
+
+
+def padded_size(height: int, width: int) -> tuple[int, int]:
+    """The next multiples of 32, with which every map has a whole number of places."""
+    return -(-height // _MULTIPLE) * _MULTIPLE, -(-width // _MULTIPLE) * _MULTIPLE
 
 
 def on_canvas(

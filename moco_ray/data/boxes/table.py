@@ -128,7 +128,7 @@ def check_boxes(
     known = tuple(classes) or tuple(present)
     if missing := [name for name in classes if name not in present]:
         there = f"its classes are {quoted(present)}" if present else "it has none at all"
-        raise ValueError(f"detection.classes {quoted(missing)}: {named} has no box of that class; {there}")
+        raise ValueError(f"data.classes {quoted(missing)}: {named} has no box of that class; {there}")
     numbers = {name: i for i, name in enumerate(known)}
     left_out, targets = list(bad), []
     for image in images:
@@ -155,7 +155,7 @@ def check_boxes(
 def _row(box: WrittenBox, size: tuple[float, float] | None, numbers: dict[str, int]) -> list[float] | str:
     """The seven numbers of a box, or why it cannot be used."""
     if box.name not in numbers:
-        return f"class {box.name!r} is not among detection.classes"
+        return f"class {box.name!r} is not among data.classes"
     if box.corners is None or not all(map(math.isfinite, box.corners)):
         return f"a box of {box.name!r} has corners that are no finite numbers"
     x1, y1, x2, y2 = box.corners
