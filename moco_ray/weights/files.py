@@ -35,8 +35,17 @@ def read_weights(content: bytes, path: str) -> dict[Name, Tensor]:
     Raises:
         ValueError: It is no file of weights, or asks for code to be run.
     """
+    return tensors_in(read_tree(content, path))
+
+
+def read_tree(content: bytes, path: str) -> Any:
+    """What a file holds, of any shape; objects of unknown classes are inert. Raises as `read_weights` does."""
     check_kind(content, path)
-    tree = tensors_of(content, path) if _is_safetensors(content) else _load(content, path)
+    return tensors_of(content, path) if _is_safetensors(content) else _load(content, path)
+
+
+def tensors_in(tree: Any) -> dict[Name, Tensor]:
+    """Every tensor of what `read_tree` returns, as `read_weights` names them."""
     found = _tensors_in(tree, (), set())
     return {
         name: tensor for name, tensor in found if not all(map(str.isdecimal, name))

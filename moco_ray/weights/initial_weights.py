@@ -39,7 +39,7 @@ def load_initial_weights(encoder: Encoder, path: str, *, options: StorageOptions
         ValueError: There is no such file, it holds no weights, or they are those of another network.
     """
     try:
-        content = _read(path, options)
+        content = read_source(path, options)
         tensors = read_weights(content, path)
     except ValueError as error:
         raise ValueError(f"model.init: {error}") from error
@@ -73,7 +73,12 @@ def _report(path: str, num_in_file: int, found: Found, positions: str, num_proje
     return f"initial weights: {num_loaded} tensors from {path}{where}{others}{positions}{left}{fresh}"
 
 
-def _read(path: str, options: StorageOptions | None) -> bytes:
+def read_source(path: str, options: StorageOptions | None) -> bytes:
+    """The content of the file of weights that a path names: itself, or the newest of a run's or a checkpoint's folder.
+
+    Raises:
+        ValueError: There is none.
+    """
     options = options or resolve_storage_options(path, None)
     check_answers(path, options)
     storage = Storage.open(path, options)
