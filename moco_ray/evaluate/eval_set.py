@@ -130,6 +130,42 @@ def choose_eval_set(
     return EvalSet(queries=queries, bank=bank, classes=common, words=words + left_out(train, images, common))
 
 
+def labelled_eval_set(
+    train: Manifest,
+    test: Manifest | None,
+    config: EvalConfig,
+    seed: int,
+    train_options: StorageOptions,
+    test_options: StorageOptions,
+    max_pixels: int,
+) -> EvalSet:
+    """The labelled images on which what learns from labels is measured: those to classify, or the hold-out.
+
+    Args:
+        train: The training data, hold-out included.
+        test: The images to classify, with numbers of the classes of `train`, if they are not among the training data.
+        config: Sizes.
+        seed: Of the sample, where there are more than max_queries.
+        train_options: Access to the training images.
+        test_options: Access to those to classify.
+        max_pixels: Images with more pixels are left out.
+
+    Raises:
+        ValueError: There are none.
+    """
+    images, options = (test, test_options) if test is not None else (train, train_options)
+    rows = np.arange(len(images)) if test is not None else train.other_rows(train.train_rows())
+    if not len(rows):
+        raise ValueError(
+            "there is nothing to measure on: name images to classify with --eval.uri, put them into a val or test folder of "
+            "data.uri, or hold some out with --eval.holdout-fraction 0.1"
+        )
+    queries = _sample(images, rows, config.max_queries, seed, _QUERIES, options, max_pixels)
+    which = "images to classify" if test is not None else "images held out from training"
+    words = f"accuracy: on {len(queries):,} {which}"
+    return EvalSet(queries=queries, bank=None, classes=train.target_names or train.classes, words=words)
+
+
 def _present(manifest: Manifest, rows: NDArray[np.int64]) -> list[str]:
     """Classes that some rows have."""
     return [manifest.classes[label] for label in np.unique(manifest.labels[rows]) if label >= 0]

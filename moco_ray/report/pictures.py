@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,15 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from moco_ray.report.style import BLUE, FRAME, GREEN, INK, MUTED, RED, open_axes
+from moco_ray.report.panels import DPI, draw_noisy, level, panel, png, series
+from moco_ray.report.style import FRAME, GREEN, INK, MUTED, RED
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) uint8."""
-
-_DPI = 150
 
 
 def views_picture(images: Sequence[Pixels], query_views: Sequence[Pixels], key_views: Sequence[Pixels]) -> bytes:
@@ -51,7 +48,7 @@ def views_picture(images: Sequence[Pixels], query_views: Sequence[Pixels], key_v
         for column, picture in enumerate(pictures):
             _draw_image(sheet, label + column * cell, bottom, cell - 0.08, picture)
     _title(sheet, "Two random views of each image", "the network learns to tell that they belong together")
-    return _png(figure)
+    return png(figure)
 
 
 def neighbours_picture(
@@ -109,7 +106,7 @@ def neighbours_picture(
                 shown = f"{similarities[row][column]:.2f}" if similarities else ""
                 _caption(sheet, left + size / 2, bottom, shown, MUTED)
     _title(sheet, "Nearest neighbours", _agreement(query_labels, neighbour_labels))
-    return _png(figure)
+    return png(figure)
 
 
 def _agreement(labels: Sequence[int] | None, neighbours: Sequence[Sequence[int]] | None) -> str:
@@ -138,39 +135,39 @@ def curves_picture(
         A PNG of three panels.
     """
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1, wspace=0.04)
-    figure = Figure(figsize=(11.5, 3.5), dpi=_DPI, facecolor="white", layout=layout)
+    figure = Figure(figsize=(11.5, 3.5), dpi=DPI, facecolor="white", layout=layout)
     loss_axes, accuracy_axes, quality_axes = figure.subplots(1, 3, sharex=True)
-    _draw_noisy(loss_axes, *_series(metrics, "train/loss"))
-    _panel(loss_axes, "Contrastive loss")
+    draw_noisy(loss_axes, *series(metrics, "train/loss"))
+    panel(loss_axes, "Contrastive loss")
     if chance_loss is not None:
-        _level(loss_axes, chance_loss, f"chance: {chance_loss:.2f}")
-    _draw_noisy(accuracy_axes, *_series(metrics, "train/contrast_accuracy"))
-    _panel(accuracy_axes, "Contrast accuracy, %")
+        level(loss_axes, chance_loss, f"chance: {chance_loss:.2f}")
+    draw_noisy(accuracy_axes, *series(metrics, "train/contrast_accuracy"))
+    panel(accuracy_axes, "Contrast accuracy, %")
     accuracy_axes.set_ylim(bottom=0)
     _draw_quality(quality_axes, evals)
-    return _png(figure)
+    return png(figure)
 
 
 def _draw_quality(axes: Axes, evals: Sequence[Mapping[str, object]]) -> None:
     """Draw kNN accuracy, or RankMe where there are no labels, with the last value written out."""
     name, title = "eval/knn_top1", "kNN accuracy, %"
-    steps, values = _series(evals, name)
+    steps, values = series(evals, name)
     if not len(steps):
         name, title = "eval/rankme", "Effective rank of the features (RankMe)"
-        steps, values = _series(evals, name)
-    _panel(axes, title)
+        steps, values = series(evals, name)
+    panel(axes, title)
     if not len(steps):
         axes.text(0.5, 0.5, "no evaluation", transform=axes.transAxes, ha="center", fontsize=9, color=MUTED)
         return
     if name == "eval/knn_top1":
-        measured, errors = _series(evals, "eval/knn_error")
+        measured, errors = series(evals, "eval/knn_error")
         if len(measured) == len(steps):
             axes.fill_between(steps, values - errors, values + errors, color=GREEN, alpha=0.15, linewidth=0)
-        chances = _series(evals, "eval/knn_chance")[1]
+        chances = series(evals, "eval/knn_chance")[1]
         if len(chances):
-            _level(axes, chances[-1], f"guessing: {chances[-1]:.1f}")
+            level(axes, chances[-1], f"guessing: {chances[-1]:.1f}")
     axes.plot(steps, values, color=GREEN, linewidth=1.8, marker="o", markersize=4, clip_on=False, zorder=3)
-    error = _series(evals if name == "eval/knn_top1" else [], "eval/knn_error")[1]
+    error = series(evals if name == "eval/knn_top1" else [], "eval/knn_error")[1]
     axes.annotate(
         f"{values[-1]:.1f}" + (f" ± {error[-1]:.1f}" if len(error) else ""),
         (steps[-1], values[-1]),
@@ -184,54 +181,9 @@ def _draw_quality(axes: Axes, evals: Sequence[Mapping[str, object]]) -> None:
     axes.margins(y=0.18)
 
 
-def _level(axes: Axes, value: float, text: str) -> None:
-    """Draw what knowing nothing gives."""
-    axes.axhline(value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    axes.annotate(
-        text,
-        (1, value),
-        xycoords=("axes fraction", "data"),
-        xytext=(-2, 4),
-        textcoords="offset points",
-        ha="right",
-        fontsize=8,
-        color=MUTED,
-    )
-    axes.margins(y=0.12)
-
-
-def _series(lines: Sequence[Mapping[str, object]], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return steps and values (n,) of the lines that hold the metric, by step."""
-    pairs = sorted((float(str(line["step"])), float(str(line[name]))) for line in lines if name in line)
-    table = np.array(pairs, dtype=np.float64).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
-
-
-def _draw_noisy(axes: Axes, steps: NDArray[np.float64], values: NDArray[np.float64]) -> None:
-    """Draw values faintly and their running mean over about a fiftieth of the run on top."""
-    window = max(1, len(values) // 50)
-    if window == 1:
-        axes.plot(steps, values, color=BLUE, linewidth=1.6)
-        return
-    axes.plot(steps, values, color=BLUE, linewidth=0.7, alpha=0.28)
-    sums = np.cumsum(np.concatenate([[0.0], values]))
-    first = np.maximum(np.arange(len(values)) - window // 2, 0)
-    last = np.minimum(np.arange(len(values)) + window // 2 + 1, len(values))
-    axes.plot(steps, (sums[last] - sums[first]) / (last - first), color=BLUE, linewidth=1.8)
-
-
-def _panel(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10.5, color=INK, pad=8)
-    axes.set_xlabel("step", fontsize=9, color=MUTED)
-    axes.tick_params(labelsize=8.5, colors=MUTED, length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
-    open_axes(axes, without=("top", "right", "left"))
-
-
 def _sheet(width: float, height: float) -> tuple[Figure, Axes]:
     """Return a figure and the one axes that fill it, in inches: axes for every image would take most of the time."""
-    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height), autoscale_on=False)
     axes.set_axis_off()
     return figure, axes
@@ -261,9 +213,3 @@ def _title(sheet: Axes, title: str, subtitle: str) -> None:
     top = sheet.get_ylim()[1]
     sheet.text(0.12, top - 0.22, title, fontsize=11.5, fontweight="bold", color=INK, va="center")
     sheet.text(0.12, top - 0.42, subtitle, fontsize=8.5, color=MUTED, va="center")
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
-    return buffer.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from typing import Any
 
 import torch
 
@@ -25,7 +26,7 @@ def network_without_weights(config: Config) -> Encoder:
     Raises:
         ValueError: There is no such network, or it cannot take the crops.
     """
-    is_grouped = config.method.batch_norm == "group"
+    is_grouped = config.batch_norm == "group"
     num_images = config.optim.group_size if is_grouped else config.optim.global_batch_size
     return build_without_weights(config.model, config.views.crop_px, num_images=num_images)
 
@@ -37,7 +38,9 @@ def check_network(config: Config) -> None:
         ValueError: There is no such network, it cannot take the crops, or the method cannot train it.
     """
     probe = network_without_weights(config)
-    if config.method.batch_norm == "group":
+    if config.batch_norm == "frozen":
+        return
+    if config.batch_norm == "group":
         use_group_batch_norm(probe, config.optim.group_size)
     else:
         use_global_batch_norm(probe)
@@ -56,14 +59,35 @@ def initial_weights(config: Config) -> bytes | None:
     Raises:
         ValueError: They cannot be read, or do not fit.
     """
-    path = config.model.init
-    if path is None:
+    if config.model.init is None:
         return None
+    encoder, said = _initial_encoder(config, config.model.init)
+    log.info(said)
+    return _saved(encoder.state_dict())
+
+
+def initial_backbone(config: Config) -> bytes | None:
+    """The same of the backbone alone, for what has another head.
+
+    Raises:
+        ValueError: They cannot be read, or do not fit.
+    """
+    if config.model.init is None:
+        return None
+    encoder, said = _initial_encoder(config, config.model.init)
+    log.info(said.removesuffix("; the projector starts fresh"))
+    return _saved(encoder.backbone.state_dict())
+
+
+def _initial_encoder(config: Config, path: str) -> tuple[Encoder, str]:
     torch.manual_seed(config.run.seed)  # of what the file does not have
     encoder = build_encoder(config.model, config.views.crop_px)
-    log.info(load_initial_weights(encoder, path, options=_access(config, path)))
+    return encoder, load_initial_weights(encoder, path, options=_access(config, path))
+
+
+def _saved(state: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    torch.save(encoder.state_dict(), buffer)
+    torch.save(state, buffer)
     return buffer.getvalue()
 
 

@@ -14,24 +14,17 @@ import torch
 from moco_ray.config import Config
 from moco_ray.config.methods.memory_bank import MemoryBankConfig
 from moco_ray.config.methods.moco import MoCoConfig
-from moco_ray.core.batch import Batch
 from moco_ray.core.encoders import Encoder, build_encoder
-from moco_ray.core.global_batch_norm import use_global_batch_norm
-from moco_ray.core.group_batch_norm import has_batch_norm, keep_running_share, use_group_batch_norm
+from moco_ray.core.group_batch_norm import has_batch_norm
 from moco_ray.core.method import Setting
-from moco_ray.core.optim import build_optimizer
-from moco_ray.core.precision import autocast_of, weights_of
-from moco_ray.core.step import Learner as MethodLearner
-from moco_ray.core.step_result import StepResult
 from moco_ray.data.makers import TwoViews
 from moco_ray.evaluate.measure import evaluate
 from moco_ray.evaluate.words import describe_evaluation
 from moco_ray.run_folder.checkpoint import State
 from moco_ray.storage.storage import Storage
-from moco_ray.tasks.arithmetic import choose_dtype
 from moco_ray.tasks.job import Job
-from moco_ray.tasks.learner import Learner, worker_device
 from moco_ray.tasks.learning import LearningWatch
+from moco_ray.tasks.method_learner import MethodLearner, method_learner
 from moco_ray.tasks.network import check_network, initial_weights, network_without_weights
 from moco_ray.tasks.task import Task, Tell
 from moco_ray.weights.encoder_file import NAME, load_encoder, state_encoder
@@ -90,7 +83,7 @@ class Pretraining(Task):
         """A query view and a key view; key views change BatchNorm groups where the method shuffles."""
         return TwoViews(config.views, shuffle_bn=config.method.shuffles_keys)
 
-    def build(self, job: Job, restored: State | None) -> PretrainingLearner:
+    def build(self, job: Job, restored: State | None) -> MethodLearner:
         """Build encoders, dictionary and optimizer. All ranks must call."""
         config = job.config
         torch.manual_seed(config.run.seed)
@@ -100,31 +93,7 @@ class Pretraining(Task):
         method = config.method.build(
             encoder, Setting(seed=config.run.seed, model=config.model, num_images=job.num_rows)
         )
-        if config.method.batch_norm == "group":
-            use_group_batch_norm(method, config.optim.group_size)
-        else:
-            use_global_batch_norm(method)
-        device = worker_device(job.uses_gpu)
-        dtype = choose_dtype(config.run, restored, device)
-        method.to(device=device, dtype=weights_of(dtype), memory_format=torch.channels_last)  # type: ignore[call-overload]
-        learner = PretrainingLearner(
-            MethodLearner(
-                method,
-                build_optimizer(method.trained(), config.optim),
-                mean=config.views.mean,
-                std=config.views.std,
-                autocast=autocast_of(dtype),
-                micro_batch_groups=config.run.micro_batch_groups,
-                compiler="inductor" if config.run.compile else None,
-                compresses_gradients=config.run.compress_gradients,
-            ),
-            dtype,
-        )
-        if restored is not None:
-            learner.restore(restored)
-        keep_running_share(method)
-        method.train()
-        return learner
+        return method_learner(method, job, restored)
 
     def opening(self, config: Config) -> list[str]:
         """The learning rate, and the loss of embeddings that know nothing."""
@@ -188,36 +157,6 @@ class Pretraining(Task):
 
 
 PRETRAINING = Pretraining()
-
-
-class PretrainingLearner(Learner):
-    """A method's learner on this rank.
-
-    Attributes:
-        method_learner: Whose steps these are.
-    """
-
-    def __init__(self, method_learner: MethodLearner, dtype: str) -> None:
-        super().__init__(
-            method_learner.method,
-            method_learner.optimizer,
-            method_learner.device,
-            dtype=dtype,
-            scaler=method_learner.scaler,
-        )
-        self.method_learner = method_learner
-
-    def step(self, batch: Batch, *, lr: float, progress: float) -> StepResult:
-        """Algorithm 1 of arXiv:1911.05722. All ranks must call."""
-        return self.method_learner.step(batch, lr=lr, progress=progress)
-
-    def try_memory(self, batch: Batch) -> None:
-        """Find the micro-batch that fits. All ranks must call."""
-        self.method_learner.try_memory(batch)
-
-    def metrics(self, progress: float) -> dict[str, float]:
-        """What the method schedules, and how full its dictionary is."""
-        return self.method_learner.method.metrics(progress)
 
 
 def _encoder_of(config: Config, state: State) -> Encoder:

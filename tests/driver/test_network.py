@@ -69,7 +69,7 @@ def test_the_network_of_a_run_is_the_one_that_it_would_be_without_the_check(imag
     expected = build_encoder(config.model, config.views.crop_px).state_dict()
     torch.rand(3)
     job = make_plan(PRETRAINING, config, open_run(config)).job(uses_gpu=False, lease_owner="")
-    built = PRETRAINING.build(job, None).method_learner.method.query_encoder
+    built = PRETRAINING.build(job, None).steps.method.query_encoder
     assert all(torch.equal(value.double(), built.state_dict()[name].double()) for name, value in expected.items())
 
 
