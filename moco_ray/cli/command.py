@@ -84,6 +84,22 @@ def command_line(program: str, arguments: Iterable[str]) -> str:
     return f"{shlex.join(['ray', 'job', 'submit', *options])} -- {command}"
 
 
+def resume_command(program: str, arguments: Iterable[str], given: Iterable[Given], name: str | None) -> str:
+    """The same command with {name} for the run's name, and without what may hold credentials.
+
+    Args:
+        program: As the README names it.
+        arguments: Those of the command.
+        given: Its flags, of which some may hold credentials.
+        name: That was given for the run.
+    """
+    typed = sys.argv[0] if sys.argv[0].endswith(program) else program
+    command = command_line(typed, arguments).replace("{", "{{").replace("}", "}}")
+    secret = any(item.flag.is_secret for item in given)
+    flag = "--run.name=" if name is not None and name.startswith("-") else "--run.name "
+    return f"{command} {flag}{{name}}" + (" (and the same storage options)" if secret else "")
+
+
 def _fail(message: str, code: int) -> int:
     from rich.console import Console
     from rich.panel import Panel

@@ -13,6 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from moco_ray.config.config import GROUPS, UNUSED, Config, TaskName
 from moco_ray.config.fields import describe, from_text, is_switch, tuple_length, types_of
 from moco_ray.config.reading import SECRET_FIELDS
 
@@ -58,6 +59,8 @@ class Flag:
     """The field's value without the flag, as an example of one."""
     is_repeated: bool = False
     """Whether each time adds one value to a tuple."""
+    about: str = ""
+    """What it is for, where no field says it."""
 
     @property
     def name(self) -> str:
@@ -115,6 +118,10 @@ class Given:
         return [self.flag.name, *self.texts]
 
 
+DRY_RUN = Flag(path="dry_run", hint=bool, about="Look at the images and say what the run would be, without training.")
+LIST_PRESETS = Flag(path="list_presets", hint=bool, about="Say what each preset is for, one a line.")
+
+
 def flags_of(values: Any, prefix: str = "") -> list[Flag]:
     """The flags of a dataclass's fields and of those below."""
     flags: list[Flag] = []
@@ -126,6 +133,13 @@ def flags_of(values: Any, prefix: str = "") -> list[Flag]:
         else:
             flags.append(Flag(path=prefix + item.name, hint=hints[item.name], default=value))
     return flags
+
+
+def flags_of_task(task: TaskName) -> list[Flag]:
+    """The flags of what a task has a use for."""
+    groups, unused = GROUPS[task], UNUSED[task]
+    flags = flags_of(Config())
+    return [flag for flag in flags if flag.path.split(".")[0] in groups and flag.path not in unused]
 
 
 def scan(arguments: Sequence[str], flags: Iterable[Flag]) -> list[Given]:

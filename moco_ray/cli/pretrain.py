@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from moco_ray.cli.command import again, check_uri, command_line, run_command, say
-from moco_ray.cli.flags import Flag, Given, flags_of, scan
+from moco_ray.cli.command import again, check_uri, resume_command, run_command, say
+from moco_ray.cli.flags import DRY_RUN, LIST_PRESETS, Flag, Given, flags_of, flags_of_task, scan
 from moco_ray.cli.output import outlive_output
 from moco_ray.cli.presets import load_preset
 from moco_ray.config import Config
@@ -21,8 +21,8 @@ _PROGRAM = "jobs/pretrain.py"
 _OWN = [
     Flag(path="preset", hint=str, default="small"),
     Flag(path="method", hint=str, default="moco"),
-    Flag(path="dry_run", hint=bool),
-    Flag(path="list_presets", hint=bool),
+    DRY_RUN,
+    LIST_PRESETS,
     Flag(path="help", hint=bool),
 ]
 
@@ -56,15 +56,17 @@ def _pretrain(arguments: Sequence[str]) -> None:
     if parsed.dry_run:
         from moco_ray.driver.dry_run import dry_run
         from moco_ray.driver.paths import check_paths
+        from moco_ray.tasks.pretraining import PRETRAINING
 
         check_paths(parsed.config)
-        dry_run(parsed.config, say=say)
+        dry_run(PRETRAINING, parsed.config, say=say)
     else:
         from moco_ray.cli.screen import Screen
         from moco_ray.driver.run import pretrain
 
         with Screen() as screen:
-            pretrain(parsed.config, say=screen, resume_command=_resume_command(given, parsed.config.run.name))
+            command = resume_command(_PROGRAM, again(given), given, parsed.config.run.name)
+            pretrain(parsed.config, say=screen, resume_command=command)
 
 
 def parse(arguments: Sequence[str]) -> Arguments:
@@ -79,7 +81,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
 def run_flags() -> list[Flag]:
     """All flags of a run, whatever its method."""
     methods = [Flag(path=f"method.{flag.path}", hint=flag.hint, default=flag.default) for flag in _method_flags()]
-    config = [flag for flag in flags_of(Config()) if flag.path != "preset" and not flag.path.startswith("method.")]
+    config = [flag for flag in flags_of_task("pretraining") if not flag.path.startswith("method.")]
     return [*_OWN, *config, *methods]
 
 
@@ -157,12 +159,3 @@ def _check_method(given: Sequence[Given], default: Config) -> None:
             f"the flag {item.flag.name} is not for the method {default.method.name}, but for {' and '.join(others)}; drop "
             f"it, or choose the method with --method {others[0]}"
         )
-
-
-def _resume_command(given: Sequence[Given], name: str | None) -> str:
-    """The same command with {name} for the run's name, and without what may hold credentials."""
-    program = sys.argv[0] if sys.argv[0].endswith(_PROGRAM) else _PROGRAM
-    command = command_line(program, again(given)).replace("{", "{{").replace("}", "}}")
-    secret = any(item.flag.is_secret for item in given)
-    flag = "--run.name=" if name is not None and name.startswith("-") else "--run.name "
-    return f"{command} {flag}{{name}}" + (" (and the same storage options)" if secret else "")

@@ -26,6 +26,19 @@ GROUPS: dict[TaskName, tuple[str, ...]] = {
 }
 """The parts of a configuration that mean something for what is trained; the others are neither shown nor kept."""
 
+_OF_CONTRAST = frozenset(
+    {
+        *(f"model.{name}" for name in ("projector", "projector_layers", "hidden_dim", "dim")),
+        *(f"eval.{name}" for name in ("max_bank", "k", "temperature")),
+    }
+)
+UNUSED: dict[TaskName, frozenset[str]] = {
+    "pretraining": frozenset({"data.target_columns", "data.label_fraction", "optim.layer_decay"}),
+    "linear-probe": _OF_CONTRAST | {"optim.layer_decay", "model.train_patches", "model.zero_init_residual"},
+    "finetune": _OF_CONTRAST,
+}
+"""Fields of these parts that what is trained has no use for: no command of it has flags for them."""
+
 _LEARNED_FROM = ("seed", "dtype", "compress_gradients")
 # Fields that may change when a run is resumed: they decide where and how it runs, not what it learns.
 _FREE_FIELDS = frozenset(

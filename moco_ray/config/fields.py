@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import json
 import operator
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Sequence
@@ -15,6 +19,21 @@ _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "o
 
 
 _KNOWN: dict[type, dict[str, Any]] = {}
+
+
+def docs_of(cls: type) -> dict[str, str]:
+    """What the text below each field of a dataclass says, in one line."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in itertools.pairwise(body.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
 
 
 def types_of(cls: type) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from moco_ray.config import Config
@@ -239,8 +240,8 @@ PRESETS = {
 }
 
 
-def preset_list() -> str:
+def preset_list(presets: Mapping[str, Callable[[], Config]] = PRESETS) -> str:
     """The presets, one a line, with what each is for."""
-    width = max(map(len, PRESETS))
-    lines = [f"  {name:{width}}  {(make.__doc__ or '').splitlines()[0]}" for name, make in PRESETS.items()]
+    width = max(map(len, presets))
+    lines = [f"  {name:{width}}  {(make.__doc__ or '').splitlines()[0]}" for name, make in presets.items()]
     return "\n".join(["Presets (--preset NAME, or --preset and the path of a run's config.json):", *lines])

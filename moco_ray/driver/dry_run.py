@@ -19,15 +19,17 @@ from moco_ray.storage.checks import check_writable
 from moco_ray.storage.storage import Storage, resolve_storage_options
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.learner import worker_device
-from moco_ray.tasks.pretraining import PRETRAINING
+from moco_ray.tasks.task import Task
 from moco_ray.worker.console import said_by
 from moco_ray.worker.progress import duration
 
 log = logging.getLogger(__name__)
 
 
-def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
-    """Check all that a run checks before it trains, and say what it would be. Leaves nothing behind.
+def dry_run(task: Task, config: Config, *, say: Callable[[str], None] = print) -> None:
+    """Check all that a run checks before it trains, and say what it would be, of pretraining also what it would cost.
+
+    Leaves nothing behind.
 
     Raises:
         ValueError: The run would refuse this.
@@ -37,7 +39,7 @@ def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
         check_paths(config)
         options = resolve_storage_options(config.run.storage_path, config.run.storage_options)
         _check_writable(Storage.open(config.run.storage_path, options))
-        plan = make_plan(PRETRAINING, config, open_run(config))
+        plan = make_plan(task, config, open_run(config))
         known = plan.images.train.table["num_bytes"].to_numpy()
         if (known >= 0).all():
             log.info(f"size: {known.sum() / 1e6:,.1f} MB")
@@ -50,6 +52,8 @@ def dry_run(config: Config, *, say: Callable[[str], None] = print) -> None:
                 "the workers are chosen on the cluster when the run starts: whether it has them is not checked here"
             )
         _say_experiment(plan)
+        if config.task != "pretraining":
+            return
         _say_cost(plan, plan.job(uses_gpu=uses_gpu, lease_owner=""), sample)
         log.info(f"suggested preset: {suggest_preset(len(plan.images.train), sample.median_px)}")
 
@@ -86,11 +90,12 @@ def _say_experiment(plan: Plan) -> None:
     """Name what is trained, how, and how long."""
     config, num_rows = plan.config, plan.num_rows
     optim, model = config.optim, config.model
-    log.info(f"method: {config.method.name}; {_fields(config.method)}")
+    projector = ""
+    if config.task == "pretraining":
+        log.info(f"method: {config.method.name}; {_fields(config.method)}")
+        projector = f", projector {model.projector} to {model.dim} numbers"
     init = f", beginning from {model.init}" if model.init else ""
-    log.info(
-        f"network: {model.arch}, projector {model.projector} to {model.dim} numbers, images of {config.views.crop_px} px{init}"
-    )
+    log.info(f"network: {model.arch}{projector}, images of {config.views.crop_px} px{init}")
     log.info(
         f"optimizer: {optim.optimizer}, effective learning rate {optim.effective_lr:g}, {optim.schedule} a "
         f"{optim.schedule_per}, weight decay {optim.weight_decay:g}; run.dtype {config.run.dtype}"

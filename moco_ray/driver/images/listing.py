@@ -58,7 +58,8 @@ def list_images(config: Config, *, holds_out: bool = True) -> Images:
     train, test = used_images(config, listed.train, listed.test, f"data.uri {data.uri}")
     if holds_out and test is None and not evaluation.uri:
         train = train.with_holdout(holdout_mask(_labels_to_draw_by(train), evaluation, config.run.seed))
-    train = keep_fraction(train, data.label_fraction, config.run.seed)
+    if config.needs_labels:
+        train = keep_fraction(train, data.label_fraction, config.run.seed)
     num_held_out = len(train) - len(train.train_rows())
     held_out = f", {num_held_out:,} of them held out for kNN" if num_held_out else ""
     log.info(f"{len(train):,} images{held_out}; {listed.words}")
