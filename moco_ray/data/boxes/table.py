@@ -94,7 +94,9 @@ class BoxedImages:
         for what, plural in (("box", "boxes"), ("image", "images")):
             some = [bad for bad in self.bad if bad.what == what]
             if some:
-                lines.append(f"warning: left out {len(some):,} {plural}, listed in {BAD_BOXES}:")
+                lines.append(
+                    f"warning: left out {len(some):,} {what if len(some) == 1 else plural}, listed in {BAD_BOXES}:"
+                )
                 lines += [f"    {bad.place}: {bad.reason}" for bad in some[:_SHOWN]]
                 lines += [f"    and {len(some) - _SHOWN:,} more"] if len(some) > _SHOWN else []
         return lines
