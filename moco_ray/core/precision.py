@@ -20,3 +20,10 @@ def weights_of(dtype: str) -> torch.dtype:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a GPU computes in bfloat16 rather than imitates it; CPUs count as not."""
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def encoding_autocast(dtype: str, device: torch.device) -> torch.dtype | None:
+    """What an encoder that only encodes casts to; None: nothing. "auto" is bfloat16 where a GPU has it."""
+    if dtype == "auto":
+        return torch.bfloat16 if has_bfloat16(device) else None
+    return autocast_of(dtype)

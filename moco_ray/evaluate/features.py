@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moco_ray.core.encoders import normalize
-from moco_ray.core.precision import has_bfloat16
+from moco_ray.core.precision import encoding_autocast
 from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.decode import BadImage
 from moco_ray.data.manifest import Manifest
@@ -53,6 +53,10 @@ class ImageSet:
         """Number of images."""
         return len(self.rows)
 
+    def part(self, first: int, last: int) -> ImageSet:
+        """The images of places first to last - 1."""
+        return replace(self, rows=self.rows[first:last], labels=self.labels[first:last])
+
     def spread(self, at_most: int) -> ImageSet:
         """Up to `at_most` of the images, evenly spaced: rows often come class by class."""
         places = np.linspace(0, len(self) - 1, min(at_most, len(self))).round().astype(np.int64)
@@ -85,8 +89,16 @@ class Features:
     """Images of nearly one colour, as they were encoded."""
 
 
+def _no_word(place: int, reason: str) -> None:
+    """Tell nobody why an image is bad."""
+
+
 def load_images(
-    images: ImageSet, view: Callable[[UInt8Array, int], UInt8Array], at_once: int = _BATCH
+    images: ImageSet,
+    view: Callable[[UInt8Array, int], UInt8Array],
+    *,
+    at_once: int = _BATCH,
+    tell_bad: Callable[[int, str], None] = _no_word,
 ) -> Iterator[ImageBatch]:
     """Read and decode a set of images in threads, a bounded number of batches ahead, in order.
 
@@ -95,6 +107,7 @@ def load_images(
         view: Makes what is wanted of an upright RGB image uint8 (H, W, 3), given also its place in the set; runs in
             the threads. All results of a batch have one shape.
         at_once: Images in a batch, at most.
+        tell_bad: Called with the place in the set of each image that is left out, and why; in the threads.
 
     Yields:
         Batches of so many images or fewer, without those that cannot be had or do not decode; never an empty one.
@@ -110,7 +123,8 @@ def load_images(
         for place, content in zip(places, contents, strict=True):
             try:
                 image = decode(content, max_pixels=images.max_pixels)
-            except BadImage:
+            except BadImage as reason:
+                tell_bad(int(place), str(reason))
                 continue
             views.append(view(image, int(place)))
             good.append(place)
@@ -162,13 +176,13 @@ def encode_images(
     features, ids, places, num_flat = [], [], [], 0
     batches = load_images(images, lambda image, _: center_view(image, crop_px, resize_px))
     if next(backbone.parameters()).is_cuda:
-        batches = _joined(batches)
+        batches = joined(batches)
     was_training = backbone.training
     backbone.eval()
     try:
         for batch in batches:
             features.append(apply_to_pixels(backbone, batch.pixels, mean=mean, std=std))
-            ids += [_identity(image) for image in batch.pixels]
+            ids += [identity(image) for image in batch.pixels]
             num_flat += int((np.ptp(batch.pixels, axis=(1, 2)).max(axis=1) < FLAT).sum())
             places.append(batch.places)
             tell(len(batch.places))
@@ -186,7 +200,7 @@ def encode_images(
     )
 
 
-def _joined(batches: Iterator[ImageBatch]) -> Iterator[ImageBatch]:
+def joined(batches: Iterator[ImageBatch]) -> Iterator[ImageBatch]:
     """Batches that are large enough for a GPU."""
     while several := list(itertools.islice(batches, _JOINED_ON_GPU)):
         pixels, places = (np.concatenate(parts) for parts in zip(*((b.pixels, b.places) for b in several), strict=True))
@@ -195,20 +209,26 @@ def _joined(batches: Iterator[ImageBatch]) -> Iterator[ImageBatch]:
 
 @torch.inference_mode()
 def apply_to_pixels(
-    module: nn.Module, pixels: UInt8Array, *, mean: tuple[float, float, float], std: tuple[float, float, float]
+    module: nn.Module,
+    pixels: UInt8Array,
+    *,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    dtype: str = "auto",
 ) -> Tensor:
     """Standardise images uint8 (n, H, W, 3) and apply a module; returns float32 (n, d) on the module's device.
 
-    On CUDA in bfloat16, where the device has it, and channels-last, if the module is.
+    In a dtype as run.dtype names it; "auto" is bfloat16 on CUDA devices that have it. Channels-last, if the module is.
     """
     parameter = next(module.parameters())
     device = parameter.device
     center, scale = (torch.tensor(v, dtype=parameter.dtype, device=device) for v in (mean, std))
-    autocast = torch.bfloat16 if has_bfloat16(device) else None
+    autocast = encoding_autocast(dtype, device)
     with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
         outputs: Tensor = module(normalize(torch.from_numpy(pixels).to(device), center, scale, autocast))
     return outputs.float()
 
 
-def _identity(image: UInt8Array) -> int:
+def identity(image: UInt8Array) -> int:
+    """A hash of pixels: equal for identical images."""
     return int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest(), "little", signed=True)

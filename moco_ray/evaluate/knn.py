@@ -91,12 +91,19 @@ def nearest_neighbours(
 
 def _vote(nearest: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:
     """Return the classes (n,) with the largest weight from similarities (n, k) and labels (n, k)."""
+    counted = votes(nearest, labels, num_classes, temperature)
+    return counted.argmax(dim=1).where(torch.isfinite(nearest[:, 0]), torch.full_like(labels[:, 0], -1))
+
+
+def votes(nearest: Tensor, labels: Tensor, num_classes: int, temperature: float) -> Tensor:
+    """Return the weight (n, classes) of each class from similarities (n, k), the highest first, and labels (n, k).
+
+    Where the first is -inf, there is no neighbour, and all weights are 0.
+    """
     best = nearest[:, :1]  # (n, 1); -inf where every neighbour was masked
-    has_neighbour = torch.isfinite(best)
     # Relative to the best neighbour: the same vote, and small temperatures neither overflow nor underflow.
-    weights = ((nearest - best.where(has_neighbour, torch.zeros_like(best))) / temperature).exp()  # (n, k)
-    votes = weights.new_zeros(len(weights), num_classes).scatter_add_(1, labels, weights)  # (n, classes)
-    return votes.argmax(dim=1).where(has_neighbour[:, 0], torch.full_like(labels[:, 0], -1))
+    weights = ((nearest - best.where(torch.isfinite(best), torch.zeros_like(best))) / temperature).exp()  # (n, k)
+    return weights.new_zeros(len(weights), num_classes).scatter_add_(1, labels, weights)
 
 
 def knn_top1(
