@@ -19,6 +19,7 @@ from moco_ray.data.order import make_order
 from moco_ray.data.overlap import check_left, is_shared_row
 from moco_ray.data.select import keep_fraction
 from moco_ray.data.sources import list_source
+from moco_ray.driver.images.boxed import list_boxed_images
 from moco_ray.driver.images.used import used_images, with_same_classes
 from moco_ray.evaluate.eval_set import EvalSet, holdout_mask
 from moco_ray.storage.storage import StorageOptions, resolve_storage_options
@@ -45,6 +46,9 @@ def list_images(config: Config, *, holds_out: bool = True) -> Images:
         ValueError: There are none, too many are known to be bad, those of eval.uri have no labels, or they are
             (nearly) all of those of data.uri.
     """
+    if config.task == "detection":
+        boxed = list_boxed_images(config, holds_out=holds_out)
+        return boxed if boxed.test is None else replace(boxed, train=_without(boxed.train, boxed.test, config))
     data, evaluation = config.data, config.eval
     if evaluation.uri and same_place(evaluation.uri, data.uri):
         raise ValueError(
@@ -96,7 +100,7 @@ def _without(train: Manifest, test: Manifest, config: Config) -> Manifest:
     shared = is_shared_row(train, test)
     if not shared.any():
         return train
-    named, others = f"data.uri {config.data.uri}", f"eval.uri {config.eval.uri}"
+    named, others = f"data.uri {config.data.uri}", f"eval.uri {config.eval.uri or config.data.uri}"
     left = replace(train, table=train.table.filter(pa.array(~shared)))
     check_left(len(left), len(train), named, others)
     log.warning(
@@ -113,6 +117,10 @@ def list_eval_images(config: Config) -> Manifest:
         ValueError: There are none, or they have no labels.
     """
     uri = config.eval.uri
+    if config.task == "detection":
+        test = list_boxed_images(config, holds_out=False).test
+        assert test is not None
+        return test
     log.info(f"listing {uri}")
     options = resolve_storage_options(uri, config.data.storage_options)
     listed = list_source(replace(config.data, uri=uri), options, leave_out=(config.run.storage_path,))
