@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load as load_safetensors
 
 import moco_ray
 from moco_ray.config import Config, from_json
 from moco_ray.config.config import TaskName
 from moco_ray.driver.run import pretrain, train
 from moco_ray.run_folder.checkpoint import CheckpointStore
-from moco_ray.tasks.job import Job
-from moco_ray.tasks.supervised import FINE_TUNING, LINEAR_PROBE, Supervised, initial_network
+from moco_ray.tasks.supervised import FINE_TUNING, LINEAR_PROBE, Supervised
 from tests.gloo import quiet, train_on_ranks
 from tests.runs import digests, losses, metrics, tiny_config
 from tests.s3 import open_storage
@@ -100,34 +101,27 @@ def test_the_classifier_of_a_run_classifies_as_the_run_says(whole: Path) -> None
     assert classifier(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
-def _probe(images: Path, encoder: Path, tmp_path: Path) -> tuple[Job, CheckpointStore]:
-    """What a finished linear probe looks at once more at its end."""
-    jobs: list[Job] = []
-
-    class Kept(type(LINEAR_PROBE)):  # type: ignore[misc]
-        def examine(self, job: Job, state: dict[str, object]) -> dict[str, object]:
-            jobs.append(job)
-            return {}
-
-    folder = train(Kept(), with_init(labels_config("linear-probe", images, tmp_path, max_steps=2), encoder), say=quiet)
-    return jobs[0], CheckpointStore(storage=open_storage(folder.folder))
-
-
 def test_the_backbone_of_a_probe_stays_bitwise_what_it_was(images: Path, encoder: Path, tmp_path: Path) -> None:
-    job, store = _probe(images, encoder, tmp_path)
-    state = store.read(2)
-    assert LINEAR_PROBE.examine(job, state) == {"backbone_unchanged": True}
-    prefix = "query_encoder.backbone."
-    before = initial_network(job.config, job.initial_weights).state_dict()
-    assert all(
-        torch.equal(value.to(state["method"][prefix + name].dtype), state["method"][prefix + name])
-        for name, value in before.items()
-    )
+    config = with_init(labels_config("linear-probe", images, tmp_path, max_steps=3), encoder)
+    run = open_storage(train(LINEAR_PROBE, config, say=quiet).folder)
+    state, prefix = CheckpointStore(storage=run).read(3), "query_encoder.backbone."
+    before = load_safetensors(encoder.read_bytes())
     assert any("running_mean" in name for name in before)
+    assert all(torch.equal(value.double(), state["method"][prefix + name].double()) for name, value in before.items())
+    assert LINEAR_PROBE.examine(state, run) == {"backbone_unchanged": True}
     name = next(name for name in state["method"] if name.endswith("running_mean"))
-    state["method"][name][0] += 1e-6
-    with pytest.raises(RuntimeError, match=r"backbone has changed in 1 tensors .*running_mean"):
-        LINEAR_PROBE.examine(job, state)
+    state["method"][name][0] += 1e-12
+    with pytest.raises(RuntimeError, match="the frozen backbone has changed since step 3"):
+        LINEAR_PROBE.examine(state, run)
+
+
+def test_a_probe_goes_on_though_its_encoder_has_become_another(images: Path, encoder: Path, tmp_path: Path) -> None:
+    mine = Path(shutil.copy(encoder, tmp_path / "encoder.safetensors"))
+    config = with_init(labels_config("linear-probe", images, tmp_path, max_steps=2), mine)
+    train(LINEAR_PROBE, config, say=quiet)
+    config = replace(config, run=replace(config.run, max_steps=4))
+    mine.unlink()
+    assert results_of(train(LINEAR_PROBE, config, say=quiet).folder)["backbone_unchanged"]
 
 
 def _list_with_targets(images: Path, folder: Path) -> Path:
