@@ -54,8 +54,14 @@ def _groups(modules: list[nn.Module], config: OptimConfig) -> list[dict[str, Any
         )
     groups = param_groups_layer_decay(backbone, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
     own = {id(p) for group in groups for p in group["params"]}
-    kept = [{name: group[name] for name in ("params", "weight_decay", "lr_scale")} for group in groups]
-    return [*kept, {"params": [p for p in learned if id(p) not in own]}]  # the head, at the whole rate
+    decayed: list[dict[str, Any]] = [  # timm gives the last block the whole rate; BEiT gives that to the head alone
+        {
+            **{name: group[name] for name in ("params", "weight_decay")},
+            "lr_scale": config.layer_decay * group["lr_scale"],
+        }
+        for group in groups
+    ]
+    return [*decayed, {"params": [p for p in learned if id(p) not in own]}]
 
 
 def _build(parameters: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
