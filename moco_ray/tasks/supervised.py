@@ -16,6 +16,7 @@ from torch import nn
 from moco_ray.config import Config
 from moco_ray.core.classifier import Classifier, with_head
 from moco_ray.core.encoders import build_backbone, digest_of
+from moco_ray.core.optim import check_layer_decay
 from moco_ray.data.makers import LabelledView
 from moco_ray.data.manifest import Images
 from moco_ray.evaluate.classification import evaluate_classifier, largest_class
@@ -26,7 +27,7 @@ from moco_ray.run_folder.results import RESULTS, write_results
 from moco_ray.storage.storage import Storage, StorageOptions
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.method_learner import MethodLearner, method_learner
-from moco_ray.tasks.network import check_network, initial_backbone
+from moco_ray.tasks.network import check_network, initial_backbone, network_without_weights
 from moco_ray.tasks.task import Task, Tell
 from moco_ray.weights.classifier_file import NAME as CLASSIFIER
 from moco_ray.weights.classifier_file import classifier_bytes, state_network
@@ -48,8 +49,10 @@ class Supervised(Task):
     shown = ("right", "train/accuracy")
 
     def check(self, config: Config) -> None:
-        """Refuse a network that does not exist or does not take the crops."""
+        """Refuse a network that does not exist, does not take the crops, or has no blocks for optim.layer-decay."""
         check_network(config)
+        if config.optim.layer_decay != 1:
+            check_layer_decay(network_without_weights(config).backbone, config.optim)
 
     def initial_weights(self, config: Config) -> bytes | None:
         """The state dict of the backbone to start from, as torch.save writes it."""

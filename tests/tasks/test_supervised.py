@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,13 @@ import torch
 from safetensors.torch import load as load_safetensors
 
 import moco_ray
-from moco_ray.config import Config, from_json
+from moco_ray.config import Config, from_json, to_json
 from moco_ray.config.config import TaskName
 from moco_ray.driver.run import pretrain, train
 from moco_ray.run_folder.checkpoint import CheckpointStore
 from moco_ray.tasks.supervised import FINE_TUNING, LINEAR_PROBE, Supervised
 from tests.gloo import quiet, train_on_ranks
+from tests.killing import kill_all, start_job, wait_for_step
 from tests.runs import digests, losses, metrics, tiny_config
 from tests.s3 import open_storage
 from tests.tasks.supervised import evaluations_of, labels_config, results_of, with_data, with_init
@@ -158,3 +160,30 @@ def test_some_classes_and_a_share_of_the_labels_are_trained_on(images: Path, tmp
     share = with_data(config, label_fraction=0.3)
     results = results_of(train(FINE_TUNING, replace(share, run=replace(share.run, name="share")), say=quiet).folder)
     assert results["num_train"] == 60 and results["num_test"] == 21 and results["label_fraction"] == 0.3
+
+
+@pytest.mark.slow
+def test_a_probe_on_ray_that_is_killed_in_the_middle_has_the_curve_of_one_without_ray(
+    images: Path, encoder: Path, tmp_path: Path
+) -> None:
+    config = with_init(labels_config("linear-probe", images, tmp_path, name="whole", checkpoint_every_steps=2), encoder)
+    config = replace(config, optim=replace(config.optim, epochs=8))
+    whole = train(LINEAR_PROBE, config, say=quiet).folder
+    (tmp_path / "config.json").write_text(to_json(config))
+    job = start_job("jobs/linear_probe.py", tmp_path / "config.json", tmp_path, 3)
+    try:
+        wait_for_step(job, tmp_path, 20)
+        assert job.poll() is None, "the run was over before it could be killed"
+    finally:
+        kill_all(job)
+    job = start_job("jobs/linear_probe.py", tmp_path / "config.json", tmp_path, 3)
+    assert job.wait(timeout=240) == 0, (tmp_path / "job.log").read_text()[-3000:]
+    folder = tmp_path / "run"
+    first, second = map(int, re.findall(r"training from step (\d+)", (tmp_path / "job.log").read_text()))
+    assert first == 0 and 20 <= second < len(losses(whole)) == 64
+    assert digests(folder) == digests(whole) and {line["world_size"] for line in metrics(folder)} == {3}
+    np.testing.assert_allclose(losses(folder), losses(whole), rtol=1e-12)
+    assert results_of(folder)["backbone_unchanged"]
+    assert {name: results_of(folder)[name] for name in MEASURES if name != "loss"} == {
+        name: results_of(whole)[name] for name in MEASURES if name != "loss"
+    }
