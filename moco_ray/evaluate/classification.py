@@ -136,7 +136,8 @@ def auroc(logits: Tensor, targets: Tensor, names: tuple[str, ...]) -> Iterator[t
 def _ranks(scores: Tensor) -> Tensor:
     """Numbers in [0, 1) in the order of the scores: sigmoids of large ones would all be 1."""
     values, places = scores.unique(return_inverse=True)
-    return places.double() / len(values)
+    ranks: Tensor = places.double() / len(values)
+    return ranks
 
 
 def largest_class(labels: NDArray[np.int64]) -> float:
