@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from moco_ray.config import Config
+from moco_ray.core.encoders import digest_of
 from moco_ray.data.manifest import Images
-from moco_ray.driver.features.encoder import digest_of
 from moco_ray.driver.features.engine import open_engine, set_features
 from moco_ray.driver.images.listing import list_images, row_options, run_eval_set
 from moco_ray.evaluate.at_scale.encoding import RawPixels, Spec
@@ -126,7 +126,7 @@ def _features(name: str, config: Config, network: nn.Module, sets: dict[str, Ima
     """Features and labels of both sets, from an earlier time or made now."""
     views = config.views
     key = {
-        "encoder": digest_of(network),
+        "encoder": digest_of(network.state_dict()),
         "images": [images.train.digest, images.test.digest if images.test else ""],
         "rows": [hashlib.sha256(part.rows.tobytes()).hexdigest() for part in sets.values()],
         "crop": [views.crop_px, resize_px(views.crop_px, config.eval), views.mean, views.std],

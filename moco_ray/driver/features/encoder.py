@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from moco_ray.config import Config
+from moco_ray.core.encoders import digest_of
 from moco_ray.weights.encoder_file import encoder_info, load_encoder
 
 
@@ -35,15 +35,6 @@ def load(config: Config) -> tuple[Config, LoadedEncoder]:
     backbone = load_encoder(path, config.run.storage_options)
     model = replace(config.model, arch=info["arch"], stem=info["stem"], patch_px=info.get("patch_px", 16))
     views = replace(config.views, crop_px=info["crop_px"], mean=tuple(info["mean"]), std=tuple(info["std"]))
-    about = {"path": path, "digest": digest_of(backbone)}
+    about = {"path": path, "digest": digest_of(backbone.state_dict())}
     about |= {name: info[name] for name in ("arch", "step", "feature_dim", "crop_px") if name in info}
     return replace(config, model=model, views=views), LoadedEncoder(backbone=backbone, about=about)
-
-
-def digest_of(module: nn.Module) -> str:
-    """SHA-256 of a module's tensors and their names."""
-    hashed = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        hashed.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return hashed.hexdigest()
