@@ -15,9 +15,10 @@ from torch import nn
 
 from moco_ray.config import Config
 from moco_ray.core.encoders import build_backbone
-from moco_ray.driver.features.encoder import load
+from moco_ray.data.manifest import Images
+from moco_ray.driver.features.encoder import images_for, load
 from moco_ray.driver.features.engine import Engine, SetFeatures, open_engine, set_features
-from moco_ray.driver.images.listing import list_images, run_eval_set
+from moco_ray.driver.images.listing import row_options
 from moco_ray.evaluate.against_chance import knn_context
 from moco_ray.evaluate.at_scale.encoding import CHUNK, Chunk, RawPixels, Spec, chunks_of, view_chunk
 from moco_ray.evaluate.at_scale.nearest import (
@@ -29,9 +30,10 @@ from moco_ray.evaluate.at_scale.nearest import (
     similarities_of,
 )
 from moco_ray.evaluate.at_scale.votes import accuracies
-from moco_ray.evaluate.eval_set import EvalSet
+from moco_ray.evaluate.eval_set import EvalSet, choose_eval_set
 from moco_ray.evaluate.measure import resize_px
 from moco_ray.evaluate.representation import alignment, rankme, uniformity
+from moco_ray.evaluate.words import describe_eval_set
 from moco_ray.worker.console import said_by
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ ENCODER = "encoder"
 DEFAULT_K = (10, 20, 100, 200)
 _BANK, _QUERIES, _VIEWED = "bank", "queries", "viewed"
 _VIEWED_IMAGES, _RANKED_IMAGES = 512, 25_600  # the latter as in RankMe's paper
+_UNLABELLED_IMAGES = 25_600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,45 +205,51 @@ def _measures(features: NDArray[np.float32], views: tuple[torch.Tensor, torch.Te
     }
 
 
-def whole_set(config: Config, max_queries: int | None, max_bank: int | None) -> Config:
-    """The configuration for a choice of all images, or up to some numbers."""
-    everything = np.iinfo(np.int64).max
-    return replace(
-        config,
-        eval=replace(config.eval, max_queries=int(max_queries or everything), max_bank=int(max_bank or everything)),
-    )
-
-
 def evaluate(
     config: Config,
     *,
     ks: Sequence[int] = DEFAULT_K,
     baselines: bool = False,
-    max_queries: int | None = None,
-    max_bank: int | None = None,
+    is_dry: bool = False,
     say: Callable[[str], None] = print,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Measure the encoder of model.init on the images of data.uri and eval.uri.
 
     Args:
-        config: Names them, and says how many workers there are.
+        config: Names them, and says how many workers there are and how many images at most.
         ks: Numbers of neighbours that vote.
         baselines: Whether to measure the untrained network and raw pixels, too.
-        max_queries: Images to classify at most; None: all.
-        max_bank: Labelled images to find neighbours among at most; None: all.
+        is_dry: Only look at what would be done.
         say: Prints a line for the user.
 
     Returns:
-        What `evaluate_encoder` does, with encoder and data.
+        What `evaluate_encoder` does, with encoder and data; None if nothing was to be done.
 
     Raises:
         ValueError: There is no such encoder, or there are no such images.
     """
     with said_by(say):
-        config, encoder = load(config)
-        images = list_images(config)
-        eval_set = run_eval_set(whole_set(config, max_queries, max_bank), images)
-        log.info(eval_set.words or f"{len(eval_set.queries):,} images")
+        encoder = load(config)
+        images = images_for(config, encoder.origin)
+        eval_set = _eval_set(config, images)
+        if is_dry:
+            if eval_set.has_labels:
+                usable_ks(ks, eval_set)
+            return None
         results = evaluate_encoder(encoder.backbone, eval_set, config, ks=ks, baselines=baselines)
-    data = {"uri": config.data.uri, "eval_uri": config.eval.uri, "classes": len(eval_set.classes)}
+    data = {"uri": config.data.uri, "eval_uri": config.eval.uri or None, "classes": len(eval_set.classes)}
     return {"encoder": encoder.about, "data": data, **results}
+
+
+def _eval_set(config: Config, images: Images) -> EvalSet:
+    """What is measured on; of images without labels no more than their spectrum needs."""
+    options = row_options(images.train, config)
+    test_options = row_options(images.test, config) if images.test else options
+    pixels = config.data.max_pixels
+    found = choose_eval_set(images.train, images.test, config.eval, config.run.seed, options, test_options, pixels)
+    if not found.has_labels:
+        log.info(f"{found.words}; measured on at most {_UNLABELLED_IMAGES:,} images")
+        return replace(found, queries=found.queries.spread(_UNLABELLED_IMAGES))
+    for line in describe_eval_set(found, config.eval, images.train, images.train.train_rows())[:-1]:
+        log.info(line)
+    return found

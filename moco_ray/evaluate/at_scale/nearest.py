@@ -71,8 +71,13 @@ class _Prepared:
             name: F.normalize(torch.tensor(part).to(device, dtype), dim=1) for name, part in queries.features.items()
         }
         self.ids = torch.tensor(queries.ids).to(device)
-        shape = len(queries.ids), queries.k
-        self.best = {name: torch.full(shape, NO_KEY, device=device) for name in queries.features}  # (N, k)
+        self.best = {name: Nearest(len(queries.ids), queries.k, device) for name in queries.features}
+
+    def is_in(self, rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Of which of some rows (n,) and images with ids (M,) the image is the same."""
+        own = torch.isin(self.ids[rows], ids).nonzero().flatten()  # few or none, and pairs are many
+        row, column = (self.ids[rows[own], None] == ids).nonzero(as_tuple=True)
+        return own[row], column
 
 
 def make_queries(features: Mapping[str, FloatArray], ids: NDArray[np.int64], k: int) -> Queries:
@@ -121,17 +126,37 @@ def _find(prepared: _Prepared, name: str, bank: Tensor, places: NDArray[np.int64
         return Found(counts=np.zeros(len(queries), np.int32), keys=np.zeros(0, np.int64))
     bank = F.normalize(bank.to(queries.dtype), dim=1)
     bank_places, bank_ids = (torch.from_numpy(part).to(bank.device) for part in (places, ids))
-    k = best.shape[1]
     counts, keys = [], []
     for rows in torch.arange(len(queries), device=bank.device).split(max(1, _CHUNK_ELEMENTS // len(bank))):
-        near = keys_of(queries[rows] @ bank.T, bank_places)  # (n, M)
-        near.masked_fill_(prepared.ids[rows, None] == bank_ids, NO_KEY)
-        near = near.topk(min(k, len(bank)), dim=1).values  # (n, min(k, M)), descending
-        is_told = (near > NO_KEY) & (near >= best[rows, -1:])
-        counts.append(is_told.sum(dim=1, dtype=torch.int32).cpu())
-        keys.append(near[is_told].cpu())
-        best[rows] = torch.cat([best[rows], near], dim=1).topk(k, dim=1).values
+        similarities = queries[rows] @ bank.T  # (n, M)
+        is_own = prepared.is_in(rows, bank_ids)
+        told, of_row = _candidates(similarities, bank_places, best.keys[rows], is_own)
+        best.merge(rows, of_row, told)
+        counts.append(of_row.int().cpu())
+        keys.append(told.cpu())
     return Found(counts=torch.cat(counts).numpy(), keys=torch.cat(keys).numpy())
+
+
+def _candidates(
+    similarities: Tensor, places: Tensor, best: Tensor, is_own: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Keys of the images that may be among the nearest, row after row, and how many there are of each row.
+
+    Args:
+        similarities: (n, M); changed.
+        places: (M,) of the images.
+        best: (n, k) keys of the nearest so far.
+        is_own: Rows and columns of what is not to be counted.
+    """
+    similarities[is_own] = -torch.inf
+    n, k = best.shape
+    is_near = (similarities >= similarities_of(best[:, -1:])) & (similarities > -torch.inf)
+    if int(is_near.sum()) <= n * k // 2:  # most of them need no keys
+        row, column = is_near.nonzero(as_tuple=True)
+        return keys_of(similarities[row, column], places[column]), torch.bincount(row, minlength=n)
+    near = keys_of(similarities, places).masked_fill_(~is_near, NO_KEY).topk(min(k, len(places)), dim=1).values
+    is_told = near > NO_KEY
+    return near[is_told], is_told.sum(dim=1)
 
 
 def keys_of(similarities: Tensor, places: Tensor) -> Tensor:
@@ -156,18 +181,24 @@ def similarities_of(keys: Tensor) -> Tensor:
 class Nearest:
     """The nearest of all that were found, whatever the order in which that is told."""
 
-    def __init__(self, num_queries: int, k: int) -> None:
-        self.keys = torch.full((num_queries, k), NO_KEY)
+    def __init__(self, num_queries: int, k: int, device: torch.device | None = None) -> None:
+        self.keys = torch.full((num_queries, k), NO_KEY, device=device)
         """(N, k), the nearest first."""
 
     def add(self, found: Found) -> None:
         """Merge what a chunk holds."""
-        counts, keys = torch.from_numpy(found.counts.astype(np.int64)), torch.from_numpy(found.keys.copy())
+        counts, keys = (torch.from_numpy(part.astype(np.int64)) for part in (found.counts, found.keys))
+        self.merge(torch.arange(len(counts)), counts, keys)
+
+    def merge(self, rows: Tensor, counts: Tensor, keys: Tensor) -> None:
+        """Merge keys (sum of counts,), so many (n,) for each of some rows (n,)."""
+        if not len(keys):
+            return
         starts = counts.cumsum(0) - counts
         k = self.keys.shape[1]
-        for rows in counts.nonzero().flatten().split(max(1, _CHUNK_ELEMENTS // (2 * k))):
-            widest = int(counts[rows].max())
-            column = torch.arange(widest)
-            at = starts[rows, None] + column  # (n, widest)
-            new = keys[at.clamp_(max=len(keys) - 1)].masked_fill_(column >= counts[rows, None], NO_KEY)
-            self.keys[rows] = torch.cat([self.keys[rows], new], dim=1).topk(k, dim=1).values
+        for some in counts.nonzero().flatten().split(max(1, _CHUNK_ELEMENTS // (4 * k))):
+            column = torch.arange(int(counts[some].max()), device=keys.device)
+            at = (starts[some, None] + column).clamp_(max=len(keys) - 1)  # (n, widest)
+            new = keys[at].masked_fill_(column >= counts[some, None], NO_KEY)
+            merged = torch.cat([self.keys[rows[some]], new], dim=1)
+            self.keys[rows[some]] = merged.topk(k, dim=1).values
