@@ -193,7 +193,7 @@ def _views(engine: Engine, spec: Spec) -> dict[str, tuple[torch.Tensor, torch.Te
     """Features of two random views of some images, by module."""
     chunk = Chunk(images=_VIEWED, first=0, last=min(CHUNK, len(spec.sets[_VIEWED])))
     ((_, found),) = engine.map(view_chunk, [chunk], what="two views")
-    return {name: (torch.from_numpy(first), torch.from_numpy(second)) for name, (first, second) in found.items()}
+    return {name: (torch.tensor(first), torch.tensor(second)) for name, (first, second) in found.items()}
 
 
 def _measures(features: NDArray[np.float32], views: tuple[torch.Tensor, torch.Tensor] | None) -> dict[str, Any]:
