@@ -130,14 +130,14 @@ def _find(prepared: _Prepared, name: str, bank: Tensor, places: NDArray[np.int64
     for rows in torch.arange(len(queries), device=bank.device).split(max(1, _CHUNK_ELEMENTS // len(bank))):
         similarities = queries[rows] @ bank.T  # (n, M)
         is_own = prepared.is_in(rows, bank_ids)
-        told, of_row = _candidates(similarities, bank_places, best.keys[rows], is_own)
+        told, of_row = candidates(similarities, bank_places, best.keys[rows], is_own)
         best.merge(rows, of_row, told)
         counts.append(of_row.int().cpu())
         keys.append(told.cpu())
     return Found(counts=torch.cat(counts).numpy(), keys=torch.cat(keys).numpy())
 
 
-def _candidates(
+def candidates(
     similarities: Tensor, places: Tensor, best: Tensor, is_own: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Keys of the images that may be among the nearest, row after row, and how many there are of each row.
