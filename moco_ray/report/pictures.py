@@ -59,8 +59,7 @@ def neighbours_picture(
     classes: Sequence[str] = (),
     similarities: Sequence[Sequence[float]] | None = None,
     *,
-    title: str = "Nearest neighbours",
-    subtitle: str | None = None,
+    heading: tuple[str, str] | None = None,
 ) -> bytes:
     """Draw images beside their nearest neighbours: framed by whether the classes agree, or with how similar they are.
 
@@ -71,8 +70,7 @@ def neighbours_picture(
         neighbour_labels: The classes of the neighbours.
         classes: Class names.
         similarities: Of the neighbours, shown where there are no labels.
-        title: What the picture shows.
-        subtitle: Further words. None: how many classes agree.
+        heading: What the picture shows, and further words. None: how many classes agree.
 
     Returns:
         A PNG: one row a query.
@@ -110,7 +108,7 @@ def neighbours_picture(
                 _draw_image(sheet, left, bottom, size, image)
                 shown = f"{similarities[row][column]:.2f}" if similarities else ""
                 _caption(sheet, left + size / 2, bottom, shown, MUTED)
-    _title(sheet, title, subtitle or _agreement(query_labels, neighbour_labels))
+    _title(sheet, *(heading or ("Nearest neighbours", _agreement(query_labels, neighbour_labels))))
     return png(figure)
 
 

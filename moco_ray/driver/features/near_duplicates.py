@@ -116,6 +116,5 @@ def _picture(images: ImageSet, groups: Sequence[NDArray[np.int64]], similarity: 
         [pixels[group[0]] for group in shown],
         [[pixels[row] for row in group[1:]] for group in shown],
         similarities=[[similarity[row] for row in group[1:]] for group in shown],
-        title="Near-duplicates",
-        subtitle="the image of each group that is kept, and others with their similarity to it; the largest groups",
+        heading=("Near-duplicates", "the image of each group that is kept, and others with their similarity to it"),
     )

@@ -113,5 +113,5 @@ def _picture(
         [asked[int(places[i])] for i in first],
         [[near[row] for row, _ in line] for line in shown],
         similarities=[[cosine for _, cosine in line] for line in shown],
-        subtitle="the image on the left, beside those whose features are most alike (cosine similarity)",
+        heading=("Nearest neighbours", "images beside those whose features are most alike (cosine similarity)"),
     )
