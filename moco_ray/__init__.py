@@ -10,16 +10,29 @@ if TYPE_CHECKING:
     from moco_ray.cli.presets import load_preset
     from moco_ray.config import Config
     from moco_ray.driver.run import RunResult, pretrain
+    from moco_ray.weights.classifier_file import classifier_info, load_classifier
     from moco_ray.weights.encoder_file import encoder_info, load_encoder
 
-__all__ = ["Config", "RunResult", "encoder_info", "export_run", "load_encoder", "load_preset", "pretrain"]
+__all__ = [
+    "Config",
+    "RunResult",
+    "classifier_info",
+    "encoder_info",
+    "export_run",
+    "load_classifier",
+    "load_encoder",
+    "load_preset",
+    "pretrain",
+]
 
 
 _HOME = {
     "Config": "moco_ray.config",
     "RunResult": "moco_ray.driver.run",
+    "classifier_info": "moco_ray.weights.classifier_file",
     "encoder_info": "moco_ray.weights.encoder_file",
     "export_run": "moco_ray.cli.export",
+    "load_classifier": "moco_ray.weights.classifier_file",
     "load_encoder": "moco_ray.weights.encoder_file",
     "load_preset": "moco_ray.cli.presets",
     "pretrain": "moco_ray.driver.run",

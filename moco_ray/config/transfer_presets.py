@@ -117,7 +117,7 @@ def finetune_vit() -> Config:
     return replace(
         base,
         preset="finetune-vit",
-        model=ModelConfig(arch="vit_small"),
+        model=ModelConfig(arch="vit_small", train_patches=True),
         optim=OptimConfig(
             global_batch_size=64,
             bn_groups=2,

@@ -22,6 +22,7 @@ from moco_ray.driver.paths import check_paths
 from moco_ray.driver.plan import Plan, make_plan, open_run, with_name
 from moco_ray.run_folder.begin import begin_run
 from moco_ray.run_folder.checkpoint_files import checkpoint_steps
+from moco_ray.run_folder.end import end_on_record, forget_end
 from moco_ray.run_folder.lease import Lease, hold_run
 from moco_ray.run_folder.metrics import join_parts
 from moco_ray.storage.checks import check_writable
@@ -108,6 +109,7 @@ def _attempt(task: Task, config: Config, pulse: Pulse, patience: Patience, *, is
         forget_claims(run)
         plan = make_plan(task, config, run, patience)
         if plan.goes_on and (result := finished_run(plan)) is not None:
+            forget_end(run)
             return result
         return _train(plan, lease, pulse, is_first=is_first)
 
@@ -126,16 +128,18 @@ def _train(plan: Plan, lease: Lease, pulse: Pulse, *, is_first: bool) -> RunResu
     if plan.old is None:
         begin_run(plan.run, plan.config, plan.images)
     start = time.monotonic()
-    try:
-        outcome = launch(plan, job, workers, pulse, lease.before)
-    except KeyboardInterrupt:
-        _leave(plan)
-        raise
-    if outcome.error is not None:
-        raise ValueError(outcome.error)
-    if outcome.failure is not None:
-        raise RunFailed(outcome.failure)
-    usage = plan.task.conclude(job, plan.run)
+    options = (plan.run.options, plan.source.options)
+    with end_on_record(plan.run, lease, lambda: pulse.newest, options):
+        try:
+            outcome = launch(plan, job, workers, pulse, lease.before)
+        except KeyboardInterrupt:
+            _leave(plan)
+            raise
+        if outcome.error is not None:
+            raise ValueError(outcome.error)
+        if outcome.failure is not None:
+            raise RunFailed(outcome.failure)
+        usage = plan.task.conclude(job, plan.run)
     log.info(
         f"done: {outcome.step:,} steps, {time.monotonic() - start:,.0f} s in this session; results in {plan.folder}"
     )

@@ -8,10 +8,11 @@ from moco_ray.config import Config, experiment_differences, from_json, to_json
 from moco_ray.data.manifest import Images, Manifest
 from moco_ray.run_folder.checkpoint import CheckpointStore
 from moco_ray.run_folder.metrics import parts_before
+from moco_ray.run_folder.names import CONFIG as CONFIG
+from moco_ray.run_folder.names import EVAL_MANIFEST as EVAL_MANIFEST
+from moco_ray.run_folder.names import LINEAGE as LINEAGE
+from moco_ray.run_folder.names import MANIFEST as MANIFEST
 from moco_ray.storage.storage import Storage
-
-MANIFEST, EVAL_MANIFEST, CONFIG = "manifest.parquet", "eval_manifest.parquet", "config.json"
-LINEAGE = "lineage.jsonl"
 
 
 def is_run(run: Storage) -> bool:

@@ -16,8 +16,10 @@ from moco_ray.run_folder.checkpoint_files import (
     STATE,
     checkpoint_name,
     checkpoint_steps,
+    delete_checkpoint,
     newest_checkpoint,
     read_verified,
+    superfluous_steps,
 )
 from moco_ray.storage.storage import Storage
 
@@ -89,11 +91,9 @@ class CheckpointStore:
 
     def prune(self, keep: set[int]) -> None:
         """Delete what is neither among the newest, nor of every Nth step, nor in `keep`."""
-        steps = self.steps()
-        for step in steps[: -self.keep_last]:
-            every = self.keep_every_steps
-            if step not in keep and not (every and step % every == 0):
-                self.delete(step)
+        every = (self.keep_every_steps,)
+        for step in superfluous_steps(self.steps(), keep_last=self.keep_last, every=every, keep=keep):
+            self.delete(step)
 
     def delete_after(self, step: int) -> None:
         """Delete checkpoints of later steps: unfinished or damaged ones that a resume passed over."""
@@ -102,12 +102,8 @@ class CheckpointStore:
                 self.delete(later)
 
     def delete(self, step: int) -> None:
-        """Delete one checkpoint, its marker first, so that a half-deleted one is never taken for whole."""
-        folder = self.storage.join(checkpoint_name(step))
-        marker = self.storage.join(checkpoint_name(step), MARKER)
-        if self.storage.exists(marker):
-            self.storage.delete(marker)
-        self.storage.delete(folder)
+        """Delete one checkpoint."""
+        delete_checkpoint(self.storage, step)
 
     def _write(self, path: str, data: bytes) -> None:
         self.storage.write_bytes(self.storage.join(*path.split("/")), data)

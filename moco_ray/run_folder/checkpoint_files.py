@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Collection, Sequence
 
 from moco_ray.storage.storage import Storage
 
@@ -28,10 +29,39 @@ def checkpoint_name(step: int) -> str:
     return f"checkpoint_{step:09d}"
 
 
+def step_of(name: str) -> int | None:
+    """Steps of the checkpoint that a folder of this name holds; None for another folder."""
+    found = _NAME.fullmatch(name)
+    return int(found[1]) if found else None
+
+
 def checkpoint_steps(run: Storage) -> list[int]:
     """Steps of all checkpoint folders of a run, committed or not, ascending."""
-    names = [_NAME.fullmatch(name) for name, _, is_dir in run.list(run.join()) if is_dir]
-    return sorted(int(name[1]) for name in names if name)
+    steps = [step_of(name) for name, _, is_dir in run.list(run.join()) if is_dir]
+    return sorted(step for step in steps if step is not None)
+
+
+def superfluous_steps(
+    steps: Sequence[int], *, keep_last: int, every: Collection[int | None], keep: Collection[int]
+) -> list[int]:
+    """Which checkpoints may go.
+
+    Args:
+        steps: Of all, ascending.
+        keep_last: Newest ones that stay.
+        every: Those at multiples of these stay.
+        keep: Those that stay, too.
+    """
+    old = steps[: max(0, len(steps) - keep_last)]
+    return [step for step in old if step not in keep and not any(n and step % n == 0 for n in every)]
+
+
+def delete_checkpoint(run: Storage, step: int) -> None:
+    """Delete one checkpoint, its marker first, so that a half-deleted one is never taken for whole."""
+    marker = run.join(checkpoint_name(step), MARKER)
+    if run.exists(marker):
+        run.delete(marker)
+    run.delete(run.join(checkpoint_name(step)))
 
 
 def newest_checkpoint(run: Storage) -> tuple[int, bytes] | None:

@@ -21,7 +21,7 @@ from moco_ray.storage.storage import Storage
 
 log = logging.getLogger(__name__)
 _STALE_S = 3600.0  # more than clocks differ, and than storage is away while a run waits for it
-_FILE = "lease.json"
+LEASE = "lease.json"
 _CLAIM = "lease-claim-"
 # A step that is done, and when (seconds since 1970).
 StepDone = tuple[int, float]
@@ -47,7 +47,11 @@ class LeaseLost(ValueError):
 
 @contextmanager
 def hold_run(
-    run: Storage, last_step: Callable[[], StepDone | None], patience: Patience = USUAL_PATIENCE
+    run: Storage,
+    last_step: Callable[[], StepDone | None],
+    patience: Patience = USUAL_PATIENCE,
+    *,
+    trains: bool = True,
 ) -> Iterator[Lease]:
     """Hold the run's lease, renewed from a thread, and give it back at the end.
 
@@ -55,6 +59,7 @@ def hold_run(
         run: The run's folder.
         last_step: The newest step known to be done, for whoever resumes after this process is killed.
         patience: With others who hold the run.
+        trains: Whether a good end is one of the run; else what is noted of steps that may be lost stays noted.
 
     Raises:
         RunInUse: Another process holds the run and lives.
@@ -71,7 +76,7 @@ def hold_run(
         ended.set()
         thread.join()
         with suppress(OSError, ValueError):  # a lease that stays behind is seen to be dead
-            _release(run, lease, None if is_done else last_step() or lease.before)
+            _release(run, lease, None if is_done and trains else last_step() or lease.before)
 
 
 def check_lease(run: Storage, owner: str) -> None:
@@ -85,6 +90,26 @@ def check_lease(run: Storage, owner: str) -> None:
         raise LeaseLost(
             f"the run was taken over by {_holder(lease)} while this process did not answer; it goes on there"
         )
+
+
+def read_lease(run: Storage) -> dict[str, Any]:
+    """The run's lease as it is now; empty if there is none."""
+    return _read(run)
+
+
+def is_held(lease: dict[str, Any], patience: Patience = USUAL_PATIENCE) -> bool | None:
+    """Whether a lease is that of a driver that lives; None where only a renewal can tell, since clocks may differ."""
+    try:
+        if not lease.get("owner"):
+            return False
+        if _is_here(lease):
+            return not _is_dead(lease)
+        age_s = time.time() - float(lease["renewed_at"])
+    except (KeyError, TypeError, ValueError):  # damaged; whoever lives writes it anew
+        return None
+    if age_s > _STALE_S:
+        return False
+    return True if abs(age_s) <= patience.lease_watch else None
 
 
 def _take(run: Storage, last_step: Callable[[], StepDone | None], patience: Patience) -> Lease:
@@ -160,7 +185,7 @@ def _release(run: Storage, lease: Lease, last_step: StepDone | None) -> None:
     if _read(run).get("owner") != lease.owner:
         return
     if last_step is None:
-        run.delete(run.join(_FILE))
+        run.delete(run.join(LEASE))
     else:
         _write(run, "", last_step)
 
@@ -175,11 +200,11 @@ def _write(run: Storage, owner: str, last_step: StepDone | None) -> None:
         "pid_started": _started(os.getpid()),
         "last_step": last_step,
     }
-    run.write_bytes(run.join(_FILE), json.dumps(content).encode())
+    run.write_bytes(run.join(LEASE), json.dumps(content).encode())
 
 
 def _read(run: Storage) -> dict[str, Any]:
-    path = run.join(_FILE)
+    path = run.join(LEASE)
     try:
         lease = json.loads(run.read_bytes(path)) if run.exists(path) else {}
     except ValueError:  # gone since, or cut off: whoever wrote it will write it again
@@ -189,9 +214,11 @@ def _read(run: Storage) -> dict[str, Any]:
 
 def _is_dead(lease: dict[str, Any]) -> bool:
     """Whether its process is known to be gone, which only the same machine can tell."""
-    if lease.get("host") != socket.gethostname() or lease.get("boot") != _boot() or not _boot():
-        return False
-    return _started(int(lease["pid"])) != lease.get("pid_started")
+    return _is_here(lease) and _started(int(lease["pid"])) != lease.get("pid_started")
+
+
+def _is_here(lease: dict[str, Any]) -> bool:
+    return lease.get("host") == socket.gethostname() and bool(_boot()) and lease.get("boot") == _boot()
 
 
 def _boot() -> str:

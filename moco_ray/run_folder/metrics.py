@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,13 @@ def stored_lines(storage: Storage, name: str) -> list[Line]:
                 f"{storage.uri(path)}: line {number} is damaged ({error}); put the file back from a copy, or delete that line"
             ) from error
     return lines
+
+
+def best_line(lines: Sequence[Line], best_by: str | None) -> Line | None:
+    """Of lines of eval.jsonl the one with the highest value of a measure, the first of several; of training, not before it."""
+    by = best_by or ""
+    scored = [line for line in lines if by in line and line["step"] > 0]
+    return max(scored, key=lambda line: line[by]) if scored else None
 
 
 def _parts(storage: Storage) -> list[tuple[int, int, str]]:

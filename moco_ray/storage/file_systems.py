@@ -8,6 +8,7 @@ import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from typing import Any, BinaryIO, cast
 
 import fsspec
@@ -16,6 +17,7 @@ from fsspec.utils import tokenize
 from moco_ray.storage import s3 as s3_files
 from moco_ray.storage.errors import ReadError
 from moco_ray.storage.keys import KeyRing
+from moco_ray.storage.local import FileInfo
 from moco_ray.storage.uris import ARCHIVES, CACHES, HTTP, S3, known_protocols, protocol_of, shown
 
 _NO_PLACES = frozenset(
@@ -170,3 +172,11 @@ def prefix_of(uri: str, path: str) -> str:
     """What stands before a file system's own paths in its URIs: the protocol, and the host where paths leave it out."""
     uri = uri.rstrip("/")
     return uri[: len(uri) - len(path)] if path and uri.endswith(path) else f"{protocol_of(uri)}://"
+
+
+def info_of(entry: Mapping[str, Any]) -> FileInfo:
+    """Bytes of a file that a file system lists, and when it was last changed, as far as it says."""
+    when = next((entry[name] for name in ("LastModified", "last_modified", "mtime", "created") if entry.get(name)), 0.0)
+    if isinstance(when, datetime):
+        when = when.timestamp()
+    return int(entry.get("size") or 0), float(when) if isinstance(when, int | float) else 0.0

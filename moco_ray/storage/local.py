@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +19,8 @@ _BROKEN = (
     errno.ELOOP,
     errno.ENAMETOOLONG,
 )  # not the disk's fault
+FileInfo = tuple[int, float]
+"""Bytes of a file, and when it was last changed: seconds since 1970, 0 if unknown."""
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -41,6 +44,18 @@ def list_folder(path: str) -> list[tuple[str, int, bool]]:
             ]
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def all_files(path: str) -> dict[str, FileInfo]:
+    """All files in a folder and in those below that no link leads to, by their paths in it."""
+    found = {}
+    for folder, _, names in os.walk(path):
+        for name in names:
+            file = os.path.join(folder, name)
+            with suppress(FileNotFoundError):  # gone since
+                info = os.lstat(file)
+                found[os.path.relpath(file, path)] = (info.st_size, info.st_mtime)
+    return found
 
 
 def exists(path: str) -> bool:

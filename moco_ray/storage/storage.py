@@ -16,6 +16,7 @@ from moco_ray.storage import local as local_files
 from moco_ray.storage import s3 as s3_files
 from moco_ray.storage.errors import KeysRefused, Missing, NoSpaceError, ReadError, Refused
 from moco_ray.storage.keys import KeyRing
+from moco_ray.storage.local import FileInfo
 from moco_ray.storage.options import StorageOptions, resolve_storage_options
 from moco_ray.storage.ranges import RangeReader, whole
 from moco_ray.storage.repetition import repeat
@@ -231,6 +232,17 @@ class Storage:
                 size = entry.get("size")
                 found.append((name, -1 if size is None else int(size), entry["type"] == "directory"))
         return found
+
+    def files(self, path: str) -> dict[str, FileInfo]:
+        """All files in a folder and in those below, by their paths in it; none if there is no such folder."""
+        if self.protocol == "file":
+            return self.retry(path, lambda: local_files.all_files(path))
+        try:
+            found = self.retry(path, lambda: self.fs.find(path, detail=True))
+        except Missing:
+            return {}
+        start = len(path.rstrip("/")) + 1
+        return {name[start:]: file_systems.info_of(entry) for name, entry in found.items() if name[start:]}
 
     def delete(self, path: str) -> None:
         """Delete a file, or a folder with all that is in it; nothing if it is not there."""

@@ -20,6 +20,7 @@ from moco_ray.driver.naming import check_name
 from moco_ray.driver.paths import check_paths
 from moco_ray.run_folder.begin import stored_images, write_images
 from moco_ray.run_folder.lease import hold_run
+from moco_ray.run_folder.names import SWEEP
 from moco_ray.storage.checks import check_writable
 from moco_ray.storage.keys import sharing
 from moco_ray.storage.storage import Storage, resolve_storage_options
@@ -38,7 +39,6 @@ from moco_ray.tasks.pretraining import PRETRAINING
 from moco_ray.worker.console import said_by
 
 log = logging.getLogger(__name__)
-_SWEEP = "sweep.json"
 _FEWEST_MEASUREMENTS = 3  # in a run, for ASHA to have something to decide on
 
 
@@ -178,7 +178,7 @@ def _definition(settings: SweepConfig, config: Config, space: Space, metric: str
 
 def _prepare(settings: SweepConfig, config: Config, space: Space, storage: Storage, *, is_dry: bool) -> SweepState:
     """List the images once for all trials, and choose the metric; a sweep that exists must be the same."""
-    path = storage.join(_SWEEP)
+    path = storage.join(SWEEP)
     old = json.loads(storage.read_bytes(path)) if storage.exists(path) else None
     stored = None
     if old is not None:

@@ -34,6 +34,8 @@ from moco_ray.weights.encoder_file import state_encoder
 
 log = logging.getLogger(__name__)
 _EVALUATIONS_A_RUN = 20
+_CLASSES_SAID = 20
+_MEASURES = {"top1": "top-1", "top5": "top-5", "mean_class_top1": "mean over classes", "auroc": "AUROC"}
 
 
 class Supervised(Task):
@@ -138,7 +140,13 @@ class Supervised(Task):
             log.info(f"pictures: {', '.join(draw_results(run, results))}")
         except Exception as error:  # a picture is no reason to lose a finished run
             log.warning(f"the pictures could not be drawn ({type(error).__name__}: {error})")
-        return result_lines(results, f"{job.run_uri}/{CLASSIFIER}")
+        classifier = json.dumps(f"{job.run_uri}/{CLASSIFIER}")
+        usage = [
+            "to use the classifier:",
+            "    import moco_ray",
+            f"    classifier = moco_ray.load_classifier({classifier})",
+        ]
+        return [*result_lines(results), *usage]
 
     def examine(self, job: Job, state: State) -> dict[str, Any]:
         """What else the results say of the weights."""
@@ -192,20 +200,14 @@ def initial_network(config: Config, weights: bytes | None) -> nn.Module:
     return backbone
 
 
-def result_lines(results: Mapping[str, Any], classifier: str) -> list[str]:
-    """What a finished run says."""
-    measured = ", ".join(
-        f"{name} {results[name]:.2f} %" for name in ("top1", "top5", "mean_class_top1", "auroc") if name in results
-    )
+def result_lines(results: Mapping[str, Any]) -> list[str]:
+    """What results say to a person."""
+    measured = ", ".join(f"{name} {results[key]:.2f} %" for key, name in _MEASURES.items() if key in results)
     lines = [f"on {results['num_test']:,} images: {measured}"]
     each = results.get("per_class", {})
-    lines += [
-        f"    {name}: {'no image' if value is None else f'{value:.1f} %'}" for name, value in list(each.items())[:20]
-    ]
-    lines += [f"    and {len(each) - 20:,} more in {RESULTS}"] if len(each) > 20 else []
-    return [
-        *lines,
-        "to use the classifier:",
-        "    import moco_ray",
-        f"    classifier = moco_ray.load_classifier({json.dumps(classifier)})",
-    ]
+    width = max(map(len, each), default=0)
+    for name, value in list(each.items())[:_CLASSES_SAID]:
+        lines.append(f"    {name:{width}}  {'no image' if value is None else f'{value:5.1f} %'}")
+    if len(each) > _CLASSES_SAID:
+        lines.append(f"    and {len(each) - _CLASSES_SAID:,} classes more in {RESULTS}")
+    return lines

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from moco_ray.run_folder.checkpoint import State
+from moco_ray.run_folder.metrics import best_line
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.task import Tell
 from moco_ray.worker.runtime import Runtime
@@ -103,9 +104,8 @@ class Evaluations:
 
     def best_step(self) -> int | None:
         """The step that was the best so far, by what the task judges by."""
-        best_by = self._job.task.best_by or ""
-        scored = [line for line in self.lines if best_by in line and line["step"] > 0]
-        return max(scored, key=lambda line: line[best_by])["step"] if scored else None
+        best = best_line(self.lines, self._job.task.best_by)
+        return None if best is None else int(best["step"])
 
     def _may_run_inline(self, step: int) -> bool:
         if step in (0, self._job.last_step):  # before and after training they block nothing

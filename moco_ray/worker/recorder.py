@@ -19,6 +19,7 @@ from moco_ray.run_folder.metrics import Line, StepLines, delete_provisional_part
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.learner import Learner
 from moco_ray.worker.background import BackgroundWriter
+from moco_ray.worker.device_time import DeviceTime
 from moco_ray.worker.evaluations import Evaluations
 from moco_ray.worker.measured import Pace, Values
 from moco_ray.worker.progress import Progress
@@ -117,6 +118,8 @@ class FolderRecorder(Recorder):
         self._curves = Curves(job.run_uri, job.run_options, step)
         self._progress = Progress(job, step)
         self._watch = job.task.watch(job)
+        past = store.marker(step).get("device_s", {}) if restored else {}
+        self._device_time = DeviceTime(past, runtime.num_ranks, uses_gpu=job.uses_gpu)
         self._last_values: dict[str, float] = {}
         self._committed = step if restored else None
         self._due = False
@@ -212,7 +215,14 @@ class FolderRecorder(Recorder):
         self._due, self._next_checkpoint_s = False, time.monotonic() + self._checkpoint_pause_s
         state = {**state, "recorder": {"evaluations": self._evaluations.lines, "bad_images": dict(self._bad)}}
         files = {**self._lines.take_part(), **self._side_files(), **self._curves.files()}
-        info = {"position": state["position"], "versions": {"torch": torch.__version__}}
+        info = {
+            "position": state["position"],
+            "versions": {"torch": torch.__version__},
+            "last_step": self._job.last_step,
+            "best_by": self._job.task.best_by,
+            "keep_every_steps": self._store.keep_every_steps,
+            "device_s": self._device_time.seconds(),
+        }
         best = self._evaluations.best_step()
 
         def write() -> None:

@@ -1,0 +1,155 @@
+"""A linear probe in minutes: features once, without augmentation, and a classifier fitted to convergence."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from moco_ray.config import Config
+from moco_ray.data.manifest import Images
+from moco_ray.driver.features.encoder import digest_of
+from moco_ray.driver.features.engine import open_engine, set_features
+from moco_ray.driver.images.listing import list_images, row_options, run_eval_set
+from moco_ray.evaluate.at_scale.encoding import Spec
+from moco_ray.evaluate.classification import classification
+from moco_ray.evaluate.features import ImageSet
+from moco_ray.evaluate.linear import fit_linear
+from moco_ray.evaluate.measure import resize_px
+from moco_ray.storage.storage import Missing, Storage, resolve_storage_options
+from moco_ray.tasks.supervised import LINEAR_PROBE, initial_network
+from moco_ray.worker.console import said_by
+
+log = logging.getLogger(__name__)
+_MOST_KEPT = 2_000_000_000  # bytes of features that are kept for the next time
+_TRAIN, _TEST = "train", "test"
+
+Kept = dict[str, NDArray[Any]]
+
+
+def fast_probe(config: Config, *, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Fit a linear classifier on the features of an encoder, and measure it on images that it has not seen.
+
+    Features are kept below run.storage-path/features, by encoder, images and crop: the next time they are there.
+
+    Args:
+        config: Of a linear probe. Its crops are the centre's, without augmentation, and its optim is not used.
+        say: Prints a line for the user.
+
+    Returns:
+        As results.json of a linear probe, and strength (C), tried (top-1 of each C on held-out training images), converged.
+
+    Raises:
+        ValueError: Something that the user must mend.
+    """
+    start_s = time.monotonic()
+    with said_by(say):
+        if config.data.target_columns is not None:
+            raise ValueError("--fast learns one class an image; drop it for --data.target-columns")
+        for text in LINEAR_PROBE.warnings(config, 0):
+            log.warning(text)
+        network = initial_network(config, LINEAR_PROBE.initial_weights(config))
+        images = list_images(config)
+        eval_set = run_eval_set(LINEAR_PROBE, config, images)
+        for line in LINEAR_PROBE.describe_eval_set(config, eval_set, images):
+            log.info(line)
+        kept = _features(config, network, {_TRAIN: _train_set(config, images), _TEST: eval_set.queries}, images)
+        log.info(f"fitting {len(kept[_TRAIN]):,} features of {kept[_TRAIN].shape[1]:,} numbers")
+        fit = fit_linear(
+            kept[_TRAIN],
+            kept[f"{_TRAIN}_labels"],
+            kept[_TEST],
+            len(eval_set.classes),
+            seed=config.run.seed,
+            tell=lambda c, top1: log.info(f"    C {c:g}: top-1 {top1:.2f} % of held-out training images"),
+        )
+        if not fit.converged:
+            log.warning("the solver has not converged: the classes can be told apart better than this")
+    measured = dict(classification(torch.from_numpy(fit.logits), torch.from_numpy(kept[f"{_TEST}_labels"])))
+    values = {name.removeprefix("eval/"): value for name, value in measured.items()}
+    return {
+        "task": config.task,
+        "fast": True,
+        "init": config.model.init,
+        "arch": config.model.arch,
+        "data": config.data.uri,
+        "classes": list(eval_set.classes),
+        "num_train": len(kept[_TRAIN]),
+        "num_test": int(values.pop("num_images")),
+        "label_fraction": config.data.label_fraction,
+        "seed": config.run.seed,
+        "strength": fit.strength,
+        "tried": {f"{c:g}": top1 for c, top1 in fit.tried.items()},
+        "converged": fit.converged,
+        **values,
+        "per_class": dict(zip(eval_set.classes, values["per_class"], strict=True)),
+        "seconds": time.monotonic() - start_s,
+    }
+
+
+def _train_set(config: Config, images: Images) -> ImageSet:
+    rows = images.train.train_rows()
+    return ImageSet(
+        manifest=images.train,
+        rows=rows,
+        labels=images.train.labels[rows],
+        options=row_options(images.train, config),
+        max_pixels=config.data.max_pixels,
+    )
+
+
+def _features(config: Config, network: nn.Module, sets: dict[str, ImageSet], images: Images) -> Kept:
+    """Features and labels of both sets, from an earlier time or made now."""
+    views = config.views
+    key = {
+        "encoder": digest_of(network),
+        "images": [images.train.digest, images.test.digest if images.test else ""],
+        "rows": [hashlib.sha256(part.rows.tobytes()).hexdigest() for part in sets.values()],
+        "crop": [views.crop_px, resize_px(views.crop_px, config.eval), views.mean, views.std],
+        "dtype": config.run.dtype,
+    }
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]
+    path = config.run.storage_path
+    folder = Storage.open(path, resolve_storage_options(path, config.run.storage_options))
+    place = folder.join("features", f"{digest}.npz")
+    try:
+        with np.load(io.BytesIO(folder.read_bytes(place)), allow_pickle=False) as stored:
+            log.info(f"features of an earlier time: {folder.uri(place)}")
+            return dict(stored)
+    except Missing:
+        pass
+    except (ValueError, OSError, EOFError) as error:
+        log.warning(f"{folder.uri(place)} cannot be read ({error}): features are made anew")
+    kept = _encode(config, network, sets)
+    if sum(array.nbytes for array in kept.values()) <= _MOST_KEPT:
+        buffer = io.BytesIO()
+        np.savez(buffer, **kept)  # type: ignore[arg-type]
+        folder.write_bytes(place, buffer.getvalue())
+        log.info(f"features are kept in {folder.uri(place)}")
+    return kept
+
+
+def _encode(config: Config, network: nn.Module, sets: dict[str, ImageSet]) -> Kept:
+    spec = Spec(
+        modules={"features": network.eval()},
+        sets=sets,
+        views=config.views,
+        resize_px=resize_px(config.views.crop_px, config.eval),
+    )
+    kept: Kept = {}
+    with open_engine(spec, config.run) as engine:
+        for name, part in sets.items():
+            found = set_features(engine, spec, name, what=f"features of the {name} images")
+            if found.bad:
+                log.warning(f"{len(found.bad):,} of the {name} images cannot be had or do not decode: left out")
+            kept |= {name: found.features["features"], f"{name}_labels": part.labels[found.places]}
+    return kept

@@ -1,0 +1,5 @@
+"""Names of the files by which a folder is known for that of a run or a sweep."""
+
+MANIFEST, EVAL_MANIFEST, CONFIG = "manifest.parquet", "eval_manifest.parquet", "config.json"
+LINEAGE = "lineage.jsonl"
+SWEEP = "sweep.json"
