@@ -20,6 +20,7 @@ from moco_ray.config.run import RunConfig
 from moco_ray.core.encoders import build_encoder
 from moco_ray.driver.features import engine as engines
 from moco_ray.driver.features.evaluation import evaluate
+from moco_ray.driver.run import pretrain
 from moco_ray.evaluate.at_scale import encoding
 from moco_ray.weights.encoder_file import encoder_bytes
 from tests.runs import tiny_config
@@ -95,9 +96,9 @@ def test_knn_is_that_of_scikit_learn_on_the_same_features(encoder: Path, parts: 
 
 
 def engine_images(config: Config) -> Any:
-    from moco_ray.driver.features.embedding import _all_images
+    from moco_ray.driver.features.images import all_images
 
-    return _all_images(config, "/nowhere")
+    return all_images(config, "/nowhere")
 
 
 def engine_backbone(config: Config) -> Any:
@@ -143,6 +144,18 @@ def test_classes_that_training_lacks_are_classified_by_each_other(
     found = run(encoder, tmp_path)
     assert found["num_bank"] == found["num_queries"] > 90
     assert found["knn"]["1"]["top1"] > 40  # five digits
+
+
+def test_of_a_run_the_images_are_classified_that_it_held_out(images: Path, tmp_path: Path, capsys: Any) -> None:
+    config = tiny_config(images, tmp_path, max_steps=2)
+    config = replace(config, eval=replace(config.eval, max_queries=13))
+    pretrain(config, say=lambda line: None)
+    flags = f"--run.num-workers 0 --k 5 --json {tmp_path / 'out.json'}"
+    assert cli.main([str(tmp_path / "run"), *flags.split()]) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert (found["num_queries"], found["num_bank"]) == (13, 211 - 13)
+    assert found["data"]["uri"] == str(images) and found["encoder"]["step"] == 2
+    assert "with what it held out" in capsys.readouterr().out
 
 
 def test_a_k_that_is_too_large_is_left_out_and_if_all_are_it_is_an_error(

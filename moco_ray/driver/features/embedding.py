@@ -11,18 +11,14 @@ import numpy as np
 
 from moco_ray.config import Config
 from moco_ray.config.paths import as_uri
-from moco_ray.data.known_bad import say_known_bad
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.sources import list_source
 from moco_ray.driver.features.encoder import load
 from moco_ray.driver.features.engine import Engine, SetFeatures, open_engine, set_features
 from moco_ray.driver.features.folder import BAD, EmbeddingFolder, Part, open_folder
+from moco_ray.driver.features.images import all_images, query_images
 from moco_ray.driver.features.near_duplicates import check_threshold, write_duplicates
-from moco_ray.driver.features.neighbours import query_images, write_neighbours
-from moco_ray.driver.images.listing import row_options
-from moco_ray.driver.images.used import used_images
+from moco_ray.driver.features.neighbours import write_neighbours
 from moco_ray.evaluate.at_scale.encoding import CHUNK, Chunk, Encoded, Spec, encode_chunk
-from moco_ray.evaluate.features import ImageSet
 from moco_ray.evaluate.measure import resize_px
 from moco_ray.storage.storage import Storage, resolve_storage_options
 from moco_ray.worker.console import said_by
@@ -63,7 +59,7 @@ def embed(
         check_threshold(threshold)
     with said_by(say):
         encoder = load(config)
-        images = _all_images(config, output)
+        images = all_images(config, output)
         sets = {IMAGES: images}
         if neighbours is not None:
             sets[QUERIES] = query_images(config, str(as_uri("--neighbours", neighbours)))
@@ -105,28 +101,6 @@ def _encode(config: Config, spec: Spec, folder: EmbeddingFolder, dim: int) -> Se
         if missing:
             _fill(engine, folder, spec.sets[IMAGES].manifest, missing, dim)
         return set_features(engine, spec, QUERIES, what="queries") if QUERIES in spec.sets else None
-
-
-def _all_images(config: Config, output: str) -> ImageSet:
-    """Every image of data.uri that training would see: of one with parts, the train part."""
-    data = config.data
-    log.info(f"listing {data.uri}")
-    options = resolve_storage_options(data.uri, data.storage_options)
-    listed = list_source(data, options, leave_out=(config.run.storage_path, output))
-    manifest, _ = used_images(config, listed.train, None, f"data.uri {data.uri}")
-    log.info(f"{len(manifest):,} images; {listed.words}")
-    if listed.test is not None:
-        log.info(
-            f"the {len(listed.test):,} images of its val or test part are left out; name that part with --data.uri"
-        )
-    say_known_bad(manifest, None)
-    return ImageSet(
-        manifest=manifest,
-        rows=np.arange(len(manifest)),
-        labels=manifest.labels,
-        options=row_options(manifest, config),
-        max_pixels=data.max_pixels,
-    )
 
 
 def _fill(engine: Engine, folder: EmbeddingFolder, manifest: Manifest, missing: Sequence[Part], dim: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,13 +15,10 @@ from torch import nn
 from moco_ray.cluster.pool import choose_pool_workers, open_pool
 from moco_ray.config.run import RunConfig
 from moco_ray.config.views import ViewsConfig
+from moco_ray.driver.features.progress import Progress
 from moco_ray.evaluate.at_scale.encoding import Chunk, Encoded, Encoding, FloatArray, Spec, chunks_of, encode_chunk
 from moco_ray.evaluate.features import ImageSet
 from moco_ray.worker.pool import Pool
-
-log = logging.getLogger(__name__)
-
-_SAY_EVERY_S = 10.0
 
 R = TypeVar("R")
 
@@ -49,26 +44,6 @@ class Engine:
         for place, result in self._pool.map(work, chunks, *shared):
             progress.add(chunks[place].last - chunks[place].first)
             yield chunks[place], result
-
-
-class Progress:
-    """Says how far something is, now and then, as a line that a terminal shows in place of the last one."""
-
-    def __init__(self, what: str, total: int) -> None:
-        self._what, self._total, self._done = what, total, 0
-        self._start_s = self._said_s = time.monotonic()
-
-    def add(self, count: int) -> None:
-        """So many images more are done."""
-        self._done += count
-        now_s = time.monotonic()
-        if now_s - self._said_s < _SAY_EVERY_S and self._done < self._total:
-            return
-        self._said_s = now_s
-        rate = self._done / max(now_s - self._start_s, 1e-9)
-        left_s = round((self._total - self._done) / rate)
-        left = f", {left_s // 60}:{left_s % 60:02} left" if left_s else ""
-        log.info(f"measuring {self._what}: {self._done:,} of {self._total:,} images, {rate:,.0f}/s{left}")
 
 
 @contextmanager

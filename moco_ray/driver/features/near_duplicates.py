@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moco_ray.driver.features.engine import Progress
 from moco_ray.driver.features.folder import EmbeddingFolder
+from moco_ray.driver.features.progress import Progress
 from moco_ray.driver.features.thumbnails import thumbnails
 from moco_ray.evaluate.at_scale.search import mean_of, near_duplicates, similarities_to_kept
 from moco_ray.evaluate.features import ImageSet

@@ -5,51 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moco_ray.config import Config
-from moco_ray.data.folders import extension_of
-from moco_ray.data.formats.extensions import IMAGE_EXTENSIONS
-from moco_ray.data.manifest import Manifest, make_manifest
-from moco_ray.data.sources import list_source
+from moco_ray.data.manifest import Manifest
 from moco_ray.driver.features.engine import SetFeatures
 from moco_ray.driver.features.folder import EmbeddingFolder
 from moco_ray.driver.features.thumbnails import thumbnails
 from moco_ray.evaluate.at_scale.encoding import FloatArray
 from moco_ray.evaluate.at_scale.search import nearest_rows
 from moco_ray.evaluate.features import ImageSet
-from moco_ray.storage.storage import Storage, resolve_storage_options
 
 log = logging.getLogger(__name__)
 
 CSV, PICTURE = "neighbours.csv", "neighbours.png"
 _K, _ROWS_SHOWN = 8, 12
-
-
-def query_images(config: Config, place: str) -> ImageSet:
-    """The image, or the images of a folder or list, whose neighbours are asked for.
-
-    Raises:
-        ValueError: There is none.
-    """
-    options = resolve_storage_options(place, config.data.storage_options)
-    storage = Storage.open(place, options)
-    if storage.is_file(storage.root) and extension_of(storage.root) in IMAGE_EXTENSIONS:
-        manifest = make_manifest(uris=[storage.uri(storage.root)], labels=np.full(1, -1), classes=())
-    else:
-        data = replace(config.data, uri=place, exclude=None, classes=None)
-        manifest = list_source(data, options).train
-    return ImageSet(
-        manifest=manifest,
-        rows=np.arange(len(manifest)),
-        labels=manifest.labels,
-        options=options,
-        max_pixels=config.data.max_pixels,
-    )
 
 
 def write_neighbours(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moco_ray.evaluate.at_scale.duplicates import Groups, similar_pairs
 from moco_ray.evaluate.at_scale.encoding import FloatArray
-from moco_ray.evaluate.at_scale.nearest import Nearest, candidates, places_of, similarities_of
+from moco_ray.evaluate.at_scale.keys import Nearest, candidates, places_of, similarities_of
 
 _HELD_NUMBERS = 1 << 27  # of vectors that others are compared with at once: 512 MiB
 

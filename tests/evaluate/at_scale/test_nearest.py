@@ -5,17 +5,8 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from moco_ray.evaluate.at_scale import nearest
-from moco_ray.evaluate.at_scale.nearest import (
-    Found,
-    Nearest,
-    _find,
-    _Prepared,
-    keys_of,
-    make_queries,
-    places_of,
-    similarities_of,
-)
+from moco_ray.evaluate.at_scale.keys import NO_KEY, Found, Nearest, keys_of, places_of, similarities_of
+from moco_ray.evaluate.at_scale.nearest import _find, _Prepared, make_queries
 from moco_ray.evaluate.at_scale.votes import accuracies
 from moco_ray.evaluate.knn import votes
 
@@ -50,7 +41,7 @@ def test_keys_are_ordered_as_similarities_and_then_by_place() -> None:
     assert keys.topk(8).indices.tolist() == [[7, 5, 6, 4, 2, 3, 1, 0]]
     assert torch.equal(similarities_of(keys), similarities)
     assert torch.equal(places_of(keys), torch.arange(8)[None])
-    assert similarities_of(torch.tensor([nearest.NO_KEY])).item() == -torch.inf
+    assert similarities_of(torch.tensor([NO_KEY])).item() == -torch.inf
 
 
 @pytest.mark.parametrize("chunk", [7, 50, 1000])
@@ -104,7 +95,7 @@ def test_an_image_is_not_its_own_neighbour() -> None:
 def test_a_chunk_of_which_nothing_decodes_holds_nothing() -> None:
     found = Nearest(3, 2)
     found.add(Found(counts=np.zeros(3, np.int32), keys=np.zeros(0, np.int64)))
-    assert (found.keys == nearest.NO_KEY).all()
+    assert (found.keys == NO_KEY).all()
 
 
 @pytest.mark.parametrize("k", [1, 5, 20])
