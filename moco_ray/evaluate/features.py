@@ -147,15 +147,18 @@ def load_images(
                 end = min(start + _SPAN, len(images))
                 span = pool.submit(read, start, end) if _is_dense(images, start, end) else None
             ahead.append(pool.submit(load, np.arange(start, min(start + at_once, len(images))), span))
-            if len(ahead) < num_threads * _BATCHES_AHEAD:
-                continue
-            if len((batch := ahead.popleft().result()).places):
-                yield batch
+            if len(ahead) >= num_threads * _BATCHES_AHEAD:
+                yield from _unless_empty(ahead.popleft())
         while ahead:
-            if len((batch := ahead.popleft().result()).places):
-                yield batch
+            yield from _unless_empty(ahead.popleft())
     finally:
         pool.shutdown()
+
+
+def _unless_empty(batch: Future[ImageBatch]) -> Iterator[ImageBatch]:
+    """A batch, when it is there, if any of its images is."""
+    if len(batch.result().places):
+        yield batch.result()
 
 
 def _is_dense(images: ImageSet, first: int, last: int) -> bool:
