@@ -129,7 +129,6 @@ def test_the_mode_comes_back_after_a_failure(tmp_path: Path) -> None:
 
 
 def test_read_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "_BATCH", 1)
     monkeypatch.setattr(features, "_MAX_THREADS", 2)
     lock, num_made = threading.Lock(), 0
 
@@ -139,7 +138,7 @@ def test_read_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             num_made += 1
         return image
 
-    batches = load_images(grey_set(tmp_path, [*range(40)]), view)
+    batches = load_images(grey_set(tmp_path, [*range(40)]), view, at_once=1)
     next(batches)
     batches.close()  # type: ignore[attr-defined]  # waits for what is running and cancels the rest
     assert 1 <= num_made <= 4
