@@ -98,6 +98,7 @@ def load_images(
     images: ImageSet,
     view: Callable[[UInt8Array, int], UInt8Array],
     *,
+    at_once: int = _BATCH,
     tell_bad: Callable[[int, str], None] = _no_word,
 ) -> Iterator[ImageBatch]:
     """Read and decode a set of images in threads, a bounded number of batches ahead, in order.
@@ -105,11 +106,12 @@ def load_images(
     Args:
         images: What to read.
         view: Makes what is wanted of an upright RGB image uint8 (H, W, 3), given also its place in the set; runs in
-            the threads. All results have one shape.
+            the threads. All results of a batch have one shape.
+        at_once: Images in a batch, at most.
         tell_bad: Called with the place in the set of each image that is left out, and why; in the threads.
 
     Yields:
-        Batches of up to 64 images, without those that cannot be had or do not decode; never an empty one.
+        Batches of so many images or fewer, without those that cannot be had or do not decode; never an empty one.
 
     Raises:
         ReadError: The storage does not answer.
@@ -140,20 +142,23 @@ def load_images(
     ahead: deque[Future[ImageBatch]] = deque()
     span: Future[list[Encoded]] | None = None
     try:
-        for start in range(0, len(images), _BATCH):
-            if start % _SPAN == 0:  # begun before those that wait for it
+        for start in range(0, len(images), at_once):
+            if start % _SPAN == 0 and _SPAN % at_once == 0:  # begun before those that wait for it
                 end = min(start + _SPAN, len(images))
                 span = pool.submit(read, start, end) if _is_dense(images, start, end) else None
-            ahead.append(pool.submit(load, np.arange(start, min(start + _BATCH, len(images))), span))
-            if len(ahead) < num_threads * _BATCHES_AHEAD:
-                continue
-            if len((batch := ahead.popleft().result()).places):
-                yield batch
+            ahead.append(pool.submit(load, np.arange(start, min(start + at_once, len(images))), span))
+            if len(ahead) >= num_threads * _BATCHES_AHEAD:
+                yield from _unless_empty(ahead.popleft())
         while ahead:
-            if len((batch := ahead.popleft().result()).places):
-                yield batch
+            yield from _unless_empty(ahead.popleft())
     finally:
         pool.shutdown()
+
+
+def _unless_empty(batch: Future[ImageBatch]) -> Iterator[ImageBatch]:
+    """A batch, when it is there, if any of its images is."""
+    if len(batch.result().places):
+        yield batch.result()
 
 
 def _is_dense(images: ImageSet, first: int, last: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from moco_ray.config import Config
-from moco_ray.core.encoders import build_backbone, feature_dim
+from moco_ray.core.encoders import build_backbone, digest_of, feature_dim
 from moco_ray.data.manifest import Images
 from moco_ray.driver.images.listing import list_images
 from moco_ray.run_folder.begin import stored_images
@@ -54,7 +53,7 @@ def load(config: Config) -> LoadedEncoder:
     origin = origin_of(path, _access(config, path))
     about = {
         "path": path,
-        "digest": digest_of(backbone),
+        "digest": digest_of(backbone.state_dict()),
         "arch": config.model.arch,
         "step": origin.step if origin else None,
         "feature_dim": feature_dim(backbone),
@@ -97,12 +96,3 @@ def _access(config: Config, path: str) -> str | None:
         if options is not None and protocol_of(uri) == protocol_of(path):
             return options
     return None
-
-
-def digest_of(module: nn.Module) -> str:
-    """SHA-256 of a module's tensors and their names."""
-    hashed = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        hashed.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return hashed.hexdigest()
