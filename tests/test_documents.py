@@ -40,6 +40,7 @@ SHORTER = {
     "benchmarks.comparisons": "--steps 2",
     "deploy/check.py": "",
     "jobs/export.py": "",
+    "jobs/runs.py": "",
 }
 IN_ORDER = "encoders.md"  # each of its blocks builds on those before
 
@@ -142,7 +143,7 @@ def test_a_command_of_the_documents_works_in_a_bare_shell(
     line = re.sub("grid:[^']*", "grid:0.2,0.5", line)
     if "deploy/" in line:  # which asks for the token that the document makes before
         line = f"export RAY_AUTH_MODE=token; ray get-auth-token --generate > /dev/null; {line}"
-    elif "benchmarks." not in line and "--run.storage-path" not in line:
+    elif not any(word in line for word in ("benchmarks.", "jobs/runs.py", "--run.storage-path")):
         line += f" --run.storage-path {tmp_path}/runs"
     keys = server.environment if "s3://" in command else {}
     done = run_bare(line, tmp_path / "home", folder=folder, **keys)

@@ -56,7 +56,7 @@ def check_data(config: Config) -> None:
     for name, given in (("classes", data.classes), ("target-columns", data.target_columns)):
         if given is not None and len(set(given)) < len(given):
             raise ValueError(f"data.{name} names one twice: {', '.join(given)}")
-    if data.classes is not None and len(data.classes) < 2:
+    if data.classes is not None and len(data.classes) < 2 and config.task != "detection":
         raise ValueError(f"data.classes is {', '.join(data.classes)}; name two or more, as A,B")
     if data.classes is not None and data.target_columns is not None:
         raise ValueError("data.classes and data.target-columns are two kinds of labels; drop one of them")
@@ -152,7 +152,7 @@ def check_numbers(config: Config) -> None:
 
 
 def _check_finite(config: Config) -> None:
-    for group in ("data", "views", "model", "method", "optim", "eval", "run"):
+    for group in ("data", "views", "model", "method", "detection", "optim", "eval", "run"):
         for item in dataclasses.fields(getattr(config, group)):
             value = getattr(getattr(config, group), item.name)
             numbers = [

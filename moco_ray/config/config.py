@@ -8,6 +8,7 @@ from typing import Literal
 
 from moco_ray.config.checks import check_batch, check_data, check_numbers, check_workers
 from moco_ray.config.data import DataConfig
+from moco_ray.config.detection import DetectionConfig
 from moco_ray.config.eval import EvalConfig
 from moco_ray.config.methods import AnyMethod
 from moco_ray.config.methods.moco import MoCoConfig
@@ -18,11 +19,12 @@ from moco_ray.config.run import RunConfig
 from moco_ray.config.types import check_groups, take_values
 from moco_ray.config.views import ViewsConfig
 
-TaskName = Literal["pretraining", "linear-probe", "finetune"]
+TaskName = Literal["pretraining", "linear-probe", "finetune", "detection"]
 GROUPS: dict[TaskName, tuple[str, ...]] = {
     "pretraining": ("data", "views", "model", "method", "optim", "eval", "run"),
     "linear-probe": ("data", "views", "model", "optim", "eval", "run"),
     "finetune": ("data", "views", "model", "optim", "eval", "run"),
+    "detection": ("data", "views", "model", "detection", "optim", "eval", "run"),
 }
 """The parts of a configuration that mean something for what is trained; the others are neither shown nor kept."""
 
@@ -32,23 +34,37 @@ _OF_CONTRAST = frozenset(
         *(f"eval.{name}" for name in ("max_bank", "k", "temperature")),
     }
 )
+_OF_LISTS = ("image_column", "label_column", "target_columns", "label_fraction", "window_mb", "exclude")
+_NOT_OF_BOXES = frozenset(
+    {f"views.{item.name}" for item in dataclasses.fields(ViewsConfig) if item.name not in ("mean", "std")}
+    | {f"data.{name}" for name in _OF_LISTS}
+    | {"optim.layer_decay", "run.compile", "run.micro_batch_groups"}
+    | {"eval.resize_px", "model.patch_px", "model.train_patches"}
+)
 UNUSED: dict[TaskName, frozenset[str]] = {
     "pretraining": frozenset({"data.target_columns", "data.label_fraction", "optim.layer_decay"}),
     "linear-probe": _OF_CONTRAST | {"optim.layer_decay", "model.train_patches", "model.zero_init_residual"},
     "finetune": _OF_CONTRAST,
+    "detection": _OF_CONTRAST | _NOT_OF_BOXES,
 }
 """Fields of these parts that what is trained has no use for: no command of it has flags for them."""
 
 _LEARNED_FROM = ("seed", "dtype", "compress_gradients")
 # Fields that may change when a run is resumed: they decide where and how it runs, not what it learns.
 _FREE_FIELDS = frozenset(
-    {"data.storage_options", "data.max_bad_fraction", "data.relist"}
+    {
+        "data.storage_options",
+        "data.max_bad_fraction",
+        "data.relist",
+        "detection.score_threshold",
+        "detection.detections_per_image",
+    }
     | {f"eval.{name}" for name in ("every_steps", "max_bank", "k", "temperature", "resize_px", "max_time_fraction")}
     | {f"run.{f.name}" for f in dataclasses.fields(RunConfig) if f.name not in _LEARNED_FROM}
 )
 # Where images lie is not what they are: whether they are the same, the run's manifest tells. Those to classify may have
 # been a part of data.uri.
-_PLACES = frozenset({"data.uri", "eval.uri"})
+_PLACES = frozenset({"data.uri", "eval.uri", "detection.annotations", "detection.test_annotations"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +83,8 @@ class Config:
     """Backbone and projector."""
     method: AnyMethod = field(default_factory=MoCoConfig)
     """The contrastive method; --method NAME chooses another than the preset's."""
+    detection: DetectionConfig = field(default_factory=DetectionConfig)
+    """Where objects are looked for, and how."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """Batch, length and optimizer."""
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -93,6 +111,8 @@ class Config:
         """Whether BatchNorm sees a group of the batch or all of it, or learns nothing."""
         if self.task == "pretraining":
             return self.method.batch_norm
+        if self.task == "detection":
+            return "global"
         return "frozen" if self.task == "linear-probe" else "group"
 
     @property

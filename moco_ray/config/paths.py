@@ -18,6 +18,8 @@ PATHS = (
     "data.uri",
     "data.storage_options",
     "data.exclude",
+    "detection.annotations",
+    "detection.test_annotations",
     "eval.uri",
     "model.init",
     "run.storage_path",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -290,3 +290,5 @@ class Images:
     """Those of data.uri, some of them perhaps held out from training."""
     test: Manifest | None
     """Those to classify: of eval.uri, or of the val or test part of data.uri; None: held-out ones, if any."""
+    notes: Mapping[str, bytes] = field(default_factory=dict)
+    """Files that say more of them, by name, for the folder of the run that begins with them."""

@@ -184,7 +184,7 @@ def center_view(image: UInt8Array, crop_px: int, resize_px: int) -> UInt8Array:
     height, width = resize_px * height // shorter, resize_px * width // shorter
     top, left = round((height - crop_px) / 2), round((width - crop_px) / 2)
     if max(height, width) <= _MOST_RESIZED * resize_px:
-        return np.ascontiguousarray(_resize(image, height, width)[top : top + crop_px, left : left + crop_px])
+        return np.ascontiguousarray(resize(image, height, width)[top : top + crop_px, left : left + crop_px])
     return _resize_part(image, (height, width), (top, left), crop_px)
 
 
@@ -208,7 +208,7 @@ def _draw_crop(height: int, width: int, area_min: float, uniform: Callable[[], f
 def _crop(image: UInt8Array, draw: ViewDraw, config: ViewsConfig) -> UInt8Array:
     """Crop and resize; the result shares no memory with the image."""
     top, left, height, width = draw.crop
-    return _resize(image[top : top + height, left : left + width], config.crop_px, config.crop_px)
+    return resize(image[top : top + height, left : left + width], config.crop_px, config.crop_px)
 
 
 def _colour(x: UInt8Array, draw: ViewDraw, config: ViewsConfig) -> UInt8Array:
@@ -239,7 +239,7 @@ def _between(low: float, high: float, uniform: float) -> float:
     return low + (high - low) * uniform
 
 
-def _resize(image: UInt8Array, height: int, width: int) -> UInt8Array:
+def resize(image: UInt8Array, height: int, width: int) -> UInt8Array:
     """Resize with an antialiased bilinear filter, Pillow's within 0.04 grey levels."""
     if image.shape[:2] == (height, width):
         return image.copy()

@@ -97,6 +97,7 @@ def load_images(
     images: ImageSet,
     view: Callable[[UInt8Array, int], UInt8Array],
     *,
+    at_once: int = _BATCH,
     tell_bad: Callable[[int, str], None] = _no_word,
 ) -> Iterator[ImageBatch]:
     """Read and decode a set of images in threads, a bounded number of batches ahead, in order.
@@ -104,11 +105,12 @@ def load_images(
     Args:
         images: What to read.
         view: Makes what is wanted of an upright RGB image uint8 (H, W, 3), given also its place in the set; runs in
-            the threads. All results have one shape.
+            the threads. All results of a batch have one shape.
+        at_once: Images in a batch, at most.
         tell_bad: Called with the place in the set of each image that is left out, and why; in the threads.
 
     Yields:
-        Batches of up to 64 images, without those that cannot be had or do not decode; never an empty one.
+        Batches of so many images or fewer, without those that cannot be had or do not decode; never an empty one.
 
     Raises:
         ReadError: The storage does not answer.
@@ -133,8 +135,8 @@ def load_images(
     pool = DaemonPool(num_threads)
     ahead: deque[Future[ImageBatch]] = deque()
     try:
-        for start in range(0, len(images), _BATCH):
-            ahead.append(pool.submit(load, np.arange(start, min(start + _BATCH, len(images)))))
+        for start in range(0, len(images), at_once):
+            ahead.append(pool.submit(load, np.arange(start, min(start + at_once, len(images)))))
             if len(ahead) < num_threads * _BATCHES_AHEAD:
                 continue
             if len((batch := ahead.popleft().result()).places):

@@ -32,6 +32,8 @@ def write_images(run: Storage, images: Images) -> None:
     images.train.write(run, run.join(MANIFEST))
     if images.test is not None:
         images.test.write(run, run.join(EVAL_MANIFEST))
+    for name, content in images.notes.items():
+        run.write_bytes(run.join(name), content)
 
 
 def begin_run(run: Storage, config: Config, images: Images) -> None:

@@ -14,11 +14,13 @@ from moco_ray.data.blocks import Source
 from moco_ray.data.folders import same_place
 from moco_ray.data.known_bad import say_known_bad
 from moco_ray.data.labels import amount, count_words
+from moco_ray.data.listed import Listed
 from moco_ray.data.manifest import Images, Manifest
 from moco_ray.data.order import make_order
 from moco_ray.data.overlap import check_left, is_shared_row
 from moco_ray.data.select import keep_fraction
 from moco_ray.data.sources import list_source
+from moco_ray.driver.images.boxed import list_boxed_images
 from moco_ray.driver.images.used import used_images, with_same_classes
 from moco_ray.evaluate.eval_set import EvalSet, holdout_mask
 from moco_ray.storage.storage import StorageOptions, resolve_storage_options
@@ -45,6 +47,9 @@ def list_images(config: Config, *, holds_out: bool = True) -> Images:
         ValueError: There are none, too many are known to be bad, those of eval.uri have no labels, or they are
             (nearly) all of those of data.uri.
     """
+    if config.task == "detection":
+        boxed = list_boxed_images(config, holds_out=holds_out)
+        return boxed if boxed.test is None else replace(boxed, train=_without(boxed.train, boxed.test, config))
     data, evaluation = config.data, config.eval
     if evaluation.uri and same_place(evaluation.uri, data.uri):
         raise ValueError(
@@ -56,14 +61,31 @@ def list_images(config: Config, *, holds_out: bool = True) -> Images:
     options = resolve_storage_options(data.uri, data.storage_options)
     listed = list_source(data, options, leave_out=apart, chooses_test=not evaluation.uri)
     train, test = used_images(config, listed.train, listed.test, f"data.uri {data.uri}")
-    num_labelled = len(train) if train.has_targets else int((train.labels >= 0).sum())
-    draws_fraction = config.needs_labels and data.label_fraction < 1
-    if (holds_out or draws_fraction) and test is None and not evaluation.uri:
-        train = train.with_holdout(holdout_mask(_labels_to_draw_by(train), evaluation, config.run.seed))
-    if draws_fraction:
-        train = keep_fraction(train, data.label_fraction, config.run.seed)
-        if not holds_out:
-            train = train.with_holdout(np.zeros(len(train), dtype=bool))
+    found, train = train, _apart(train, config, holds_out=holds_out, has_test=test is not None)
+    _say_what_there_is(found, train, config, listed)
+    say_known_bad(train, data.max_bad_fraction)
+    if test is not None:
+        say_known_bad(test, None)
+    if evaluation.uri:
+        test = list_eval_images(config)
+        train = _without(train, test, config)
+    if config.needs_labels:
+        test = None if test is None else with_same_classes(train, test, evaluation.uri or data.uri)
+    return Images(train=train, test=test)
+
+
+def _apart(train: Manifest, config: Config, *, holds_out: bool, has_test: bool) -> Manifest:
+    """The images with some held out where none are there to classify, and of the others the share to train on."""
+    data, seed, draws = config.data, config.run.seed, config.needs_labels and config.data.label_fraction < 1
+    if (holds_out or draws) and not has_test and not config.eval.uri:
+        train = train.with_holdout(holdout_mask(_labels_to_draw_by(train), config.eval, seed))
+    if draws:
+        train = keep_fraction(train, data.label_fraction, seed)
+    return train if holds_out or not draws else train.with_holdout(np.zeros(len(train), dtype=bool))
+
+
+def _say_what_there_is(found: Manifest, train: Manifest, config: Config, listed: Listed) -> None:
+    """Say how many images there are, and what is held out of those that were found."""
     num_held_out = len(train) - len(train.train_rows())
     purpose = "evaluation" if config.needs_labels else "kNN"
     held_out = f", {num_held_out:,} of them held out for {purpose}" if num_held_out else ""
@@ -76,19 +98,11 @@ def list_images(config: Config, *, holds_out: bool = True) -> Images:
             "with a column of image bytes"
         )
     if num_held_out:
+        num_labelled = len(found) if found.has_targets else int((found.labels >= 0).sum())
         log.info(
-            f"{num_held_out:,} of {num_labelled:,} labelled images are held out for {purpose} and never trained "
-            "on; --eval.holdout-fraction 0 trains on all, or name a test set with --eval.uri"
+            f"{num_held_out:,} of {num_labelled:,} labelled images are held out for {purpose} and never trained on; "
+            "--eval.holdout-fraction 0 trains on all, or name a test set with --eval.uri"
         )
-    say_known_bad(train, data.max_bad_fraction)
-    if test is not None:
-        say_known_bad(test, None)
-    if evaluation.uri:
-        test = list_eval_images(config)
-        train = _without(train, test, config)
-    if config.needs_labels:
-        test = None if test is None else with_same_classes(train, test, evaluation.uri or data.uri)
-    return Images(train=train, test=test)
 
 
 def _labels_to_draw_by(train: Manifest) -> NDArray[np.int64]:
@@ -101,7 +115,7 @@ def _without(train: Manifest, test: Manifest, config: Config) -> Manifest:
     shared = is_shared_row(train, test)
     if not shared.any():
         return train
-    named, others = f"data.uri {config.data.uri}", f"eval.uri {config.eval.uri}"
+    named, others = f"data.uri {config.data.uri}", f"eval.uri {config.eval.uri or config.data.uri}"
     left = replace(train, table=train.table.filter(pa.array(~shared)))
     check_left(len(left), len(train), named, others)
     log.warning(
@@ -118,6 +132,10 @@ def list_eval_images(config: Config) -> Manifest:
         ValueError: There are none, or they have no labels.
     """
     uri = config.eval.uri
+    if config.task == "detection":
+        test = list_boxed_images(config, holds_out=False).test
+        assert test is not None
+        return test
     log.info(f"listing {uri}")
     options = resolve_storage_options(uri, config.data.storage_options)
     listed = list_source(replace(config.data, uri=uri), options, leave_out=(config.run.storage_path,))

@@ -1,0 +1,31 @@
+"""The command line of detection."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from moco_ray.cli.command import run_command
+from moco_ray.cli.transfer import Command, parse_transfer
+from moco_ray.config.detection_presets import DETECTION_PRESETS
+
+COMMAND = Command(
+    program="jobs/detect.py",
+    about="Train Faster R-CNN on images with boxes, from an encoder or from scratch.",
+    task="detection",
+    presets=DETECTION_PRESETS,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and train; returns the exit code. Whatever ends it, the same command goes on."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return run_command(lambda: _train(given), stopped="stopped")
+
+
+def _train(arguments: Sequence[str]) -> None:
+    parsed = parse_transfer(arguments, COMMAND)
+    from moco_ray.cli.training import train_command  # here, because torch takes seconds to import
+    from moco_ray.tasks.detection import DETECTION
+
+    train_command(parsed, DETECTION)

@@ -1,0 +1,1 @@
+"""Faster R-CNN that learns the same on any number of ranks."""
