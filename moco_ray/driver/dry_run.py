@@ -95,7 +95,9 @@ def _say_experiment(plan: Plan) -> None:
         log.info(f"method: {config.method.name}; {_fields(config.method)}")
         projector = f", projector {model.projector} to {model.dim} numbers"
     init = f", beginning from {model.init}" if model.init else ""
-    log.info(f"network: {model.arch}{projector}, images of {config.views.crop_px} px{init}")
+    sides = config.detection.min_px if config.task == "detection" else (config.views.crop_px,)
+    px = "-".join(str(side) for side in sorted({min(sides), max(sides)}))
+    log.info(f"network: {model.arch}{projector}, images of {px} px{init}")
     log.info(
         f"optimizer: {optim.optimizer}, effective learning rate {optim.effective_lr:g}, {optim.schedule} a "
         f"{optim.schedule_per}, weight decay {optim.weight_decay:g}; run.dtype {config.run.dtype}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from moco_ray.cli.export import export_run
 from moco_ray.config import Config, to_json
 from moco_ray.config.model import ModelConfig
 from moco_ray.core.encoders import build_backbone
@@ -61,6 +63,15 @@ def test_it_leaves_the_records_of_a_run_and_a_detector(whole: Path, shapes: Path
     assert set(found[0]) == {"boxes", "labels", "scores"}
     with pytest.raises(ValueError, match="is no detector of moco_ray"):
         load_detector(_encoder_like(whole))
+
+
+def test_the_detector_of_a_run_that_was_stopped(whole: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    (run / "detector.safetensors").unlink()
+    export_run(run, say=_quiet)
+    assert (run / "detector.safetensors").read_bytes() == (whole / "detector.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"is for an encoder, and .* trains a detector"):
+        export_run(run, output=tmp_path / "x.safetensors", say=_quiet)
 
 
 def _encoder_like(folder: Path) -> Path:
@@ -166,7 +177,7 @@ def test_a_run_on_ray_has_the_same_curve_and_goes_on_with_other_workers(
 
 @pytest.mark.slow
 def test_killing_a_run_changes_nothing(whole: Path, shapes: Path, tmp_path: Path) -> None:
-    config = shapes_config(shapes, tmp_path, max_steps=6, checkpoint_every_steps=2)
+    config = shapes_config(shapes, tmp_path, max_steps=6, checkpoint_every_steps=1)
     _kill_after_a_checkpoint(config, tmp_path)
     assert not (tmp_path / "run" / "results.json").exists()
     folder = train(DETECTION, config, say=_quiet).folder
@@ -177,11 +188,13 @@ def _kill_after_a_checkpoint(config: Config, folder: Path) -> None:
     (folder / "config.json").write_text(to_json(config))
     command = [sys.executable, str(ROOT / "jobs" / "detect.py"), "--preset", str(folder / "config.json")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [*command, "--run.max-steps", "1000", "--optim.epochs", "3"], env=environment, stdout=subprocess.DEVNULL
-    )
+    values = {"name": "run", "storage-path": folder, "num-workers": 0, "max-steps": 6, "checkpoint-every-steps": 1}
+    flags = [
+        text for name, value in values.items() for text in (f"--run.{name}", str(value))
+    ]  # a file keeps none of them
+    process = subprocess.Popen([*command, *flags], env=environment, stdout=subprocess.DEVNULL)
     give_up = time.monotonic() + 200
-    while not list((folder / "run").glob("checkpoint_*2/COMMITTED")) and time.monotonic() < give_up:
+    while not list((folder / "run").glob("checkpoint_*/COMMITTED")) and time.monotonic() < give_up:
         assert process.poll() is None, "it ended by itself"
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)

@@ -89,9 +89,12 @@ def _say_what_there_is(found: Manifest, train: Manifest, config: Config, listed:
     num_held_out = len(train) - len(train.train_rows())
     purpose = "evaluation" if config.needs_labels else "kNN"
     held_out = f", {num_held_out:,} of them held out for {purpose}" if num_held_out else ""
-    log.info(f"{len(train):,} images{held_out}; {listed.words}")
+    log.info(f"{len(found):,} images{held_out}; {listed.words}")
     for note in listed.notes:
         log.info(note)
+    if len(train) < len(found):
+        share, left = config.data.label_fraction, len(train) - num_held_out
+        log.info(f"data.label-fraction {share:g}: {left:,} of the {len(found) - num_held_out:,} others are trained on")
     if len(train) > _MANY_FILES and train.image_column is None:
         log.warning(
             f"{len(train):,} single files take long to list and a request each to read; pack them into Parquet files "
