@@ -21,8 +21,7 @@ from moco_ray.run_folder.checkpoint_files import checkpoint_name
 from moco_ray.run_folder.metrics import join_parts
 from moco_ray.storage.storage import Storage, resolve_storage_options
 from moco_ray.tasks.pretraining import PRETRAINING
-from moco_ray.weights.classifier_file import NAME as CLASSIFIER
-from moco_ray.weights.classifier_file import classifier_bytes, state_network
+from moco_ray.weights import classifier_file, detector_file
 from moco_ray.weights.encoder_file import NAME, encoder_info, load_encoder, read_encoder
 from moco_ray.worker.console import said_by
 
@@ -77,13 +76,14 @@ def export_run(
         run: The run's folder.
         checkpoint: Steps of another checkpoint, for `output`.
         output: File of the encoder, which is then all that is written. None: encoder.safetensors, metrics.jsonl and
-            report/ of the run's folder; of one that learns from labels classifier.safetensors instead of report/.
+            report/ of the run's folder; of one that learns from labels classifier.safetensors instead of report/, of
+            one of detection detector.safetensors and metrics.jsonl.
         storage_options: Access to the run's folder.
         data_storage_options: Access to its images, for the pictures.
         say: Prints a line for the user.
 
     Returns:
-        The encoder's file.
+        The encoder's file, or the detector's.
 
     Raises:
         ValueError: There is no such run or checkpoint, or it cannot be written.
@@ -95,6 +95,12 @@ def export_run(
             raise ValueError(f"{uri} is no folder of a run: there is no {CONFIG} in it")
         if checkpoint is not None and output is None:
             raise ValueError(f"--checkpoint {checkpoint} goes to a file of its own; name it with --output")
+        config = from_json(storage.read_bytes(storage.join(CONFIG)).decode(), storage.uri(storage.join(CONFIG)))
+        if config.task == "detection":
+            if output is not None:
+                raise ValueError(f"--output {output} is for an encoder, and {uri} trains a detector; drop the flag")
+            _write_metrics(storage)
+            return _write_learned(storage, config)
         source = uri if checkpoint is None else f"{uri}/{checkpoint_name(checkpoint)}"
         content = read_encoder(source, storage_options)
         target = os.fspath(output) if output is not None else f"{uri}/{NAME}"
@@ -103,11 +109,10 @@ def export_run(
         log.info(f"encoder of step {encoder_info(target, storage_options)['step']:,}: {target}")
         if output is None:
             _write_metrics(storage)
-            config = from_json(storage.read_bytes(storage.join(CONFIG)).decode(), storage.uri(storage.join(CONFIG)))
-            if config.needs_labels:
-                _write_classifier(storage, config)
-            else:
+            if config.task == "pretraining":
                 _draw(storage, config, target, storage_options, data_storage_options)
+            else:
+                _write_learned(storage, config)
         return target
 
 
@@ -120,14 +125,26 @@ def _write_metrics(run: Storage) -> None:
         log.warning(f"metrics.jsonl could not be written ({error})")
 
 
-def _write_classifier(run: Storage, config: Config) -> None:
+def _write_learned(run: Storage, config: Config) -> str:
+    """Write the classifier or the detector of the newest checkpoint; returns its file.
+
+    Raises:
+        ValueError: There is no checkpoint.
+    """
     store, train = CheckpointStore(storage=run), stored_images(run).train
     step = store.newest()
     if step is None:
-        return
-    network, path = state_network(store.read(step), config), run.join(CLASSIFIER)
-    run.write_bytes(path, classifier_bytes(network, config, train.target_names or train.classes))
-    log.info(f"classifier of step {step:,}: {run.uri(path)}")
+        raise ValueError(f"{run.uri(run.root)} is a run that has not saved a checkpoint yet; wait for its first one")
+    state = store.read(step)
+    if config.task == "detection":
+        name, content = detector_file.NAME, detector_file.detector_bytes(state, config, train.classes)
+    else:
+        network, name = classifier_file.state_network(state, config), classifier_file.NAME
+        content = classifier_file.classifier_bytes(network, config, train.target_names or train.classes)
+    path = run.join(name)
+    run.write_bytes(path, content)
+    log.info(f"{name.partition('.')[0]} of step {step:,}: {run.uri(path)}")
+    return run.uri(path)
 
 
 def _draw(

@@ -48,6 +48,7 @@ class Detection(Task):
 
     results: ClassVar[tuple[str, ...]] = (NAME, RESULTS, DETECTIONS)
     best_by = "eval/AP"
+    learned = "detector"
 
     def check(self, config: Config) -> None:
         """Refuse what cannot be built, measured or computed."""

@@ -133,7 +133,8 @@ def test_a_dry_run_says_what_there_is_and_writes_nothing(
     for part in (
         "dry run, preset finetune",
         "21 of 211 labelled images are held out",
-        "60 images",
+        "211 images, 21 of them held out",
+        "data.label-fraction 0.3: 60 of the 190 others are trained on",
         "guessing gives 10.0 %",
     ):
         assert part in text

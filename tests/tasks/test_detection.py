@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from moco_ray.cli.export import export_run
 from moco_ray.config import Config, to_json
 from moco_ray.config.model import ModelConfig
 from moco_ray.core.encoders import build_backbone
@@ -61,6 +63,15 @@ def test_it_leaves_the_records_of_a_run_and_a_detector(whole: Path, shapes: Path
     assert set(found[0]) == {"boxes", "labels", "scores"}
     with pytest.raises(ValueError, match="is no detector of moco_ray"):
         load_detector(_encoder_like(whole))
+
+
+def test_the_detector_of_a_run_that_was_stopped(whole: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    (run / "detector.safetensors").unlink()
+    export_run(run, say=_quiet)
+    assert (run / "detector.safetensors").read_bytes() == (whole / "detector.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"is for an encoder, and .* trains a detector"):
+        export_run(run, output=tmp_path / "x.safetensors", say=_quiet)
 
 
 def _encoder_like(folder: Path) -> Path:

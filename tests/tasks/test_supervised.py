@@ -162,6 +162,31 @@ def test_some_classes_and_a_share_of_the_labels_are_trained_on(images: Path, tmp
     assert results["num_train"] == 60 and results["num_test"] == 21 and results["label_fraction"] == 0.3
 
 
+def test_a_run_on_a_share_of_the_labels_finds_its_images_where_they_have_moved(images: Path, tmp_path: Path) -> None:
+    shutil.copytree(images, tmp_path / "here")
+    config = with_data(labels_config("finetune", tmp_path / "here", tmp_path / "runs", max_steps=2), label_fraction=0.3)
+    train(FINE_TUNING, config, say=quiet)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    config = with_data(config, uri=str(tmp_path / "there"))
+    folder = train(FINE_TUNING, replace(config, run=replace(config.run, max_steps=4)), say=quiet).folder
+    assert results_of(folder)["num_train"] == 60 and len(losses(folder)) == 4
+    with pytest.raises(ValueError, match=r"data\.label-fraction 0\.3 would be drawn anew"):
+        train(FINE_TUNING, with_data(config, relist=True), say=quiet)
+
+
+def test_images_that_are_listed_anew_have_the_same_classes(images: Path, tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(images, tmp_path / "mine"))
+    config = labels_config("finetune", mine, tmp_path / "runs", max_steps=2)
+    train(FINE_TUNING, config, say=quiet)
+    config = with_data(replace(config, run=replace(config.run, max_steps=4)), relist=True)
+    shutil.copytree(mine / "7", mine / "seven")
+    with pytest.raises(ValueError, match=r"tells other classes apart \(new: .?seven.?; gone: none\)"):
+        train(FINE_TUNING, config, say=quiet)
+    shutil.move(mine / "seven", tmp_path)
+    shutil.copy(next((images / "7").iterdir()), mine / "7" / "new.png")
+    assert results_of(train(FINE_TUNING, config, say=quiet).folder)["num_train"] == 191
+
+
 @pytest.mark.slow
 def test_a_probe_on_ray_that_is_killed_in_the_middle_has_the_curve_of_one_without_ray(
     images: Path, encoder: Path, tmp_path: Path

@@ -56,9 +56,13 @@ def current_images(stored: Images, old: Config, config: Config) -> tuple[Images,
     listed = list_images(config, holds_out=False)
     train, difference = _current(stored.train, listed.train, data_uris, config)
     if config.needs_labels and train.classes != stored.train.classes:
+        new, gone = (
+            quoted([name for name in one if name not in other]) or "none"
+            for one, other in ((train.classes, stored.train.classes), (stored.train.classes, train.classes))
+        )
         raise ValueError(
-            f"--data.relist: the classes were {quoted(stored.train.classes)}, now {quoted(train.classes)}, and a classifier "
-            "cannot go on with others; begin another run with another --run.name"
+            f"--data.relist: what was learned tells other classes apart (new: {new}; gone: {gone}); begin another run with "
+            "another --run.name"
         )
     uris = eval_uris if has_own_test else data_uris
     return _with_test(Images(train=train, test=stored.test), stored, listed, uris, config), difference

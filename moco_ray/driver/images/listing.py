@@ -61,15 +61,9 @@ def list_images(config: Config, *, holds_out: bool = True) -> Images:
     options = resolve_storage_options(data.uri, data.storage_options)
     listed = list_source(data, options, leave_out=apart, chooses_test=not evaluation.uri)
     train, test = used_images(config, listed.train, listed.test, f"data.uri {data.uri}")
-    num_labelled = len(train) if train.has_targets else int((train.labels >= 0).sum())
-    draws_fraction = config.needs_labels and data.label_fraction < 1
-    if (holds_out or draws_fraction) and test is None and not evaluation.uri:
-        train = train.with_holdout(holdout_mask(_labels_to_draw_by(train), evaluation, config.run.seed))
-    if draws_fraction:
-        train = keep_fraction(train, data.label_fraction, config.run.seed)
-        if not holds_out:
-            train = train.with_holdout(np.zeros(len(train), dtype=bool))
-    _say_listed(config, train, listed, num_labelled)
+    found, train = train, _apart(train, config, holds_out=holds_out, has_test=test is not None)
+    _say_what_there_is(found, train, config, listed)
+    say_known_bad(train, data.max_bad_fraction)
     if test is not None:
         say_known_bad(test, None)
     if evaluation.uri:
@@ -80,25 +74,38 @@ def list_images(config: Config, *, holds_out: bool = True) -> Images:
     return Images(train=train, test=test)
 
 
-def _say_listed(config: Config, train: Manifest, listed: Listed, num_labelled: int) -> None:
-    """How many images there are to train on, and what a user should know of them."""
+def _apart(train: Manifest, config: Config, *, holds_out: bool, has_test: bool) -> Manifest:
+    """The images with some held out where none are there to classify, and of the others the share to train on."""
+    data, seed, draws = config.data, config.run.seed, config.needs_labels and config.data.label_fraction < 1
+    if (holds_out or draws) and not has_test and not config.eval.uri:
+        train = train.with_holdout(holdout_mask(_labels_to_draw_by(train), config.eval, seed))
+    if draws:
+        train = keep_fraction(train, data.label_fraction, seed)
+    return train if holds_out or not draws else train.with_holdout(np.zeros(len(train), dtype=bool))
+
+
+def _say_what_there_is(found: Manifest, train: Manifest, config: Config, listed: Listed) -> None:
+    """Say how many images there are, and what is held out of those that were found."""
     num_held_out = len(train) - len(train.train_rows())
     purpose = "evaluation" if config.needs_labels else "kNN"
     held_out = f", {num_held_out:,} of them held out for {purpose}" if num_held_out else ""
-    log.info(f"{len(train):,} images{held_out}; {listed.words}")
+    log.info(f"{len(found):,} images{held_out}; {listed.words}")
     for note in listed.notes:
         log.info(note)
+    if len(train) < len(found):
+        share, left = config.data.label_fraction, len(train) - num_held_out
+        log.info(f"data.label-fraction {share:g}: {left:,} of the {len(found) - num_held_out:,} others are trained on")
     if len(train) > _MANY_FILES and train.image_column is None:
         log.warning(
             f"{len(train):,} single files take long to list and a request each to read; pack them into Parquet files "
             "with a column of image bytes"
         )
     if num_held_out:
+        num_labelled = len(found) if found.has_targets else int((found.labels >= 0).sum())
         log.info(
-            f"{num_held_out:,} of {num_labelled:,} labelled images are held out for {purpose} and never trained "
-            "on; --eval.holdout-fraction 0 trains on all, or name a test set with --eval.uri"
+            f"{num_held_out:,} of {num_labelled:,} labelled images are held out for {purpose} and never trained on; "
+            "--eval.holdout-fraction 0 trains on all, or name a test set with --eval.uri"
         )
-    say_known_bad(train, config.data.max_bad_fraction)
 
 
 def _labels_to_draw_by(train: Manifest) -> NDArray[np.int64]:
