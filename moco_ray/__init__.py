@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from moco_ray.config import Config
     from moco_ray.driver.run import RunResult, pretrain
     from moco_ray.weights.classifier_file import classifier_info, load_classifier
+    from moco_ray.weights.detector_file import load_detector
     from moco_ray.weights.encoder_file import encoder_info, load_encoder
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "encoder_info",
     "export_run",
     "load_classifier",
+    "load_detector",
     "load_encoder",
     "load_preset",
     "pretrain",
@@ -33,6 +35,7 @@ _HOME = {
     "encoder_info": "moco_ray.weights.encoder_file",
     "export_run": "moco_ray.cli.export",
     "load_classifier": "moco_ray.weights.classifier_file",
+    "load_detector": "moco_ray.weights.detector_file",
     "load_encoder": "moco_ray.weights.encoder_file",
     "load_preset": "moco_ray.cli.presets",
     "pretrain": "moco_ray.driver.run",

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from moco_ray.cli import export as export  # has its own name for what is replaced below
-from moco_ray.report import run_report
+from moco_ray.report import classification, run_report
 from moco_ray.storage.storage import Storage
 from moco_ray.worker.console import said_by
 from tests.runs import write_images
@@ -49,6 +49,7 @@ def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     """Runs of this process draw no pictures, which take longer than all their steps, where the test asks for none."""
     if "pictures" not in request.fixturenames:
         monkeypatch.setattr(run_report, "illustrate", lambda *run: [])
+        monkeypatch.setattr(classification, "draw_results", lambda *run: [])
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from moco_ray.driver import run as driver
 from moco_ray.driver.plan import Plan
 from moco_ray.run_folder.lease import StepDone
 from moco_ray.tasks.job import Job, Outcome
+from moco_ray.tasks.pretraining import PRETRAINING
+from moco_ray.tasks.task import Task
 from moco_ray.worker.loop import train
 from moco_ray.worker.runtime import LocalRuntime, Pulse, T
 from tests.core.ranks import run_beside_ranks
@@ -48,10 +50,12 @@ class GlooRuntime(LocalRuntime):
 
 
 def pretrain_on_ranks(config: Config, num_ranks: int, say: Say = quiet) -> Path:
-    """Pretrain as `pretrain` does, on so many ranks where it would train in this process; returns the run's folder.
+    """Pretrain as `pretrain` does, on so many ranks where it would train in this process; returns the run's folder."""
+    return train_on_ranks(PRETRAINING, config, num_ranks, say)
 
-    Rank 0 is this process.
-    """
+
+def train_on_ranks(task: Task, config: Config, num_ranks: int, say: Say = quiet) -> Path:
+    """Train what a task says, likewise. Rank 0 is this process."""
 
     def launch(plan: Plan, job: Job, workers: object, pulse: Pulse, before: StepDone | None) -> Outcome:
         return run_beside_ranks(num_ranks, _train, job, plan.source, pulse, before)
@@ -59,7 +63,7 @@ def pretrain_on_ranks(config: Config, num_ranks: int, say: Say = quiet) -> Path:
     config = replace(config, run=replace(config.run, num_workers=0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(driver, "launch", launch)
-        return Path(driver.pretrain(config, say=say).folder)
+        return Path(driver.train(task, config, say=say).folder)
 
 
 def _train(job: Job, source: Source, pulse: Pulse, before: StepDone | None) -> Outcome:

@@ -15,6 +15,7 @@ import pytest
 
 from moco_ray.data.sample import write_digits
 from tests.bare import ROOT, run_bare
+from tests.boxed import write_shapes
 from tests.s3 import S3Server, s3_server
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,8 +41,16 @@ SHORTER = {
     "benchmarks.comparisons": "--steps 2",
     "deploy/check.py": "",
     "jobs/export.py": "",
+    "jobs/runs.py": "",
+    "jobs/evaluate.py": "",
+    "jobs/embed.py": "",
+    "jobs/weights.py": "",
+    "jobs/linear_probe.py": "--optim.global-batch-size 8 --optim.bn-groups 2 --run.max-steps 2 --run.num-workers 0",
+    "jobs/finetune.py": "--optim.global-batch-size 8 --optim.bn-groups 2 --model.arch tiny_resnet --views.crop-px 32 "
+    "--run.max-steps 2 --run.num-workers 0",
+    "jobs/detect.py": "--optim.global-batch-size 4 --optim.bn-groups 2 --run.max-steps 2 --run.num-workers 0",
 }
-IN_ORDER = "encoders.md"  # each of its blocks builds on those before
+IN_ORDER = ("encoders.md", "evaluate.md")  # each of their blocks builds on those before
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -122,6 +131,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for path in _some_images(tmp_path_factory.mktemp("digits"), number):
             (folder / target / path.parent.name).mkdir(parents=True, exist_ok=True)
             shutil.copy(path, folder / target / path.parent.name)
+    write_shapes(folder / "boxed", 16, 4)
     return folder
 
 
@@ -133,7 +143,7 @@ def _some_images(scratch: Path, each: int = 16) -> list[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "command", [command for name, command in RUNNABLE if name != IN_ORDER], ids=lambda command: command[:60]
+    "command", [command for name, command in RUNNABLE if name not in IN_ORDER], ids=lambda command: command[:60]
 )
 def test_a_command_of_the_documents_works_in_a_bare_shell(
     command: str, folder: Path, server: S3Server, tmp_path: Path
@@ -142,7 +152,7 @@ def test_a_command_of_the_documents_works_in_a_bare_shell(
     line = re.sub("grid:[^']*", "grid:0.2,0.5", line)
     if "deploy/" in line:  # which asks for the token that the document makes before
         line = f"export RAY_AUTH_MODE=token; ray get-auth-token --generate > /dev/null; {line}"
-    elif "benchmarks." not in line and "--run.storage-path" not in line:
+    elif not any(word in line for word in ("benchmarks.", "jobs/runs.py", "--run.storage-path")):
         line += f" --run.storage-path {tmp_path}/runs"
     keys = server.environment if "s3://" in command else {}
     done = run_bare(line, tmp_path / "home", folder=folder, **keys)
@@ -183,16 +193,17 @@ def test_the_python_of_the_readme_works_in_a_bare_shell(folder: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_the_page_about_encoders_works_from_top_to_bottom(folder: Path, tmp_path: Path) -> None:
-    text = (ROOT / "docs" / IN_ORDER).read_text()
+@pytest.mark.parametrize("page", IN_ORDER)
+def test_a_page_works_from_top_to_bottom(page: str, folder: Path, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / page).read_text()
     programs = []
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
         if language == "python":
             programs.append(f"python - <<'END'\n{block}END")
         else:
             programs += [f"{line} {shorter(line)}" for line in block.splitlines()]
-    assert len(programs) == 5
+    assert len(programs) >= 5
     for program in programs:
-        line = program.replace("--run.max-steps", "--run.num-workers 0 --run.max-steps")
+        line = re.sub(r"(pretrain.py.*)--run.max-steps", r"\1--run.num-workers 0 --run.max-steps", program)
         done = run_bare(line, tmp_path / "home", folder=folder)
         assert done.returncode == 0, f"{line}\n{done.stdout[-4000:]}"

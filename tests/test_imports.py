@@ -90,7 +90,18 @@ def test_entry_points_hold_no_logic() -> None:
         assert all(module.split(".")[0] in ("moco_ray", "sys") for module in imported_modules(file)), file.name
 
 
-OF_A_TASK = ("core.encoders", "core.method", "core.step.", "core.info_nce", "evaluate", "weights", "tasks.pretraining")
+OF_A_TASK = (
+    "core.encoders",
+    "core.method",
+    "core.step.",
+    "core.info_nce",
+    "evaluate",
+    "weights",
+    "tasks.pretraining",
+    "tasks.supervised",
+    "tasks.method_learner",
+    "core.classifier",
+)
 """What is of pretraining: a worker trains whatever a task builds."""
 
 
@@ -135,7 +146,9 @@ def test_configurations_and_presets_are_made_where_nothing_heavy_can_be_imported
         f"import sys; sys.modules.update(dict.fromkeys({HEAVY}))\n"
         "from moco_ray.config import from_json, to_json\n"
         "from moco_ray.config.presets import PRESETS\n"
-        "assert all(from_json(to_json(make())) == make() for make in PRESETS.values())"
+        "from moco_ray.config.transfer_presets import FINETUNE_PRESETS, LINEAR_PRESETS\n"
+        "makers = [*PRESETS.values(), *LINEAR_PRESETS.values(), *FINETUNE_PRESETS.values()]\n"
+        "assert all(from_json(to_json(make())) == make() for make in makers)"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)
 
@@ -176,8 +189,14 @@ LATE = {"torchvision", "timm", "matplotlib", "tensorboard", "boto3", "botocore",
     [
         ("moco_ray.cli.pretrain", {*HEAVY, "tyro", "rich"}),
         ("moco_ray.cli.sweep", {*HEAVY, "rich"}),
+        ("moco_ray.cli.runs", HEAVY),
+        ("moco_ray.run_folder.summary", {*LATE, "ray", "torch"}),
+        ("moco_ray.cli.transfer", {*HEAVY, "tyro", "rich"}),
+        ("moco_ray.cli.linear_probe", {*HEAVY, "tyro", "rich"}),
+        ("moco_ray.cli.finetune", {*HEAVY, "tyro", "rich"}),
         ("moco_ray.driver.run", {*LATE, "ray"}),
         ("moco_ray.driver.dry_run", {*LATE, "ray"}),
+        ("moco_ray.tasks.supervised", {*LATE, "ray", "sklearn", "torchmetrics"}),
         ("moco_ray.worker.loop", {*LATE, "ray"}),
         ("moco_ray.sweep.sweep", LATE),
         # The controller's and the data tasks' processes start, or start again, before the first step.

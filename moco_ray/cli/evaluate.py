@@ -7,18 +7,27 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moco_ray.cli.command import run_command, say
-from moco_ray.cli.flags import Flag, flags_of, scan
-from moco_ray.config import Config
-from moco_ray.config.fields import with_values
+from moco_ray.cli.command import check_uri, run_command, say
+from moco_ray.cli.flags import Flag
+from moco_ray.cli.transfer import Command, parse_transfer, write_json
+from moco_ray.config.transfer_presets import EVALUATE_PRESETS
 
-_OWN = [
-    Flag(path="k", hint=tuple[int, ...], default=(10, 20, 100, 200)),
-    Flag(path="baselines", hint=bool),
-    Flag(path="json", hint=str, default="evaluation.json"),
-    Flag(path="help", hint=bool),
-]
-_GROUPS = ("data", "eval", "model", "run", "views")
+DEFAULT_K = (10, 20, 100, 200)
+COMMAND = Command(
+    program="jobs/evaluate.py",
+    about="Measure an encoder without training: kNN on all labelled images, and measures that need no labels.",
+    task="evaluate",
+    presets=EVALUATE_PRESETS,
+    own=(
+        Flag(
+            path="k",
+            hint=tuple[int, ...],
+            default=DEFAULT_K,
+            about="Numbers of neighbours that vote; all are measured in one pass. Without it: 10 20 100 200.",
+        ),
+        Flag(path="baselines", hint=bool, about="Measure the untrained network and raw pixels, too."),
+    ),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,29 +37,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _evaluate(arguments: Sequence[str]) -> None:
-    flags = [flag for flag in flags_of(Config()) if flag.path.split(".")[0] in _GROUPS]
-    given = {item.flag.path: item.value for item in scan(arguments, [*_OWN, *flags])}
-    own = {flag.path: given.pop(flag.path) for flag in _OWN if flag.path in given}
-    config = with_values(Config(), given)
-
-    from moco_ray.cli.screen import Screen
-    from moco_ray.driver.features.evaluation import DEFAULT_K, evaluate
-    from moco_ray.storage.storage import Storage, resolve_storage_options
+    parsed = parse_transfer(arguments, COMMAND)
+    check_uri(parsed.config)
+    from moco_ray.cli.screen import Screen  # here, because these take seconds to import
+    from moco_ray.driver.features.evaluation import evaluate
 
     with Screen() as screen:
         results = evaluate(
-            config,
-            ks=own.get("k", DEFAULT_K),
-            baselines=own.get("baselines", False),
-            max_queries=given.get("eval.max_queries"),
-            max_bank=given.get("eval.max_bank"),
+            parsed.config,
+            ks=parsed.own.get("k", DEFAULT_K),
+            baselines=parsed.own.get("baselines", False),
+            is_dry=parsed.own.get("dry_run", False),
             say=screen,
         )
-    _print(results)
-    if file := own.get("json"):
-        storage = Storage.open(file, resolve_storage_options(file, config.run.storage_options))
-        storage.write_bytes(storage.root, (json.dumps(results, indent=2) + "\n").encode())
-        say(f"results: {file}")
+    if results is not None:
+        _print(results)
+        content = (json.dumps(results, indent=2) + "\n").encode()
+        write_json(parsed.own.get("json"), content, parsed.config.run.storage_options)
 
 
 def _print(results: Mapping[str, Any]) -> None:

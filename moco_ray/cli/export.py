@@ -1,4 +1,4 @@
-"""What a run has learned so far, as the files of a finished one: encoder, metrics, pictures."""
+"""What a run has learned so far, as the files of a finished one: encoder, metrics, pictures or classifier."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from moco_ray.config import from_json
+from moco_ray.config import Config, from_json
 from moco_ray.driver.images.listing import run_eval_set
 from moco_ray.report.run_report import illustrate
 from moco_ray.run_folder.begin import CONFIG, is_run, stored_images
+from moco_ray.run_folder.checkpoint import CheckpointStore
 from moco_ray.run_folder.checkpoint_files import checkpoint_name
 from moco_ray.run_folder.metrics import join_parts
 from moco_ray.storage.storage import Storage, resolve_storage_options
 from moco_ray.tasks.pretraining import PRETRAINING
+from moco_ray.weights.classifier_file import NAME as CLASSIFIER
+from moco_ray.weights.classifier_file import classifier_bytes, state_network
 from moco_ray.weights.encoder_file import NAME, encoder_info, load_encoder, read_encoder
 from moco_ray.worker.console import said_by
 
@@ -74,7 +77,7 @@ def export_run(
         run: The run's folder.
         checkpoint: Steps of another checkpoint, for `output`.
         output: File of the encoder, which is then all that is written. None: encoder.safetensors, metrics.jsonl and
-            report/ of the run's folder.
+            report/ of the run's folder; of one that learns from labels classifier.safetensors instead of report/.
         storage_options: Access to the run's folder.
         data_storage_options: Access to its images, for the pictures.
         say: Prints a line for the user.
@@ -100,7 +103,11 @@ def export_run(
         log.info(f"encoder of step {encoder_info(target, storage_options)['step']:,}: {target}")
         if output is None:
             _write_metrics(storage)
-            _draw(storage, target, storage_options, data_storage_options)
+            config = from_json(storage.read_bytes(storage.join(CONFIG)).decode(), storage.uri(storage.join(CONFIG)))
+            if config.needs_labels:
+                _write_classifier(storage, config)
+            else:
+                _draw(storage, config, target, storage_options, data_storage_options)
         return target
 
 
@@ -113,8 +120,19 @@ def _write_metrics(run: Storage) -> None:
         log.warning(f"metrics.jsonl could not be written ({error})")
 
 
-def _draw(run: Storage, encoder: str, storage_options: str | None, data_storage_options: str | None) -> None:
-    config = from_json(run.read_bytes(run.join(CONFIG)).decode(), run.uri(run.join(CONFIG)))
+def _write_classifier(run: Storage, config: Config) -> None:
+    store, train = CheckpointStore(storage=run), stored_images(run).train
+    step = store.newest()
+    if step is None:
+        return
+    network, path = state_network(store.read(step), config), run.join(CLASSIFIER)
+    run.write_bytes(path, classifier_bytes(network, config, train.target_names or train.classes))
+    log.info(f"classifier of step {step:,}: {run.uri(path)}")
+
+
+def _draw(
+    run: Storage, config: Config, encoder: str, storage_options: str | None, data_storage_options: str | None
+) -> None:
     config = replace(config, data=replace(config.data, storage_options=data_storage_options))
     try:
         eval_set = run_eval_set(PRETRAINING, config, stored_images(run))

@@ -14,12 +14,13 @@ from moco_ray.config.transfer_presets import LINEAR_PRESETS
 _FAST = (
     "Fit a converged classifier on features that are made once, without augmentation: minutes, and no learning rate."
 )
+_BASELINES = "With --fast: fit features of the untrained network and raw pixels, too."
 COMMAND = Command(
     program="jobs/linear_probe.py",
     about="Train a linear classifier on the frozen features of an encoder.",
     task="linear-probe",
     presets=LINEAR_PRESETS,
-    own=(Flag(path="fast", hint=bool, about=_FAST),),
+    own=(Flag(path="fast", hint=bool, about=_FAST), Flag(path="baselines", hint=bool, about=_BASELINES)),
 )
 
 
@@ -31,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(arguments: Sequence[str]) -> None:
     parsed = parse_transfer(arguments, COMMAND)
+    if parsed.own.get("baselines") and not parsed.own.get("fast"):
+        raise ValueError(
+            "--baselines goes with --fast; without it, a probe without --model.init is that of an untrained network"
+        )
     if parsed.own.get("fast"):
         _fit(parsed)
         return
@@ -51,8 +56,10 @@ def _fit(parsed: Parsed) -> None:
 
     check_paths(config)
     with Screen() as screen:
-        results = fast_probe(config, say=screen)
+        results = fast_probe(config, baselines=bool(parsed.own.get("baselines")), say=screen)
     for line in result_lines(results):
         say(line)
+    for name, baseline in results["baselines"].items():
+        say(f"{name}: top-1 {baseline['top1']:.2f} %")
     say(f"C {results['strength']:g}; {results['seconds']:.0f} s")
     write_json(parsed.own.get("json"), json.dumps(results, indent=1).encode(), config.run.storage_options)

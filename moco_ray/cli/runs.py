@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,20 @@ def _runs(given: _Arguments) -> None:
         uri = given.storage_path
         options = resolve_storage_options(uri, given.storage_options)
         check_access(uri, options)
-        found = find_runs(Storage.open(uri, options), given.run)
+        with _status(f"listing {uri}"):
+            found = find_runs(Storage.open(uri, options), given.run)
         rows = _prune(found, deletes=given.yes) if given.prune else _show(found, uri)
         if given.json is not None:
             Path(given.json).write_text(json.dumps(rows, indent=1) + "\n")
         if failed := [row["name"] for row in rows if row.get("has_failed")]:
             raise OSError(f"not pruned, as said above: {', '.join(failed)}")
+
+
+def _status(what: str) -> AbstractContextManager[object]:
+    """Says on a terminal what is waited for."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(what)
 
 
 def _show(found: Sequence[Any], uri: str) -> list[dict[str, Any]]:
@@ -74,7 +83,8 @@ def _show(found: Sequence[Any], uri: str) -> list[dict[str, Any]]:
     from moco_ray.cli.runs_table import print_runs
     from moco_ray.run_folder.summary import summaries
 
-    runs = summaries(found)
+    with _status(f"reading {len(found):,} runs"):
+        runs = summaries(found)
     if not runs:
         say(f"{uri} holds no runs")
     else:

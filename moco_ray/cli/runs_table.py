@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from moco_ray.run_folder.summary import RunSummary
+from moco_ray.storage.uris import shown
 
 _HEADER = ("run", "state", "steps", "time", "size", "age")
 _NUM_WORDS = 2  # columns, before those of figures
@@ -65,12 +66,12 @@ def _cells(run: RunSummary, now: float) -> tuple[str, ...]:
     hours = [f"{_figure(value)} {_KINDS.get(kind, kind)}" for kind, value in (run.device_hours or {}).items()]
     age = _age(now - run.changed_at) if run.changed_at else "?"
     steps = "-" if run.state == "damaged" and not run.step else f"{run.step:,}/{of}"
-    return run.name, run.state, steps, " + ".join(hours) or "-", size_words(run.num_bytes), age
+    return shown(run.name), run.state, steps, " + ".join(hours) or "-", size_words(run.num_bytes), age
 
 
 def _details(run: RunSummary) -> list[tuple[str, str]]:
     """Lines of words with their styles."""
-    lines = [(text, "red") for text in [run.reason, *run.damage] if text]
+    lines = [(shown(text), "red") for text in [run.reason, *run.damage] if text]
     facts = []
     if run.best is not None:
         facts.append(f"best {run.best['metric'].removeprefix('eval/')} {run.best['value']:.4g} at {run.best['step']:,}")
@@ -80,7 +81,8 @@ def _details(run: RunSummary) -> list[tuple[str, str]]:
         lines.append((" · ".join(facts), ""))
     if run.preset is not None:
         changes = [f"{path} {_change(*values)}" for path, values in run.changes.items()]
-        lines.append((f"{run.task}, preset {run.preset}: {', '.join(changes) or 'nothing changed'}", "dim"))
+        text = f"{run.task}, preset {run.preset}: {', '.join(changes) or 'nothing changed'}"
+        lines.append((shown(text), "dim"))
     return lines
 
 

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from moco_ray.cli import detect, finetune, linear_probe
 from moco_ray.cli import pretrain as cli
 from moco_ray.cli.command import again, check_uri, run_command, say
-from moco_ray.cli.flags import Given, flags_of, scan
+from moco_ray.cli.flags import Flag, Given, flags_of, scan
 from moco_ray.cli.output import outlive_output
+from moco_ray.cli.transfer import Command, parse_given, transfer_flags
 from moco_ray.sweep.config import SweepConfig
 
 _PROGRAM = "tune/sweep.py"
+_TASK = Flag(path="task", hint=str, default="pretraining")
 _STOPPED = "stopped; the same command goes on with this sweep"
 
 
@@ -24,19 +27,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sweep(arguments: Sequence[str]) -> None:
-    own, rest = split(arguments)
+    job, arguments = job_of(arguments)
+    own, rest = split(arguments, job)
     if any(item.flag.path == "help" for item in rest):
         from moco_ray.cli.help import print_flags
 
         print(f"{SweepConfig.__doc__}\n")
         print_flags(SweepConfig, None, _PROGRAM)
+        print("\n--task linear-probe, finetune or detection makes trials of these jobs, from --model.init ENCODER on.")
         print("\nand every flag of a run, which all trials have in common:\n")
     settings = settings_of(own)
-    parsed = cli.parse_given(rest)
-    check_uri(parsed.config)
-    if not parsed.dry_run:
+    if job is None:
+        parsed = cli.parse_given(rest)
+        config, is_dry = parsed.config, parsed.dry_run
+    else:
+        transferred = parse_given(rest, job)
+        config, is_dry = transferred.config, bool(transferred.own.get("dry_run"))
+    check_uri(config)
+    if not is_dry:
         outlive_output()
-    say(f"moco_ray: sweep, preset {parsed.config.preset}, images {parsed.config.data.uri}")
+    say(f"moco_ray: sweep of {config.task}, preset {config.preset}, images {config.data.uri}")
     from moco_ray.cluster.connection import choose_authentication
 
     choose_authentication()
@@ -44,17 +54,41 @@ def _sweep(arguments: Sequence[str]) -> None:
 
     from moco_ray.sweep.sweep import sweep  # here, like all that takes seconds to import
 
-    sweep(settings, parsed.config, say=say, command=again(rest), console=Console(), is_dry=parsed.dry_run)
+    sweep(settings, config, say=say, command=again(rest), console=Console(), is_dry=is_dry)
 
 
-def split(arguments: Sequence[str]) -> tuple[list[Given], list[Given]]:
+def job_of(arguments: Sequence[str]) -> tuple[Command | None, list[str]]:
+    """The job that --task names, None for pretraining, and the other arguments.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    rest = list(arguments)
+    place = next((i for i, argument in enumerate(rest) if argument.partition("=")[0] == _TASK.name), None)
+    if place is None:
+        return None, rest
+    given = scan(rest[place : place + 1 if "=" in rest[place] else place + 2], [_TASK])[0]
+    del rest[place : place + (1 if "=" in rest[place] else 2)]
+    if given.value == "pretraining":
+        return None, rest
+    jobs = {job.task: job for job in (linear_probe.COMMAND, finetune.COMMAND, detect.COMMAND)}
+    if given.value not in jobs:
+        raise ValueError(f"--task {given.value!r} is unknown; use pretraining, {', '.join(jobs)}")
+    return jobs[given.value], rest
+
+
+def split(arguments: Sequence[str], job: Command | None = None) -> tuple[list[Given], list[Given]]:
     """Split a command into the flags of the sweep and those of a run.
+
+    Args:
+        arguments: The command's.
+        job: What trials are runs of; None: pretraining.
 
     Raises:
         ValueError: It has something that is no flag or value.
     """
     own = [replace(flag, is_repeated=flag.path == "space") for flag in flags_of(SweepConfig())]
-    given = scan(arguments, [*own, *cli.run_flags()])
+    given = scan(arguments, [*own, *(cli.run_flags() if job is None else transfer_flags(job))])
     return [item for item in given if item.flag in own], [item for item in given if item.flag not in own]
 
 

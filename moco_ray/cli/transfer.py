@@ -60,7 +60,14 @@ def parse_transfer(arguments: Sequence[str], command: Command) -> Parsed:
     Raises:
         ValueError: The preset or a flag is unknown, the encoder cannot be read, or fields contradict each other.
     """
-    common = [
+    if arguments and not arguments[0].startswith("-"):
+        arguments = [_ENCODER, *arguments]
+    return parse_given(scan(arguments, transfer_flags(command)), command)
+
+
+def common_flags(command: Command) -> list[Flag]:
+    """The flags of a job that are no fields."""
+    return [
         Flag(path="preset", hint=str, default=next(iter(command.presets)), about=_PRESET),
         JSON,
         DRY_RUN,
@@ -68,9 +75,16 @@ def parse_transfer(arguments: Sequence[str], command: Command) -> Parsed:
         Flag(path="help", hint=bool),
         *command.own,
     ]
-    if arguments and not arguments[0].startswith("-"):
-        arguments = [_ENCODER, *arguments]
-    given = scan(arguments, [*common, *flags_of_task(command.task)])
+
+
+def transfer_flags(command: Command) -> list[Flag]:
+    """All flags of a job."""
+    return [*common_flags(command), *flags_of_task(command.task)]
+
+
+def parse_given(given: Sequence[Given], command: Command) -> Parsed:
+    """Turn the flags of such a job into its configuration; errors as of `parse_transfer`."""
+    common = common_flags(command)
     own = {item.flag.path: item.value for item in given if item.flag in common}
     values = {item.flag.path: item.value for item in given if item.flag not in common}
     if own.get("list_presets"):
@@ -86,7 +100,7 @@ def parse_transfer(arguments: Sequence[str], command: Command) -> Parsed:
         print_transfer_help(command, preset, name, common)
         raise SystemExit(0)
     config = with_values(adopted(preset, values), values)
-    return Parsed(command=command, config=config, own=own, given=given)
+    return Parsed(command=command, config=config, own=own, given=list(given))
 
 
 def _preset(name: str, command: Command) -> Config:

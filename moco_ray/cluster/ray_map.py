@@ -37,8 +37,13 @@ class _Worker:
     """Runs in its own process."""
 
     def start(self, make: Callable[[], Any], workers_here: int) -> None:
-        """Make what the work is done with; not in __init__, whose errors Ray reports as those of a lost actor."""
-        if not torch.cuda.is_available():
+        """Make what the work is done with; not in __init__, whose errors Ray reports as those of a lost actor.
+
+        Args:
+            make: Makes it.
+            workers_here: Workers that share the node's CPUs to compute; 0 where each has a GPU.
+        """
+        if workers_here:
             torch.set_num_threads(compute_threads(workers_here))
         self.made = make()
 
@@ -80,7 +85,7 @@ class RayPool:
             scheduling_strategy="SPREAD",
         )
         nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
-        self._workers_here = math.ceil(count / max(1, nodes))
+        self._workers_here = 0 if resources.get("GPU") else math.ceil(count / max(1, nodes))
         self._starting: dict[ObjectRef[Any], Any] = {}
         self._ready: list[Any] = []
         self._failed_starts = 0

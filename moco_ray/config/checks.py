@@ -24,7 +24,7 @@ def check_workers(config: Config) -> None:
     run, groups = config.run, config.optim.bn_groups
     numbers = {"num-workers": run.num_workers, "min-workers": run.min_workers, "max-workers": run.max_workers}
     for name, number in numbers.items():
-        if number is not None and number > groups:
+        if config.trains and number is not None and number > groups:
             raise ValueError(
                 f"run.{name} {number} is more than the {groups} BatchNorm groups of the batch (optim.bn-groups); "
                 f"use {groups} workers or fewer"

@@ -19,12 +19,14 @@ from moco_ray.config.run import RunConfig
 from moco_ray.config.types import check_groups, take_values
 from moco_ray.config.views import ViewsConfig
 
-TaskName = Literal["pretraining", "linear-probe", "finetune", "detection"]
+TaskName = Literal["pretraining", "linear-probe", "finetune", "detection", "evaluate", "embed"]
 GROUPS: dict[TaskName, tuple[str, ...]] = {
     "pretraining": ("data", "views", "model", "method", "optim", "eval", "run"),
     "linear-probe": ("data", "views", "model", "optim", "eval", "run"),
     "finetune": ("data", "views", "model", "optim", "eval", "run"),
     "detection": ("data", "views", "model", "detection", "optim", "eval", "run"),
+    "evaluate": ("data", "views", "model", "eval", "run"),
+    "embed": ("data", "views", "model", "eval", "run"),
 }
 """The parts of a configuration that mean something for what is trained; the others are neither shown nor kept."""
 
@@ -41,11 +43,30 @@ _NOT_OF_BOXES = frozenset(
     | {"optim.layer_decay", "run.compile", "run.micro_batch_groups"}
     | {"eval.resize_px", "model.patch_px", "model.train_patches"}
 )
+_OF_TRAINING = frozenset(
+    {
+        *(f"views.{name}" for name in ("crop_min", "jitter", "jitter_p", "grayscale_p", "grayscale_first")),
+        *(f"views.{name}" for name in ("blur_p", "blur_sigma", "solarize_p", "flip_p")),
+        *(f"model.{name}" for name in ("projector", "projector_layers", "hidden_dim", "dim")),
+        *(f"model.{name}" for name in ("train_patches", "zero_init_residual")),
+        *(f"data.{name}" for name in ("target_columns", "label_fraction", "relist", "window_mb", "max_bad_fraction")),
+        *(f"eval.{name}" for name in ("every_steps", "k", "max_time_fraction")),
+        *(
+            f"run.{name}"
+            for name in ("name", "min_workers", "resize_every_s", "retries", "compile", "compress_gradients")
+        ),
+        *(f"run.{name}" for name in ("max_steps", "checkpoint_every_s", "checkpoint_every_steps", "keep_last")),
+        *(f"run.{name}" for name in ("keep_every_steps", "log_every_steps", "micro_batch_groups")),
+    }
+)
+_OF_LABELS = frozenset(f"eval.{name}" for name in ("uri", "holdout_fraction", "max_queries", "max_bank", "temperature"))
 UNUSED: dict[TaskName, frozenset[str]] = {
     "pretraining": frozenset({"data.target_columns", "data.label_fraction", "optim.layer_decay"}),
     "linear-probe": _OF_CONTRAST | {"optim.layer_decay", "model.train_patches", "model.zero_init_residual"},
     "finetune": _OF_CONTRAST,
     "detection": _OF_CONTRAST | _NOT_OF_BOXES,
+    "evaluate": _OF_TRAINING,
+    "embed": _OF_TRAINING | _OF_LABELS,
 }
 """Fields of these parts that what is trained has no use for: no command of it has flags for them."""
 
@@ -103,7 +124,8 @@ class Config:
         take_values(self)
         check_numbers(self)
         check_data(self)
-        check_batch(self)
+        if self.trains:
+            check_batch(self)
         check_workers(self)
 
     @property
@@ -118,7 +140,12 @@ class Config:
     @property
     def needs_labels(self) -> bool:
         """Whether images are trained on for what they are labelled with."""
-        return self.task != "pretraining"
+        return self.task in ("linear-probe", "finetune")
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained: else an encoder is used as it is."""
+        return self.task not in ("evaluate", "embed")
 
 
 def experiment_differences(old: Config, new: Config, *, passes_automatic: bool = False) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from moco_ray.config import Config
+from moco_ray.config.config import GROUPS, UNUSED
 
 _VARIED_GROUPS = ("model", "method", "optim", "views")
 _WHY_NOT = {
@@ -21,7 +22,13 @@ _WHY_NOT = {
 
 def paths(config: Config) -> list[str]:
     """All fields that a sweep may vary: those that this configuration really has."""
-    return [f"{group}.{item.name}" for group in _VARIED_GROUPS for item in dataclasses.fields(getattr(config, group))]
+    return [
+        path
+        for group in _VARIED_GROUPS
+        if group in GROUPS[config.task]
+        for item in dataclasses.fields(getattr(config, group))
+        if (path := f"{group}.{item.name}") not in UNUSED[config.task]
+    ]
 
 
 def check_path(config: Config, text: str) -> str:

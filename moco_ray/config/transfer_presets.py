@@ -11,7 +11,8 @@ from moco_ray.config.model import ModelConfig
 from moco_ray.config.optim import OptimConfig
 from moco_ray.config.views import ViewsConfig
 
-_ALL = 1_000_000_000
+ALL = 1_000_000_000
+"""More images than there are."""
 
 
 def crops(crop_px: int = 224, crop_min: float = 0.08) -> ViewsConfig:
@@ -40,7 +41,7 @@ def linear_v1() -> Config:
             schedule="milestones",
             milestones=(60, 80),
         ),
-        eval=EvalConfig(max_queries=_ALL),
+        eval=EvalConfig(max_queries=ALL),
     )
 
 
@@ -79,7 +80,7 @@ def linear_small() -> Config:
         base,
         preset="linear-small",
         optim=OptimConfig(global_batch_size=64, bn_groups=4, epochs=40, lr=4.0, weight_decay=0.0, schedule_per="step"),
-        eval=EvalConfig(max_queries=_ALL, max_time_fraction=1.0),
+        eval=EvalConfig(max_queries=ALL, max_time_fraction=1.0),
     )
 
 
@@ -102,7 +103,7 @@ def finetune() -> Config:
             schedule_per="step",
             warmup_epochs=1,
         ),
-        eval=EvalConfig(max_queries=_ALL, max_time_fraction=1.0),
+        eval=EvalConfig(max_queries=ALL, max_time_fraction=1.0),
     )
 
 
@@ -163,6 +164,24 @@ def finetune_10_percent() -> Config:
     )
 
 
+def evaluate() -> Config:
+    """All images of an encoder's data set, or of another: kNN where there are labels, and measures that need none.
+
+    Command: python jobs/evaluate.py RUN --data.uri s3://BUCKET/imagenet
+    Hardware: any; every GPU of the cluster. Expected: depends on encoder and images; --baselines says what is little.
+    """
+    return Config(task="evaluate", preset="evaluate", eval=EvalConfig(max_queries=ALL, max_bank=ALL))
+
+
+def embed() -> Config:
+    """Features of all images of an encoder's data set, or of another.
+
+    Command: python jobs/embed.py RUN --data.uri s3://BUCKET/images --output s3://BUCKET/vectors
+    Hardware: any; every GPU of the cluster. Expected: one vector for each image.
+    """
+    return Config(task="embed", preset="embed")
+
+
 Presets = Mapping[str, Callable[[], Config]]
 
 LINEAR_PRESETS: Presets = {
@@ -177,3 +196,5 @@ FINETUNE_PRESETS: Presets = {
     "finetune-1-percent": finetune_1_percent,
     "finetune-10-percent": finetune_10_percent,
 }
+EVALUATE_PRESETS: Presets = {"evaluate": evaluate}
+EMBED_PRESETS: Presets = {"embed": embed}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import re
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import cast
 
@@ -159,3 +161,12 @@ def _standardize(images: Tensor, center: Tensor, scale: Tensor, dtype: torch.dty
     width = images.shape[2]
     rows = images.to(center.dtype).flatten(2).sub_(center.repeat(width)).div_(scale.repeat(width))
     return rows.view(images.shape).to(dtype)
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors and their names."""
+    hashed = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        hashed.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return hashed.hexdigest()

@@ -35,6 +35,19 @@ def build_optimizer(modules: Iterable[nn.Module], config: OptimConfig) -> torch.
     return optimizer
 
 
+def check_layer_decay(backbone: nn.Module, config: OptimConfig) -> None:
+    """Refuse rates that decay from block to block where no blocks are known.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if config.layer_decay != 1 and not hasattr(backbone, "group_matcher"):
+        raise ValueError(
+            f"optim.layer-decay {config.layer_decay:g} is for Transformers and models of timm, whose blocks are known; use 1 "
+            "for a torchvision ResNet"
+        )
+
+
 def _groups(modules: list[nn.Module], config: OptimConfig) -> list[dict[str, Any]]:
     """The parameters that learn; where rates decay from block to block, those of each, with its factor.
 
@@ -47,15 +60,17 @@ def _groups(modules: list[nn.Module], config: OptimConfig) -> list[dict[str, Any
     from timm.optim._param_groups import param_groups_layer_decay  # here, because timm takes seconds to import
 
     backbone = getattr(modules[0], "backbone", modules[0])
-    if not hasattr(backbone, "group_matcher"):
-        raise ValueError(
-            f"optim.layer-decay {config.layer_decay:g} is for Transformers and models of timm, whose blocks are known; use 1 "
-            "for a torchvision ResNet"
-        )
+    check_layer_decay(backbone, config)
     groups = param_groups_layer_decay(backbone, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
     own = {id(p) for group in groups for p in group["params"]}
-    kept = [{name: group[name] for name in ("params", "weight_decay", "lr_scale")} for group in groups]
-    return [*kept, {"params": [p for p in learned if id(p) not in own]}]  # the head, at the whole rate
+    decayed: list[dict[str, Any]] = [  # timm gives the last block the whole rate; BEiT gives that to the head alone
+        {
+            **{name: group[name] for name in ("params", "weight_decay")},
+            "lr_scale": config.layer_decay * group["lr_scale"],
+        }
+        for group in groups
+    ]
+    return [*decayed, {"params": [p for p in learned if id(p) not in own]}]
 
 
 def _build(parameters: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:

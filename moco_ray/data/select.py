@@ -106,7 +106,9 @@ def read_excluded(uri: str, options: StorageOptions) -> frozenset[str]:
                 raise ValueError(
                     f"data.exclude {uri} has no column uri; its columns are {', '.join(map(shown, table.columns))}"
                 )
-            cells = [str(cell) for cell in table.columns[column]]
+            kept = table.columns.get("keep", [])  # of a list of near-duplicates, those to keep are not to be left out
+            is_kept = [str(cell).strip().casefold() == "yes" for cell in kept] or [False] * len(table.columns[column])
+            cells = [str(cell) for cell, keeps in zip(table.columns[column], is_kept, strict=True) if not keeps]
         else:
             cells = storage.read_bytes(storage.root).decode("utf-8-sig").splitlines()
     except Missing:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from moco_ray.config import Config
+from moco_ray.core.encoders import digest_of
 from moco_ray.data.manifest import Images
-from moco_ray.driver.features.encoder import digest_of
 from moco_ray.driver.features.engine import open_engine, set_features
 from moco_ray.driver.images.listing import list_images, row_options, run_eval_set
-from moco_ray.evaluate.at_scale.encoding import Spec
+from moco_ray.evaluate.at_scale.encoding import RawPixels, Spec
 from moco_ray.evaluate.classification import classification
 from moco_ray.evaluate.features import ImageSet
 from moco_ray.evaluate.linear import fit_linear
@@ -32,21 +32,24 @@ from moco_ray.worker.console import said_by
 log = logging.getLogger(__name__)
 _MOST_KEPT = 2_000_000_000  # bytes of features that are kept for the next time
 _TRAIN, _TEST = "train", "test"
+_OF_BASELINES = ("top1", "top1_error", "strength", "tried", "converged")
 
 Kept = dict[str, NDArray[Any]]
 
 
-def fast_probe(config: Config, *, say: Callable[[str], None] = print) -> dict[str, Any]:
+def fast_probe(config: Config, *, baselines: bool = False, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Fit a linear classifier on the features of an encoder, and measure it on images that it has not seen.
 
     Features are kept below run.storage-path/features, by encoder, images and crop: the next time they are there.
 
     Args:
         config: Of a linear probe. Its crops are the centre's, without augmentation, and its optim is not used.
+        baselines: Whether to fit the untrained network's features and raw pixels, too.
         say: Prints a line for the user.
 
     Returns:
-        As results.json of a linear probe, and strength (C), tried (top-1 of each C on held-out training images), converged.
+        As results.json of a linear probe, and strength (C), tried (top-1 of each C on held-out training images), converged;
+        and of each of the baselines these and top1.
 
     Raises:
         ValueError: Something that the user must mend.
@@ -57,25 +60,16 @@ def fast_probe(config: Config, *, say: Callable[[str], None] = print) -> dict[st
             raise ValueError("--fast learns one class an image; drop it for --data.target-columns")
         for text in LINEAR_PROBE.warnings(config, 0):
             log.warning(text)
-        network = initial_network(config, LINEAR_PROBE.initial_weights(config))
+        networks = {"encoder": initial_network(config, LINEAR_PROBE.initial_weights(config))}
+        if baselines:
+            networks |= {"untrained": initial_network(config, None), "pixels": RawPixels()}
         images = list_images(config)
         eval_set = run_eval_set(LINEAR_PROBE, config, images)
         for line in LINEAR_PROBE.describe_eval_set(config, eval_set, images):
             log.info(line)
-        kept = _features(config, network, {_TRAIN: _train_set(config, images), _TEST: eval_set.queries}, images)
-        log.info(f"fitting {len(kept[_TRAIN]):,} features of {kept[_TRAIN].shape[1]:,} numbers")
-        fit = fit_linear(
-            kept[_TRAIN],
-            kept[f"{_TRAIN}_labels"],
-            kept[_TEST],
-            len(eval_set.classes),
-            seed=config.run.seed,
-            tell=lambda c, top1: log.info(f"    C {c:g}: top-1 {top1:.2f} % of held-out training images"),
-        )
-        if not fit.converged:
-            log.warning("the solver has not converged: the classes can be told apart better than this")
-    measured = dict(classification(torch.from_numpy(fit.logits), torch.from_numpy(kept[f"{_TEST}_labels"])))
-    values = {name.removeprefix("eval/"): value for name, value in measured.items()}
+        sets = {_TRAIN: _train_set(config, images), _TEST: eval_set.queries}
+        found = {name: _probe(name, network, config, sets, images) for name, network in networks.items()}
+    values = found.pop("encoder")
     return {
         "task": config.task,
         "fast": True,
@@ -83,16 +77,37 @@ def fast_probe(config: Config, *, say: Callable[[str], None] = print) -> dict[st
         "arch": config.model.arch,
         "data": config.data.uri,
         "classes": list(eval_set.classes),
-        "num_train": len(kept[_TRAIN]),
-        "num_test": int(values.pop("num_images")),
         "label_fraction": config.data.label_fraction,
         "seed": config.run.seed,
+        **values,
+        "per_class": dict(zip(eval_set.classes, values["per_class"], strict=True)),
+        "baselines": {name: {key: value[key] for key in _OF_BASELINES} for name, value in found.items()},
+        "seconds": time.monotonic() - start_s,
+    }
+
+
+def _probe(name: str, network: nn.Module, config: Config, sets: dict[str, ImageSet], images: Images) -> dict[str, Any]:
+    """What a linear classifier makes of the features of a network."""
+    kept = _features(name, config, network, sets, images)
+    log.info(f"{name}: fitting {len(kept[_TRAIN]):,} features of {kept[_TRAIN].shape[1]:,} numbers")
+    fit = fit_linear(
+        kept[_TRAIN],
+        kept[f"{_TRAIN}_labels"],
+        kept[_TEST],
+        len(images.train.classes),
+        seed=config.run.seed,
+        tell=lambda c, top1: log.info(f"    C {c:g}: top-1 {top1:.2f} % of held-out training images"),
+    )
+    if not fit.converged:
+        log.warning("the solver has not converged: the classes can be told apart better than this")
+    measured = dict(classification(torch.from_numpy(fit.logits), torch.from_numpy(kept[f"{_TEST}_labels"])))
+    return {
+        "num_train": len(kept[_TRAIN]),
+        "num_test": int(measured.pop("eval/num_images")),
         "strength": fit.strength,
         "tried": {f"{c:g}": top1 for c, top1 in fit.tried.items()},
         "converged": fit.converged,
-        **values,
-        "per_class": dict(zip(eval_set.classes, values["per_class"], strict=True)),
-        "seconds": time.monotonic() - start_s,
+        **{key.removeprefix("eval/"): value for key, value in measured.items()},
     }
 
 
@@ -107,11 +122,11 @@ def _train_set(config: Config, images: Images) -> ImageSet:
     )
 
 
-def _features(config: Config, network: nn.Module, sets: dict[str, ImageSet], images: Images) -> Kept:
+def _features(name: str, config: Config, network: nn.Module, sets: dict[str, ImageSet], images: Images) -> Kept:
     """Features and labels of both sets, from an earlier time or made now."""
     views = config.views
     key = {
-        "encoder": digest_of(network),
+        "encoder": digest_of(network.state_dict()),
         "images": [images.train.digest, images.test.digest if images.test else ""],
         "rows": [hashlib.sha256(part.rows.tobytes()).hexdigest() for part in sets.values()],
         "crop": [views.crop_px, resize_px(views.crop_px, config.eval), views.mean, views.std],
@@ -129,7 +144,7 @@ def _features(config: Config, network: nn.Module, sets: dict[str, ImageSet], ima
         pass
     except (ValueError, OSError, EOFError) as error:
         log.warning(f"{folder.uri(place)} cannot be read ({error}): features are made anew")
-    kept = _encode(config, network, sets)
+    kept = _encode(name, config, network, sets)
     if sum(array.nbytes for array in kept.values()) <= _MOST_KEPT:
         buffer = io.BytesIO()
         np.savez(buffer, **kept)  # type: ignore[arg-type]
@@ -138,7 +153,7 @@ def _features(config: Config, network: nn.Module, sets: dict[str, ImageSet], ima
     return kept
 
 
-def _encode(config: Config, network: nn.Module, sets: dict[str, ImageSet]) -> Kept:
+def _encode(who: str, config: Config, network: nn.Module, sets: dict[str, ImageSet]) -> Kept:
     spec = Spec(
         modules={"features": network.eval()},
         sets=sets,
@@ -148,7 +163,7 @@ def _encode(config: Config, network: nn.Module, sets: dict[str, ImageSet]) -> Ke
     kept: Kept = {}
     with open_engine(spec, config.run) as engine:
         for name, part in sets.items():
-            found = set_features(engine, spec, name, what=f"features of the {name} images")
+            found = set_features(engine, spec, name, what=f"{who}: features of the {name} images")
             if found.bad:
                 log.warning(f"{len(found.bad):,} of the {name} images cannot be had or do not decode: left out")
             kept |= {name: found.features["features"], f"{name}_labels": part.labels[found.places]}

@@ -21,7 +21,7 @@ class RunResult:
     folder: str
     """The run's folder."""
     encoder: str
-    """The encoder's file, for `moco_ray.load_encoder`."""
+    """The encoder's file, for `moco_ray.load_encoder`; empty where the run leaves none, as a linear probe."""
     step: int
     """Steps done in all."""
     metrics: dict[str, float]
@@ -30,7 +30,8 @@ class RunResult:
 
 def result_of(plan: Plan, step: int, metrics: dict[str, float]) -> RunResult:
     """What a run has come to after so many steps."""
-    return RunResult(folder=plan.folder, encoder=f"{plan.folder}/{NAME}", step=step, metrics=metrics)
+    encoder = f"{plan.folder}/{NAME}" if NAME in plan.task.results else ""
+    return RunResult(folder=plan.folder, encoder=encoder, step=step, metrics=metrics)
 
 
 def finished_run(plan: Plan) -> RunResult | None:
@@ -52,11 +53,12 @@ def finished_run(plan: Plan) -> RunResult | None:
         return None
     values = {**lines[-1], **evaluations[-1]}
     result = result_of(plan, done, {name: float(value) for name, value in values.items() if "/" in name})
+    start = f", from this encoder if you like: --model.init {shlex.quote(result.encoder)}" if result.encoder else ""
     further = (
         f"It ended at --run.max-steps {done}, before its {config.optim.epochs:g} epochs: a higher one goes on"
         if done < config.optim.num_steps(plan.num_rows)
-        else f"To train longer, begin another run (--run.name) with more than --optim.epochs {config.optim.epochs:g}, from "
-        f"this encoder if you like: --model.init {shlex.quote(result.encoder)}"
+        else f"To train longer, begin another run (--run.name) with more than --optim.epochs {config.optim.epochs:g}"
+        f"{start}"
     )
     log.info(f"this run is finished: all of its {done:,} steps are done, and nothing is left to do. {further}")
     log.info(f"done: {done:,} steps; results in {folder}")

@@ -121,7 +121,7 @@ def auroc(logits: Tensor, targets: Tensor, names: tuple[str, ...]) -> Iterator[t
         if 0 < float(truth[known].sum()) < int(known.sum()):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                areas[name] = 100 * float(binary_auroc(scores[known].sigmoid(), truth[known].long()))
+                areas[name] = 100 * float(binary_auroc(_ranks(scores[known]), truth[known].long()))
     if not areas:
         raise ValueError("no label is both there and not there among the images to evaluate on: AUROC needs both")
     yield "eval/auroc", sum(areas.values()) / len(areas)
@@ -131,6 +131,13 @@ def auroc(logits: Tensor, targets: Tensor, names: tuple[str, ...]) -> Iterator[t
     losses = F.binary_cross_entropy_with_logits(logits.double(), targets.nan_to_num().double(), reduction="none")
     yield "eval/loss", float(losses[known].mean())
     yield "eval/num_images", float(len(logits))
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """Numbers in [0, 1) in the order of the scores: sigmoids of large ones would all be 1."""
+    values, places = scores.unique(return_inverse=True)
+    ranks: Tensor = places.double() / len(values)
+    return ranks
 
 
 def largest_class(labels: NDArray[np.int64]) -> float:

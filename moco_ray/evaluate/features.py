@@ -20,7 +20,7 @@ from moco_ray.core.precision import encoding_autocast
 from moco_ray.data.daemon_pool import DaemonPool
 from moco_ray.data.decode import BadImage
 from moco_ray.data.manifest import Manifest
-from moco_ray.data.reading import decode, read_rows
+from moco_ray.data.reading import Encoded, decode, read_rows
 from moco_ray.data.views import center_view
 from moco_ray.storage.storage import StorageOptions
 
@@ -29,6 +29,7 @@ _BATCH = 64
 _JOINED_ON_GPU = 8
 _MAX_THREADS = 16
 _BATCHES_AHEAD = 2
+_SPAN, _DENSE = 16 * _BATCH, 2  # rows of Parquet files that are read at once, if at least every second one is wanted
 FLAT = 16  # of 255: an image whose channels vary less is of nearly one colour
 
 UInt8Array = NDArray[np.uint8]
@@ -117,8 +118,13 @@ def load_images(
         ValueError: Nor does it give any other image.
     """
 
-    def load(places: NDArray[np.int64]) -> ImageBatch:
-        contents = read_rows(images.manifest, images.rows[places], images.options)
+    def read(first: int, last: int) -> list[Encoded]:
+        return read_rows(images.manifest, images.rows[first:last], images.options)
+
+    def load(places: NDArray[np.int64], span: Future[list[Encoded]] | None) -> ImageBatch:
+        first, last = int(places[0]), int(places[-1]) + 1
+        start = first // _SPAN * _SPAN
+        contents = read(first, last) if span is None else span.result()[first - start : last - start]
         views, good = [], []
         for place, content in zip(places, contents, strict=True):
             try:
@@ -134,18 +140,31 @@ def load_images(
     num_threads = min(os.cpu_count() or 1, _MAX_THREADS)
     pool = DaemonPool(num_threads)
     ahead: deque[Future[ImageBatch]] = deque()
+    span: Future[list[Encoded]] | None = None
     try:
         for start in range(0, len(images), at_once):
-            ahead.append(pool.submit(load, np.arange(start, min(start + at_once, len(images)))))
-            if len(ahead) < num_threads * _BATCHES_AHEAD:
-                continue
-            if len((batch := ahead.popleft().result()).places):
-                yield batch
+            if start % _SPAN == 0 and _SPAN % at_once == 0:  # begun before those that wait for it
+                end = min(start + _SPAN, len(images))
+                span = pool.submit(read, start, end) if _is_dense(images, start, end) else None
+            ahead.append(pool.submit(load, np.arange(start, min(start + at_once, len(images))), span))
+            if len(ahead) >= num_threads * _BATCHES_AHEAD:
+                yield from _unless_empty(ahead.popleft())
         while ahead:
-            if len((batch := ahead.popleft().result()).places):
-                yield batch
+            yield from _unless_empty(ahead.popleft())
     finally:
         pool.shutdown()
+
+
+def _unless_empty(batch: Future[ImageBatch]) -> Iterator[ImageBatch]:
+    """A batch, when it is there, if any of its images is."""
+    if len(batch.result().places):
+        yield batch.result()
+
+
+def _is_dense(images: ImageSet, first: int, last: int) -> bool:
+    """Whether images are best read at once: rows of Parquet files that share row groups, which are read whole."""
+    rows = images.rows[first:last]
+    return images.manifest.kind == "parquet" and int(rows[-1] - rows[0]) < _DENSE * len(rows)
 
 
 def encode_images(

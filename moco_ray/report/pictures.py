@@ -58,6 +58,8 @@ def neighbours_picture(
     neighbour_labels: Sequence[Sequence[int]] | None = None,
     classes: Sequence[str] = (),
     similarities: Sequence[Sequence[float]] | None = None,
+    *,
+    heading: tuple[str, str] | None = None,
 ) -> bytes:
     """Draw images beside their nearest neighbours: framed by whether the classes agree, or with how similar they are.
 
@@ -68,6 +70,7 @@ def neighbours_picture(
         neighbour_labels: The classes of the neighbours.
         classes: Class names.
         similarities: Of the neighbours, shown where there are no labels.
+        heading: What the picture shows, and further words. None: how many classes agree.
 
     Returns:
         A PNG: one row a query.
@@ -83,9 +86,9 @@ def neighbours_picture(
             f"got {len(query_images)} images with {len(query_labels or ())} labels and {len(neighbour_images)} rows of "
             "neighbours; give a label for each of at least one image and for each of its neighbours, or no labels"
         )
-    cell, text, gap, margin, title = 1.1, 0.24, 0.3, 0.12, 0.55  # inches
+    cell, text, gap, margin, head = 1.1, 0.24, 0.3, 0.12, 0.55  # inches
     width = max(2 * margin + cell + gap + cell * max(len(row) for row in neighbour_images), 5.2)
-    height = title + (cell + text) * len(query_images) + margin
+    height = head + (cell + text) * len(query_images) + margin
     size = cell - 0.08
     figure, sheet = _sheet(width, height)
     for row, query in enumerate(query_images):
@@ -105,7 +108,7 @@ def neighbours_picture(
                 _draw_image(sheet, left, bottom, size, image)
                 shown = f"{similarities[row][column]:.2f}" if similarities else ""
                 _caption(sheet, left + size / 2, bottom, shown, MUTED)
-    _title(sheet, "Nearest neighbours", _agreement(query_labels, neighbour_labels))
+    _title(sheet, *(heading or ("Nearest neighbours", _agreement(query_labels, neighbour_labels))))
     return png(figure)
 
 

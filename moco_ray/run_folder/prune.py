@@ -11,7 +11,7 @@ from typing import Any
 from moco_ray.config.patience import USUAL_PATIENCE, Patience
 from moco_ray.run_folder.checkpoint_files import delete_checkpoint, newest_checkpoint, superfluous_steps
 from moco_ray.run_folder.found import FoundRun
-from moco_ray.run_folder.lease import RunInUse, check_lease, hold_run, is_held, read_lease
+from moco_ray.run_folder.lease import LEASE, RunInUse, check_lease, hold_run, is_held, read_lease
 from moco_ray.run_folder.names import CONFIG
 from moco_ray.run_folder.summary import best_evaluation
 from moco_ray.storage.storage import Storage
@@ -42,7 +42,8 @@ def preview(run: FoundRun, patience: Patience = USUAL_PATIENCE) -> Pruning:
 
     Which one is whole, only its sizes tell here; `prune` reads it before it deletes others.
     """
-    if any(is_held(read_lease(place), patience) for place in _places(run)):
+    places = [place for place in _places(run) if place is not run.storage or LEASE in run.files]
+    if any(is_held(read_lease(place), patience) for place in places):
         return _nothing(run, "it is running")
     newest = run.whole_checkpoint()
     if newest is None:

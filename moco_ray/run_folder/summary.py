@@ -168,14 +168,16 @@ def _damaged(run: FoundRun, reason: str) -> RunSummary:
 
 def _with_end(summary: RunSummary, run: FoundRun, end: Mapping[str, Any], *, is_done: bool) -> RunSummary:
     """The summary of a run that nobody holds, with how it ended."""
-    if end.get("state") in ("failed", "stopped"):
-        summary = replace(summary, state=end["state"], reason=str(end.get("reason", "")))
-    elif is_done and _ALL_THERE in run.files:
-        return replace(summary, state="ended")
     record = _trial(run)
-    if record.get("state") in ("failed", "stopped") and summary.state != "failed":
-        return replace(summary, state=record["state"], reason=str(record.get("reason") or "the sweep has stopped it"))
-    return summary
+    if end.get("state") == "failed":
+        return replace(summary, state="failed", reason=str(end.get("reason", "")))
+    if record.get("state") == "failed":
+        return replace(summary, state="failed", reason=str(record.get("reason", "")))
+    if end.get("state") != "stopped" and is_done and _ALL_THERE in run.files:
+        return replace(summary, state="ended")
+    if record.get("state") == "stopped":
+        return replace(summary, reason=str(record.get("reason") or "the sweep has stopped it"))
+    return replace(summary, reason=str(end.get("reason", "")))
 
 
 def _trial(run: FoundRun) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from moco_ray.storage.storage import StorageOptions
 from moco_ray.sweep.space import Space
 from moco_ray.sweep.state import SweepState
 from moco_ray.tasks.job import Job
-from moco_ray.tasks.pretraining import PRETRAINING
+from moco_ray.tasks.known import task_of
 from moco_ray.worker.progress import duration
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def check_networks(space: Space, config: Config, num_rows: int) -> None:
             continue
         for value in [dimension.at(0.0), dimension.at(1.0)] if dimension.is_range else dimension.options:
             try:
-                PRETRAINING.resolve(with_values(config, {dimension.path: value}), num_rows)
+                task_of(config).resolve(with_values(config, {dimension.path: value}), num_rows)
             except ValueError as error:
                 raise ValueError(f"--space {dimension.describe()}: {error}") from error
 
@@ -42,10 +42,13 @@ def say_time(state: SweepState, at_once: int) -> None:
         at_once: Trials that run at the same time.
     """
     config, train_rows, trials = state.resolved, state.train_rows, state.num_trials
+    if config.task != "pretraining":  # whose steps are the only ones that can be tried without images
+        return
+    task = task_of(config)
     job = Job(
-        task=PRETRAINING,
+        task=task,
         config=config,
-        spec=stream_spec(PRETRAINING, config),
+        spec=stream_spec(task, config),
         num_rows=len(train_rows),
         manifest_digest=state.manifest.digest,
         last_step=state.last_step,

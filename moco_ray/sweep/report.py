@@ -18,6 +18,7 @@ from moco_ray.sweep.records import Record, best_of
 from moco_ray.sweep.space import KNN, Space
 from moco_ray.sweep.state import SweepState
 from moco_ray.tasks.failure import RunFailed
+from moco_ray.tasks.known import PROGRAMS, task_of
 
 log = logging.getLogger(__name__)
 BEST, REPORT = "best.json", "report.html"
@@ -37,7 +38,7 @@ class SweepResult:
     command: str
     """The best configuration as a command."""
     encoder: str
-    """The best trial's encoder, for `moco_ray.load_encoder`."""
+    """What the best trial has learned: an encoder, for `moco_ray.load_encoder`, or a classifier or detector."""
     records: tuple[Record, ...]
     """All trials."""
 
@@ -65,8 +66,8 @@ def conclude(state: SweepState, command: Sequence[str]) -> SweepResult:
         folder=state.uri,
         best=best,
         preset=storage.uri(storage.join(BEST)),
-        command=best_command(command, best.parameters),
-        encoder=f"{state.uri}/{best.name}/encoder.safetensors",
+        command=best_command(PROGRAMS[config.task], command, best.parameters),
+        encoder=f"{state.uri}/{best.name}/{task_of(config).results[0]}",
         records=tuple(records),
     )
     page = report_page(storage.root.rsplit("/", 1)[-1], result, state.space, state.metric)
@@ -83,16 +84,23 @@ def _say_result(state: SweepState, result: SweepResult) -> None:
         log.info(f"    the untrained encoder has {untrained:.4g}")
     if (noise := describe_noise(records, best, state.metric)) is not None:
         log.info(f"    {noise}")
-    log.info(f"as a preset: python jobs/pretrain.py --preset {result.preset}")
+    program = PROGRAMS[state.config.task]
+    log.info(f"as a preset: python {program} --preset {result.preset}")
     log.info(f"as a command: {result.command}")
-    log.info(f"its encoder: moco_ray.load_encoder({result.encoder!r})")
+    log.info(f"what it learned: {usage(result.encoder)}")
     log.info(f"why: {state.storage.uri(state.storage.join(REPORT))}")
 
 
-def best_command(command: Sequence[str], parameters: dict[str, Any]) -> str:
+def usage(file: str) -> str:
+    """How to load what a trial has learned."""
+    kind = file.rsplit("/", 1)[-1].partition(".")[0]
+    return f"moco_ray.load_{kind}({file!r})"
+
+
+def best_command(program: str, command: Sequence[str], parameters: dict[str, Any]) -> str:
     """The command of an ordinary run with these parameters."""
     values = [part for path, value in parameters.items() for part in (f"--{path.replace('_', '-')}", text_of(value))]
-    return shlex.join(["python", "jobs/pretrain.py", *command, *values])
+    return shlex.join(["python", program, *command, *values])
 
 
 def text_of(value: Any) -> str:
@@ -121,8 +129,8 @@ def report_page(name: str, result: SweepResult, space: Space, metric: str) -> st
             notes=_about_best(records, best, metric),
             code=[
                 result.command,
-                f"python jobs/pretrain.py --preset {result.preset}",
-                f"encoder = moco_ray.load_encoder({result.encoder!r})",
+                f"{' '.join(result.command.split()[:2])} --preset {result.preset}",
+                f"{result.encoder.rsplit('/', 1)[-1].partition('.')[0]} = {usage(result.encoder)}",
             ],
         ),
         Section(

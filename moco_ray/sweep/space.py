@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from moco_ray.config import Config
+from moco_ray.config.config import TaskName
 from moco_ray.config.field_paths import check_path, from_text, get, is_number, is_whole, paths, with_values
 
 Kind = Literal["log", "uniform", "1-log", "choice", "grid"]
@@ -211,14 +212,25 @@ def _try_out(dimension: Dimension, config: Config) -> None:
             raise ValueError(f"--space {dimension.describe()}: {error}") from error
 
 
-def check_metric(metric: str) -> None:
-    """Refuse what says nothing about the features, before anything starts.
+OBJECTIVES: dict[TaskName, tuple[str, ...]] = {
+    "pretraining": (KNN, RANKME),
+    "linear-probe": ("eval/top1", "eval/mean_class_top1", "eval/auroc"),
+    "finetune": ("eval/top1", "eval/mean_class_top1", "eval/auroc"),
+    "detection": ("eval/AP", "eval/AP50", "eval/AP75"),
+}
+"""What may be maximised."""
+
+
+def check_metric(metric: str, task: TaskName) -> None:
+    """Refuse what says nothing about what was learned, before anything starts.
 
     Raises:
         ValueError: The metric is none to maximise.
     """
-    if metric in (_AUTO, KNN, RANKME):
+    if metric in (_AUTO, *OBJECTIVES[task]):
         return
+    if task != "pretraining":
+        raise ValueError(f"--metric {metric} is no objective of {task}; use one of {', '.join(OBJECTIVES[task])}")
     name = metric if "/" in metric else next((known for known in _WHY_NOT if known.endswith(f"/{metric}")), metric)
     why = _WHY_NOT.get(name, "it is not known")
     raise ValueError(
@@ -232,6 +244,9 @@ def choose_metric(metric: str, config: Config, *, has_labels: bool) -> str:
     Raises:
         ValueError: It needs labels, and there are none.
     """
+    if config.task != "pretraining":
+        usual = "eval/auroc" if config.data.target_columns is not None else OBJECTIVES[config.task][0]
+        return usual if metric == _AUTO else metric
     if metric == _AUTO:
         return KNN if has_labels else RANKME
     if metric == KNN and not has_labels:

@@ -20,7 +20,7 @@ from moco_ray.sweep.progress import SweepProgress
 from moco_ray.sweep.records import Ledger, Record
 from moco_ray.sweep.space import Space
 from moco_ray.sweep.trial import Access
-from moco_ray.tasks.pretraining import PRETRAINING
+from moco_ray.tasks.known import task_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class SweepState:
             eval=replace(config.eval, max_time_fraction=1.0),  # decisions hang on every evaluation
             run=replace(config.run, storage_path=self.uri, name=record.name),
         )
-        return PRETRAINING.resolve(config, len(self.train_rows))
+        return task_of(config).resolve(config, len(self.train_rows))
 
     def tune_config(self, record: Record, *, max_steps: int | None = None, begun_at: int = -1) -> dict[str, Any]:
         """What Tune hands to the process of a trial: plain values without credentials.

@@ -35,7 +35,7 @@ from moco_ray.sweep.search import num_trials, proposals
 from moco_ray.sweep.space import Space, check_metric, choose_metric, objective_warning, parse_space
 from moco_ray.sweep.state import SweepState
 from moco_ray.sweep.tune import asha, run_trials
-from moco_ray.tasks.pretraining import PRETRAINING
+from moco_ray.tasks.known import task_of
 from moco_ray.worker.console import said_by
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def _checked_space(settings: SweepConfig, config: Config) -> Space:
     Raises:
         ValueError: Something does.
     """
-    check_metric(settings.metric)
+    check_metric(settings.metric, config.task)
     if not config.data.uri:
         raise ValueError("data.uri is missing; name a folder of images, a manifest or Parquet files: --data.uri URI")
     if config.data.relist:
@@ -186,7 +186,7 @@ def _prepare(settings: SweepConfig, config: Config, space: Space, storage: Stora
         images, _ = current_images(stored, from_json(str(old["config"])), config)
     else:
         images = list_images(config)
-    eval_set = run_eval_set(PRETRAINING, config, images)
+    eval_set = run_eval_set(task_of(config), config, images)
     log.info(eval_set.words)
     metric = choose_metric(settings.metric, config, has_labels=eval_set.has_labels)
     definition = _definition(settings, config, space, metric)
@@ -196,7 +196,7 @@ def _prepare(settings: SweepConfig, config: Config, space: Space, storage: Stora
         write_images(storage, images)
         storage.write_bytes(path, json.dumps(definition, indent=1).encode())
     train_rows = make_source(config, images.train).train_rows
-    resolved = PRETRAINING.resolve(config, len(train_rows))
+    resolved = task_of(config).resolve(config, len(train_rows))
     check_networks(space, config, len(train_rows))
     total = num_trials(space, settings.num_samples)
     max_images = last_step(resolved, len(train_rows)) * resolved.optim.global_batch_size

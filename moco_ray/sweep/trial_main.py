@@ -19,13 +19,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from moco_ray.config import Config, from_json
-from moco_ray.driver.run import pretrain
+from moco_ray.driver.run import train
 from moco_ray.driver.signals import interrupt_on
 from moco_ray.run_folder.begin import begin_run, is_run, stored_images
 from moco_ray.run_folder.lease import RunInUse
 from moco_ray.storage.storage import Storage, resolve_storage_options
 from moco_ray.tasks.failure import RunFailed
-from moco_ray.tasks.pretraining import PRETRAINING
+from moco_ray.tasks.known import task_of
 
 _PATIENCE_S = 60.0
 
@@ -59,7 +59,7 @@ def main() -> int:
     try:
         with _options(task) as config:
             _begin(task, config)
-            pretrain(config, say=_say)
+            train(task_of(config), config, say=_say)
     except (ValueError, RunFailed, OSError) as error:
         Path(sys.argv[1]).write_text(str(error))
         _say(f"{type(error).__name__}: {error}")
@@ -78,7 +78,7 @@ def _begin(task: Task, config: Config) -> None:
     if is_run(run):
         return
     images = stored_images(sweep)
-    begin_run(run, PRETRAINING.resolve(config, len(images.train.train_rows())), images)
+    begin_run(run, task_of(config).resolve(config, len(images.train.train_rows())), images)
 
 
 @contextmanager

@@ -15,17 +15,19 @@ from torch import nn
 
 from moco_ray.config import Config
 from moco_ray.core.classifier import Classifier, with_head
-from moco_ray.core.encoders import build_backbone
+from moco_ray.core.encoders import build_backbone, digest_of
+from moco_ray.core.optim import check_layer_decay
 from moco_ray.data.makers import LabelledView
 from moco_ray.data.manifest import Images
 from moco_ray.evaluate.classification import evaluate_classifier, largest_class
 from moco_ray.evaluate.eval_set import EvalSet, labelled_eval_set
 from moco_ray.run_folder.checkpoint import CheckpointStore, State
+from moco_ray.run_folder.metrics import stored_lines
 from moco_ray.run_folder.results import RESULTS, write_results
 from moco_ray.storage.storage import Storage, StorageOptions
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.method_learner import MethodLearner, method_learner
-from moco_ray.tasks.network import check_network, initial_backbone
+from moco_ray.tasks.network import check_network, initial_backbone, network_without_weights
 from moco_ray.tasks.task import Task, Tell
 from moco_ray.weights.classifier_file import NAME as CLASSIFIER
 from moco_ray.weights.classifier_file import classifier_bytes, state_network
@@ -43,11 +45,14 @@ class Supervised(Task):
 
     results: ClassVar[tuple[str, ...]] = (CLASSIFIER, RESULTS)
     best_by = "eval/top1"
+    learned = "classifier"
     shown = ("right", "train/accuracy")
 
     def check(self, config: Config) -> None:
-        """Refuse a network that does not exist or does not take the crops."""
+        """Refuse a network that does not exist, does not take the crops, or has no blocks for optim.layer-decay."""
         check_network(config)
+        if config.optim.layer_decay != 1:
+            check_layer_decay(network_without_weights(config).backbone, config.optim)
 
     def initial_weights(self, config: Config) -> bytes | None:
         """The state dict of the backbone to start from, as torch.save writes it."""
@@ -132,7 +137,7 @@ class Supervised(Task):
 
         store = CheckpointStore(storage=run)
         state = store.read(store.newest() or 0)
-        extra = self.examine(job, state)
+        extra = self.examine(state, run)
         network = state_network(state, job.config)
         run.write_bytes(run.join(CLASSIFIER), classifier_bytes(network, job.config, job.eval_set.classes))
         results = write_results(run, job.config, job.eval_set.classes, num_train=job.num_rows, extra=extra)
@@ -148,7 +153,7 @@ class Supervised(Task):
         ]
         return [*result_lines(results), *usage]
 
-    def examine(self, job: Job, state: State) -> dict[str, Any]:
+    def examine(self, state: State, run: Storage) -> dict[str, Any]:
         """What else the results say of the weights."""
         return {}
 
@@ -162,19 +167,24 @@ class LinearProbe(Supervised):
             return ["no --model.init: this probes a random backbone, which is what others are compared with"]
         return []
 
-    def examine(self, job: Job, state: State) -> dict[str, Any]:
-        """Check that the backbone is bitwise what it was.
+    def evaluate(self, job: Job, state: State, tell: Tell) -> Iterator[tuple[str, Any]]:
+        """As for all classifiers, and a digest of the backbone."""
+        yield "backbone", digest_of(_backbone(state))
+        yield from super().evaluate(job, state, tell)
+
+    def examine(self, state: State, run: Storage) -> dict[str, Any]:
+        """Check that the backbone is bitwise what it was at each evaluation, the first one of which is before all steps.
 
         Raises:
             RuntimeError: It is not.
         """
-        prefix = "query_encoder.backbone."
-        before = initial_network(job.config, job.initial_weights).state_dict()
-        after = {name.removeprefix(prefix): v for name, v in state["method"].items() if name.startswith(prefix)}
-        changed = [name for name, value in before.items() if not torch.equal(value.to(after[name].dtype), after[name])]
-        if changed or before.keys() != after.keys():
-            raise RuntimeError(f"the frozen backbone has changed in {len(changed)} tensors ({', '.join(changed[:4])})")
-        log.info(f"the backbone is bitwise what it was ({len(before)} tensors)")
+        now, evaluations = digest_of(_backbone(state)), stored_lines(run, "eval.jsonl")
+        changed = [line["step"] for line in evaluations if line.get("backbone", now) != now]
+        if changed:
+            raise RuntimeError(f"the frozen backbone has changed since step {changed[-1]:,}: this is a bug of moco_ray")
+        if not any("backbone" in line and line["step"] == 0 for line in evaluations):
+            return {}  # that evaluation has failed, and was warned of
+        log.info("the backbone is bitwise what it was before the first step")
         return {"backbone_unchanged": True}
 
 
@@ -198,6 +208,11 @@ def initial_network(config: Config, weights: bytes | None) -> nn.Module:
     if weights is not None:
         backbone.load_state_dict(torch.load(io.BytesIO(weights), weights_only=True))
     return backbone
+
+
+def _backbone(state: State) -> dict[str, torch.Tensor]:
+    prefix = "query_encoder.backbone."
+    return {name.removeprefix(prefix): v for name, v in state["method"].items() if name.startswith(prefix)}
 
 
 def result_lines(results: Mapping[str, Any]) -> list[str]:

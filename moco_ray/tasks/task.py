@@ -48,6 +48,8 @@ class Task(ABC):
     """Names of the files that `files` gives."""
     best_by: ClassVar[str | None] = None
     """Measure of an evaluation by whose highest value a checkpoint is kept beside the newest ones."""
+    learned: ClassVar[str] = "encoder"
+    """What is measured, in a word."""
     shown: ClassVar[tuple[str, str] | None] = None
     """Word and metric (percent) of the progress line, beside the loss."""
 

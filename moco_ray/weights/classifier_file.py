@@ -17,7 +17,7 @@ from moco_ray.config.paths import as_uri
 from moco_ray.core.classifier import with_head
 from moco_ray.core.encoders import Encoder, build_backbone
 from moco_ray.storage.storage import Storage, resolve_storage_options
-from moco_ray.weights.encoder_file import metadata_of, tensors_of
+from moco_ray.weights.safetensors_file import metadata_of, tensors_of
 
 NAME = "classifier.safetensors"
 _FORMAT = "moco_ray classifier 1"

@@ -13,7 +13,7 @@ from safetensors.torch import save as save_safetensors
 from moco_ray.config import Config, from_json, to_json
 from moco_ray.config.paths import as_uri
 from moco_ray.storage.storage import Storage, resolve_storage_options
-from moco_ray.weights.encoder_file import metadata_of, tensors_of
+from moco_ray.weights.safetensors_file import metadata_of, tensors_of
 
 if TYPE_CHECKING:
     from moco_ray.core.detection.detector import Detector

@@ -10,25 +10,22 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
-from torch import Tensor, nn
+from torch import nn
 
 from moco_ray.config.model import ModelConfig
 from moco_ray.config.paths import as_uri
 from moco_ray.core.encoders import build_backbone, feature_dim
 from moco_ray.core.recipe import different_numbers, network_numbers, probe, recipe, same_probe
 from moco_ray.storage.storage import Storage, resolve_storage_options
+from moco_ray.weights.safetensors_file import check_kind, is_cut, metadata_of, tensors_of
 from moco_ray.weights.saved_state import checkpoint_state, file_content, is_checkpoint, newest_state, read_state
 
 NAME = "encoder.safetensors"
-MOST_HEADER_BYTES = 100_000_000
-"""Of a safetensors file."""
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 _FORMAT = "moco_ray encoder 1"
 _JSON = frozenset(
-    {"crop_px", "patch_px", "step", "feature_dim", "mean", "std", "library_arguments", "numbers", "probe"}
+    {"crop_px", "patch_px", "step", "feature_dim", "mean", "std", "library_arguments", "numbers", "probe", "metrics"}
 )
 
 
@@ -60,6 +57,7 @@ def encoder_bytes(backbone: nn.Module, metadata: Mapping[str, str]) -> bytes:
 def state_encoder(state: Mapping[str, Any]) -> bytes:
     """The encoder file of a checkpoint's state: the query encoder's backbone with its running BatchNorm statistics."""
     model, views = _model_and_views(state)
+    config = json.loads(state["config"])
     backbone = build_backbone(model, views["crop_px"])
     prefix = "query_encoder.backbone."
     backbone.load_state_dict(
@@ -73,8 +71,16 @@ def state_encoder(state: Mapping[str, Any]) -> bytes:
         "mean": json.dumps(views["mean"]),
         "std": json.dumps(views["std"]),
         "step": str(state["step"]),
+        "preset": config.get("preset", ""),
+        "method": config.get("method", {}).get("name", ""),
+        "manifest_digest": state.get("manifest_digest", ""),
     }
-    return encoder_bytes(backbone, metadata)
+    return encoder_bytes(backbone, {name: value for name, value in metadata.items() if value})
+
+
+def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """An encoder file with more metadata; what it has already stays."""
+    return save_safetensors(tensors_of(content, NAME), {**metadata, **metadata_of(content)})
 
 
 def state_info(content: bytes) -> dict[str, Any]:
@@ -101,7 +107,11 @@ def load_encoder(path: str | os.PathLike[str], storage_options: str | None = Non
             network.
     """
     path = _named(path)
-    content = read_encoder(path, storage_options)
+    return backbone_of(read_encoder(path, storage_options), path)
+
+
+def backbone_of(content: bytes, path: str) -> nn.Module:
+    """The backbone of an encoder file's content, as `load_encoder` returns it, and raises."""
     info = info_of(content, path)
     backbone = build_backbone(_model(info), info["crop_px"])
     try:
@@ -117,7 +127,7 @@ def load_encoder(path: str | os.PathLike[str], storage_options: str | None = Non
         warnings.warn(
             f"{path}: {info['arch']} computes other features here than where it was trained, with {info['library']} "
             f"{info['library_version']}; install that version",
-            stacklevel=2,
+            stacklevel=3,
         )
     return backbone.eval()
 
@@ -134,7 +144,8 @@ def encoder_info(path: str | os.PathLike[str], storage_options: str | None = Non
         (lists of three numbers, of red, green and blue in 0..1), step (of training), feature_dim and format; recipe
         (Python lines that build the same network without moco_ray), library, library_version, library_name and
         library_arguments (the same for programs), numbers (`network_numbers`) and probe. Files of earlier versions
-        have nothing from recipe on.
+        have nothing from recipe on. Where known: preset and method (of the run), manifest_digest (of its images), metrics (its
+        last evaluation: name -> number) and imported_from (the file of another program that they were read from).
 
     Raises:
         ValueError: There is no such file, or it is no encoder of moco_ray.
@@ -183,7 +194,7 @@ def newest_content(storage: Storage, path: str) -> bytes:
     state, reasons = newest_state(storage)
     if state is not None:
         return state
-    if storage.is_file(storage.join("config.json")):
+    if storage.is_file(storage.join("config.json")) and not _weights_in(storage):
         why = f" that is whole ({'; '.join(reasons)})" if reasons else ""
         raise ValueError(
             f"{path} is a run that has not saved a checkpoint yet{why}, and has no {NAME}; wait for its first one, or go on "
@@ -198,13 +209,17 @@ def _file_to_name(storage: Storage, path: str, file: str) -> str:
     Raises:
         ValueError: There are weights in it, which have to be named.
     """
-    weights = sorted(name for name, _, is_dir in storage.list(storage.root) if not is_dir and name.endswith(_WEIGHTS))
-    if weights:
+    if weights := _weights_in(storage):
         raise ValueError(
             f"{path} is a folder that is no run's ({', '.join(weights[:4])} in it): name the file, {path.rstrip('/')}/{weights[0]}"
         )
     is_page = storage.is_web and not path.endswith("/")
     return storage.root if is_page or (path.endswith(_WEIGHTS) and not storage.exists(storage.root)) else file
+
+
+def _weights_in(folder: Storage) -> list[str]:
+    """Names of files with weights in a folder, of other programs: runs keep theirs in folders, or as `NAME`."""
+    return sorted(name for name, _, is_dir in folder.list(folder.root) if not is_dir and name.endswith(_WEIGHTS))
 
 
 def info_of(content: bytes, path: str) -> dict[str, Any]:
@@ -225,65 +240,9 @@ def info_of(content: bytes, path: str) -> dict[str, Any]:
     return {name: json.loads(value) if name in _JSON else value for name, value in metadata.items()}
 
 
-def check_kind(content: bytes, path: str) -> None:
-    """Refuse what servers and Git give in place of a file.
-
-    Raises:
-        ValueError: It is such a thing.
-    """
-    begin = content[:1000].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if begin.startswith((b"<!doctype html", b"<html", b"<?xml")):
-        kind = "XML" if begin.startswith(b"<?xml") and b"<html" not in begin else "HTML"
-        raise ValueError(
-            f"{path} is an {kind} page, not weights: often one that asks to log in; check where it comes from"
-        )
-    if begin.startswith(b"version https://git-lfs.github.com/spec/"):
-        raise ValueError(f"{path} is a Git LFS pointer, not weights: run git lfs pull in its repository")
-
-
-def is_cut(content: bytes) -> bool:
-    """Whether this is the beginning of a safetensors file, or nothing."""
-    if len(content) < 9:
-        return True
-    length = int.from_bytes(content[:8], "little")
-    if content[8:9] != b"{" or length > MOST_HEADER_BYTES:
-        return False
-    if len(content) < 8 + length:
-        return True
-    try:
-        header = json.loads(content[8 : 8 + length])
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        return len(content) < 8 + length + max(ends, default=0)
-    except (ValueError, KeyError, TypeError, IndexError):
-        return False
-
-
 def is_encoder(content: bytes) -> bool:
     """Whether this is an encoder file of moco_ray."""
     return metadata_of(content).get("format") == _FORMAT
-
-
-def metadata_of(content: bytes) -> dict[str, str]:
-    """The metadata of a safetensors file; empty where there are none."""
-    # It begins with the length of its header (8 bytes, little-endian) and the header, a JSON object.
-    length = int.from_bytes(content[:8], "little")
-    try:
-        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
-        return dict(metadata)
-    except (ValueError, KeyError, TypeError):
-        return {}
-
-
-def tensors_of(content: bytes, path: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        ValueError: It is cut or broken.
-    """
-    try:
-        return dict(load_safetensors(content))
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no complete safetensors file: {error}") from error
 
 
 def _model(info: Mapping[str, Any]) -> ModelConfig:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moco_ray.weights.encoder_file import MOST_HEADER_BYTES, check_kind, tensors_of
+from moco_ray.weights.safetensors_file import MOST_HEADER_BYTES, check_kind, tensors_of
 
 # Parts of names that wrappers put between those of a network: torch.compile, checkpointing, FSDP, whole pickled modules.
 _WRAPPERS = frozenset(

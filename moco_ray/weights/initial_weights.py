@@ -16,6 +16,7 @@ from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_op
 from moco_ray.weights.encoder_file import info_of, is_encoder, newest_content, state_info
 from moco_ray.weights.files import Name, read_weights
 from moco_ray.weights.names import Found, find_backbone, unknown_names
+from moco_ray.weights.official import QUERY_ENCODERS, projector_of
 from moco_ray.weights.saved_state import file_content
 
 _OWN_STATE = ("method", "query_encoder", "backbone")
@@ -29,7 +30,8 @@ def load_initial_weights(encoder: Encoder, path: str, *, options: StorageOptions
         encoder: Changed in place, or not at all.
         path: A run's folder, a checkpoint's, or a file: an encoder.safetensors, or weights with the names of
             torchvision or timm under any prefix, as .safetensors or as torch.save writes them (read with
-            weights_only=True). The projector comes along where the file has one that fits.
+            weights_only=True). The projector comes along where the file has one that fits: under our names, or in place
+            of the classifier, as MoCo's authors saved it.
         options: Access to it. None: the AWS environment.
 
     Returns:
@@ -159,10 +161,14 @@ def _projector(tensors: Mapping[Name, Tensor], found: Found, projector: nn.Modul
     Raises:
         ValueError: The file is an encoder of moco_ray's names, with another projector.
     """
-    if found.prefix[-1:] != ("backbone",):
+    own = projector.state_dict()
+    if found.prefix[-1:] == ("backbone",):
+        prefix = (*found.prefix[:-1], "projector")
+        theirs = {".".join(name[len(prefix) :]): t for name, t in tensors.items() if name[: len(prefix)] == prefix}
+    elif found.prefix and found.prefix[-1] in QUERY_ENCODERS:
+        theirs = projector_of(tensors, found.prefix)
+    else:
         return {}
-    prefix, own = (*found.prefix[:-1], "projector"), projector.state_dict()
-    theirs = {".".join(name[len(prefix) :]): t for name, t in tensors.items() if name[: len(prefix)] == prefix}
     wrong = [f"projector.{name}" for name in theirs if name not in own]
     wrong += [
         f"projector.{name} is {tuple(t.shape)} and not {tuple(own[name].shape)}"

@@ -13,7 +13,7 @@ from moco_ray.config.paths import as_uri
 from moco_ray.config.views import ViewsConfig
 
 if TYPE_CHECKING:
-    from moco_ray.storage.storage import Storage
+    from moco_ray.storage.storage import Storage, StorageOptions
 
 Three = tuple[float, float, float]
 
@@ -51,16 +51,26 @@ def origin_of(path: str, options: str | None = None) -> Origin | None:
     Raises:
         ValueError: There is no such file, or nothing that is safe to load is in it.
     """
-    from moco_ray.storage.storage import Storage, resolve_storage_options  # here, as all that takes a while to import
+    from moco_ray.storage.storage import resolve_storage_options  # here, as all that takes a while to import
     from moco_ray.weights.initial_weights import read_source
 
     path = str(as_uri("path", path))
     access = resolve_storage_options(path, options)
-    content = read_source(path, access)
-    origin = origin_of_content(content, path)
-    if origin is None:
-        return None
-    if origin.step is None:
+    return origin_of_source(read_source(path, access), path, access)
+
+
+def origin_of_source(content: bytes, path: str, access: StorageOptions) -> Origin | None:
+    """As `origin_of`, where the content has been read.
+
+    Args:
+        content: What `read_source` has returned.
+        path: Where from.
+        access: Access to it.
+    """
+    from moco_ray.storage.storage import Storage
+
+    origin = _origin_of_content(content, path)
+    if origin is None or origin.step is None:
         return origin
     run, config = _run_of(Storage.open(path, access))
     if config is None or _backbone(config.model) != _backbone(origin.model):
@@ -68,13 +78,8 @@ def origin_of(path: str, options: str | None = None) -> Origin | None:
     return replace(origin, model=replace(config.model, init=None), run=run, config=config)
 
 
-def origin_of_content(content: bytes, path: str) -> Origin | None:
-    """As `origin_of`, of the content of a file alone: without its run.
-
-    Args:
-        content: What `read_source` returns.
-        path: Where it was read from, for messages.
-    """
+def _origin_of_content(content: bytes, path: str) -> Origin | None:
+    """Without its run."""
     from moco_ray.weights.encoder_file import info_of, is_encoder
     from moco_ray.weights.files import read_tree, tensors_in
     from moco_ray.weights.official import CROP_PX, official_model

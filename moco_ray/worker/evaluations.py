@@ -1,4 +1,4 @@
-"""When and where the encoder is measured while it learns. A measurement that fails never ends training."""
+"""When and where what is learned is measured while it learns. A measurement that fails never ends training."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Evaluations:
         self._said_skipping = False
 
     def start(self, step: int, state: State, *, may_wait: bool = False) -> None:
-        """Measure the encoder in `state`; skipped where it would take more than its share of the time.
+        """Measure what was learned in `state`; skipped where it would take more than its share of the time.
 
         Args:
             step: Steps done.
@@ -135,7 +135,8 @@ class Evaluations:
 
     def _teller(self, step: int) -> Callable[[int, int], None]:
         """Says how far a measurement is, now and then: at once for the first one, which a person waits for."""
-        what = "untrained encoder" if step == 0 else f"encoder after {step:,} steps"
+        thing = self._job.task.learned
+        what = f"untrained {thing}" if step == 0 else f"{thing} after {step:,} steps"
         last_s = time.monotonic() - (self._job.patience.line if step == 0 else 0.0)
 
         def tell(done: int, total: int) -> None:

@@ -256,7 +256,7 @@ class FolderRecorder(Recorder):
         assert state is not None
         log.info("writing the last checkpoint")
         self._writer.finish(self._job.patience.finish)
-        log.info("measuring the final encoder")
+        log.info(f"measuring the final {self._job.task.learned}")
         self._watch.see(step, state)
         self._evaluations.start(step, state)
         self._evaluations.finish()

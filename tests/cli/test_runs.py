@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +16,17 @@ import pytest
 
 from moco_ray.cli.runs import main
 from moco_ray.config import Config
+from moco_ray.config.patience import Patience
 from moco_ray.driver.run import pretrain
 from moco_ray.run_folder.found import find_runs
 from moco_ray.run_folder.lease import hold_run
+from moco_ray.run_folder.summary import summaries
 from moco_ray.tasks.pretraining import PRETRAINING
 from tests.runs import punctual_checkpoints, tiny_config
 from tests.s3 import S3Server, open_storage
 
 STEPS = 12
+HASTE = Patience(lease_watch=1.0)
 
 
 def _quiet(line: str) -> None:
@@ -107,6 +112,24 @@ def test_a_run_that_was_killed_is_stopped(root: Path) -> None:
     assert (row["state"], row["reason"], row["step"]) == ("stopped", "", 10)
 
 
+def test_a_lease_of_another_machine_is_watched_where_its_clock_tells_nothing(root: Path) -> None:
+    folder = root / "stopped"
+    lease = {"owner": "x", "host": "elsewhere", "boot": "b", "pid": 5, "pid_started": "1", "last_step": [9, 1.0]}
+    states = {}
+    for age_s in (0.1, 90.0, -90.0, 2 * 3600.0):
+        (folder / "lease.json").write_text(json.dumps({**lease, "renewed_at": time.time() - age_s}))
+        (row,) = summaries(find_runs(open_storage(str(root)), ["stopped"]), HASTE)
+        states[age_s] = row.state
+    assert states == {0.1: "running", 90.0: "stopped", -90.0: "stopped", 2 * 3600.0: "stopped"}
+    (folder / "lease.json").write_text(json.dumps({**lease, "renewed_at": time.time() - 90}))
+    renewed = json.dumps({**lease, "renewed_at": time.time() - 89})
+    timer = threading.Timer(HASTE.lease_watch / 2, lambda: (folder / "lease.json").write_text(renewed))
+    timer.start()
+    (row,) = summaries(find_runs(open_storage(str(root)), ["stopped"]), HASTE)
+    timer.join()
+    assert (row.state, row.step) == ("running", 9)
+
+
 def test_the_end_is_forgotten_when_the_run_goes_on(images: Path, root: Path) -> None:
     config = _config(images, root, name="stopped")
     before = (root / "stopped" / "end.json").read_bytes()
@@ -120,7 +143,7 @@ def test_the_end_is_forgotten_when_the_run_goes_on(images: Path, root: Path) -> 
     assert (row["state"], row["step"]) == ("ended", STEPS) and row["device_hours"]["cpu"] > hours
 
 
-def test_what_is_damaged_is_a_row_that_says_so(root: Path) -> None:
+def test_what_is_damaged_is_a_row_that_says_so(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("broken", "list", "odd", "lost", "cut", "unfinished"):
         shutil.copytree(root / "ended", root / name)
     (root / "broken" / "config.json").write_text('{"preset": "smo')
@@ -133,10 +156,12 @@ def test_what_is_damaged_is_a_row_that_says_so(root: Path) -> None:
     (root / "cut" / "end.json").write_bytes(b"\xff\xfe")
     for marker in (root / "unfinished").glob("checkpoint_*/COMMITTED"):
         marker.write_text("{")
+    shutil.copytree(root / "ended", os.fsdecode(os.fsencode(root) + b"/caf\xe9"))  # of a Latin-1 disk
     (root / "no run").mkdir()
     (root / "no run" / "notes.txt").write_text("x")
     rows = _rows(root)
-    assert "no run" not in rows
+    assert "no run" not in rows and rows["caf\udce9"]["state"] == "ended"
+    assert "caf\\xe9" in capsys.readouterr().out
     for name in ("broken", "list", "odd", "lost"):
         assert rows[name]["state"] == "damaged" and "config.json" in rows[name]["reason"], rows[name]
     assert "config.json is damaged" in rows["broken"]["damage"][0]
@@ -150,14 +175,19 @@ def test_trials_stand_under_the_name_of_their_sweep(root: Path, capsys: pytest.C
     sweep = root / "search"
     for name in ("trial_000", "trial_001"):
         shutil.copytree(root / "stopped", sweep / name)
+    shutil.copytree(root / "ended", sweep / "trial_002")
     (sweep / "sweep.json").write_text("{}")
     (sweep / "trials").mkdir()
     (sweep / "trials" / "trial_001.json").write_text('{"state": "stopped", "reason": "worse than others"}')
+    (sweep / "trials" / "trial_002.json").write_text('{"state": "failed", "reason": "no result"}')
     rows = _rows(root, "--run", "search")
-    assert set(rows) == {"search/trial_000", "search/trial_001"}
-    assert rows["search/trial_001"]["reason"] == "worse than others"
+    assert {(row["name"], row["state"], row["reason"]) for row in rows.values()} == {
+        ("search/trial_000", "stopped", "interrupted"),
+        ("search/trial_001", "stopped", "worse than others"),
+        ("search/trial_002", "failed", "no result"),
+    }
     assert set(_rows(root, "--run", "search/trial_000", "ended")) == {"search/trial_000", "ended"}
-    assert set(_rows(sweep)) == {"trial_000", "trial_001"}  # the sweep's own folder
+    assert set(_rows(sweep)) == {"trial_000", "trial_001", "trial_002"}  # the sweep's own folder
     assert set(_rows(root / "ended")) == {"ended"}  # and a run's
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 from typing import Literal
 
 import pytest
@@ -8,7 +9,10 @@ import timm.optim.lars
 import torch
 from torch import nn
 
+from moco_ray.config.model import ModelConfig
 from moco_ray.config.optim import OptimConfig
+from moco_ray.core.classifier import with_head
+from moco_ray.core.encoders import Encoder, build_backbone
 from moco_ray.core.optim import build_optimizer
 from tests.core.tiny import tiny_encoder
 from tests.oracles.lars import LarsOracle
@@ -237,3 +241,44 @@ def test_sgd_goes_on_from_a_checkpoint_of_a_gpu_and_of_another_way_to_run() -> N
         step(net, new, of_step)
     torch.testing.assert_close(net.state_dict(), expected.state_dict(), rtol=1e-13, atol=1e-15)
     assert new.state_dict()["state"].keys() == old.state_dict()["state"].keys()
+
+
+def _vit(layer_decay: float) -> tuple[Encoder, torch.optim.Optimizer]:
+    backbone = build_backbone(ModelConfig(arch="vit_mini", patch_px=8, train_patches=True), 32)
+    network = with_head(backbone, 3, is_frozen=False)
+    config = OptimConfig(optimizer="adamw", weight_decay=0.05, layer_decay=layer_decay)
+    return network, build_optimizer([network], config)
+
+
+def test_rates_decay_from_the_head_to_the_first_block() -> None:
+    network, optimizer = _vit(0.5)
+    scale = {id(p): group.get("lr_scale", 1.0) for group in optimizer.param_groups for p in group["params"]}
+    learned = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    assert {id(p) for _, p in learned} == set(scale) and sum(
+        len(group["params"]) for group in optimizer.param_groups
+    ) == len(learned)
+    blocks = sorted({int(name.split(".")[2]) for name, _ in learned if name.startswith("backbone.blocks.")})
+    of_block = [
+        {scale[id(p)] for name, p in learned if name.startswith(f"backbone.blocks.{block}.")} for block in blocks
+    ]
+    assert all(len(scales) == 1 for scales in of_block) and len(blocks) > 2
+    rates = [scales.pop() for scales in of_block]
+    assert [later / former for former, later in pairwise(rates)] == pytest.approx([2.0] * (len(blocks) - 1))
+    patches = {scale[id(p)] for name, p in learned if "patch_embed" in name}
+    head = {scale[id(p)] for name, p in learned if name.startswith("projector.")}
+    assert max(patches) < rates[0] < rates[-1] < 1 and head == {1.0}
+    flat = {group["weight_decay"] for group in optimizer.param_groups for p in group["params"] if p.ndim == 1}
+    assert flat == {0.0, 0.05}  # none in the backbone, as in BEiT's; the head's bias as all parameters without it
+
+
+def test_without_layer_decay_there_is_one_group() -> None:
+    network, optimizer = _vit(1.0)
+    (group,) = optimizer.param_groups
+    assert [id(p) for p in group["params"]] == [id(p) for p in network.parameters() if p.requires_grad]
+    assert "lr_scale" not in group
+
+
+def test_layer_decay_is_refused_where_no_blocks_are_known() -> None:
+    network = with_head(build_backbone(ModelConfig(arch="tiny_resnet"), 32), 3, is_frozen=False)
+    with pytest.raises(ValueError, match=r"optim.layer-decay 0.5 is for Transformers .* use 1"):
+        build_optimizer([network], OptimConfig(layer_decay=0.5))

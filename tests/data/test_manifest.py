@@ -126,6 +126,29 @@ def test_manifests_of_the_first_order_keep_their_bytes_and_their_digest(tmp_path
         assert again.is_first_order and again.digest == digest
 
 
+def test_targets_are_written_read_and_part_of_the_digest(folder: Storage) -> None:
+    def made(targets: list[tuple[float, ...]], names: tuple[str, ...] = ("p", "q")) -> Manifest:
+        uris = ["/a", "/b", "/c"]
+        return make_manifest(uris=uris, labels=np.full(3, -1), classes=(), targets=targets, target_names=names)
+
+    nan = float("nan")
+    manifest = made([(1, nan), (0, 1), (nan, nan)])
+    manifest.write(folder, folder.join("m.parquet"))
+    again = Manifest.read(folder, folder.join("m.parquet"))
+    assert again.target_names == ("p", "q") and again.has_targets and again.digest == manifest.digest
+    np.testing.assert_array_equal(again.targets(np.array([2, 0])) or [], [[nan, nan], [1, nan]])
+    kept = again.keep(np.array([False, True, True]))
+    np.testing.assert_array_equal(kept.targets(np.arange(2)) or [], [[0, 1], [nan, nan]])
+    others = [
+        small_manifest(["/a", "/b", "/c"]),
+        made([(1, nan), (0, 0), (nan, nan)]),
+        made([(1, 0), (0, 1), (nan, nan)]),
+        made([(1, nan), (0, 1), (nan, nan)], ("p", "r")),
+    ]
+    assert len({other.digest for other in others} | {manifest.digest}) == 5
+    assert not others[0].has_targets and others[0].targets(np.array([0])) is None
+
+
 def test_an_order_of_a_newer_version_is_refused_and_not_guessed(tmp_path: Path) -> None:
     storage = Storage.open(str(tmp_path), StorageOptions({}))
     replace(small_manifest(["/a"]), order_version=3).write(storage, storage.join("manifest.parquet"))

@@ -5,15 +5,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moco_ray.data.manifest import Manifest, make_manifest
+from moco_ray.data.reading import Encoded, read_rows
 from moco_ray.evaluate import features
 from moco_ray.evaluate.features import ImageSet, encode_images, load_images
-from moco_ray.storage.storage import resolve_storage_options
+from moco_ray.storage.storage import StorageOptions, resolve_storage_options
 
 Pixels = NDArray[np.uint8]
 HALF = (0.5, 0.5, 0.5)
@@ -126,7 +129,6 @@ def test_the_mode_comes_back_after_a_failure(tmp_path: Path) -> None:
 
 
 def test_read_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "_BATCH", 1)
     monkeypatch.setattr(features, "_MAX_THREADS", 2)
     lock, num_made = threading.Lock(), 0
 
@@ -136,7 +138,7 @@ def test_read_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             num_made += 1
         return image
 
-    batches = load_images(grey_set(tmp_path, [*range(40)]), view)
+    batches = load_images(grey_set(tmp_path, [*range(40)]), view, at_once=1)
     next(batches)
     batches.close()  # type: ignore[attr-defined]  # waits for what is running and cancels the rest
     assert 1 <= num_made <= 4
@@ -158,3 +160,38 @@ def test_spread_covers_the_whole_set_evenly(tmp_path: Path) -> None:
     assert images.spread(4).rows.tolist() == [0, 3, 6, 9]
     assert images.spread(4).labels.tolist() == [0, 3, 6, 9]
     assert images.spread(99).rows.tolist() == list(range(10))
+
+
+def parquet_set(folder: Path, n: int, *, in_group: int) -> ImageSet:
+    """Grey images in row groups of one file."""
+    cells = [cv2.imencode(".png", np.full((8, 8, 3), i % 256, np.uint8))[1].tobytes() for i in range(n)]
+    pq.write_table(pa.table({"image": pa.array(cells, pa.binary())}), folder / "a.parquet", row_group_size=in_group)
+    rows = np.arange(n)
+    manifest = make_manifest(
+        uris=[f"{folder}/a.parquet"] * n,
+        labels=np.full(n, -1),
+        classes=(),
+        row_groups=rows // in_group,
+        rows_in_group=rows % in_group,
+        image_column="image",
+    )
+    options = resolve_storage_options(str(folder), None)
+    return ImageSet(manifest=manifest, rows=rows, labels=rows.copy(), options=options, max_pixels=10_000)
+
+
+def test_row_groups_that_many_batches_share_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = parquet_set(tmp_path, 600, in_group=300)
+    read: list[tuple[int, int]] = []
+
+    def note(manifest: Manifest, rows: NDArray[np.int64], options: StorageOptions) -> list[Encoded]:
+        read.append((int(rows[0]), int(rows[-1])))
+        return read_rows(manifest, rows, options)
+
+    monkeypatch.setattr(features, "read_rows", note)
+    batches = list(load_images(images, lambda image, place: image))
+    assert np.concatenate([batch.places for batch in batches]).tolist() == list(range(600))
+    assert np.concatenate([batch.pixels[:, 0, 0, 0] for batch in batches]).tolist() == [i % 256 for i in range(600)]
+    assert read == [(0, 599)]
+    read.clear()
+    list(load_images(images.spread(130), lambda image, place: image))  # few of many: a batch at a time
+    assert len(read) == 3

@@ -152,7 +152,7 @@ def test_labels_decide_what_is_maximised(tmp_path: Path) -> None:
 @pytest.mark.parametrize("metric", ["train/loss", "loss", "train/contrast_accuracy", "eval/uniformity"])
 def test_what_says_nothing_about_features_is_refused(metric: str) -> None:
     with pytest.raises(ValueError, match=f"--metric {metric} is no objective"):
-        check_metric(metric)
+        check_metric(metric, "pretraining")
 
 
 def test_rankme_is_not_trusted_with_high_temperatures(tmp_path: Path) -> None:

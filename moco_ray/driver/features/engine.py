@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,15 +10,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from moco_ray.cluster.pool import choose_pool_workers, open_pool
 from moco_ray.config.run import RunConfig
+from moco_ray.config.views import ViewsConfig
+from moco_ray.driver.features.progress import Progress
 from moco_ray.evaluate.at_scale.encoding import Chunk, Encoded, Encoding, FloatArray, Spec, chunks_of, encode_chunk
+from moco_ray.evaluate.features import ImageSet
 from moco_ray.worker.pool import Pool
-
-log = logging.getLogger(__name__)
-
-_SAY_EVERY_S = 10.0
 
 R = TypeVar("R")
 
@@ -46,26 +44,6 @@ class Engine:
         for place, result in self._pool.map(work, chunks, *shared):
             progress.add(chunks[place].last - chunks[place].first)
             yield chunks[place], result
-
-
-class Progress:
-    """Says how far something is, now and then, as a line that a terminal shows in place of the last one."""
-
-    def __init__(self, what: str, total: int) -> None:
-        self._what, self._total, self._done = what, total, 0
-        self._start_s = self._said_s = time.monotonic()
-
-    def add(self, count: int) -> None:
-        """So many images more are done."""
-        self._done += count
-        now_s = time.monotonic()
-        if now_s - self._said_s < _SAY_EVERY_S and self._done < self._total:
-            return
-        self._said_s = now_s
-        rate = self._done / max(now_s - self._start_s, 1e-9)
-        left_s = round((self._total - self._done) / rate)
-        left = f", {left_s // 60}:{left_s % 60:02} left" if left_s else ""
-        log.info(f"measuring {self._what}: {self._done:,} of {self._total:,} images, {rate:,.0f}/s{left}")
 
 
 @contextmanager
@@ -121,3 +99,27 @@ def set_features(engine: Engine, spec: Spec, name: str, *, what: str) -> SetFeat
         ids=np.concatenate([part.ids for part in ordered]),
         bad=bad,
     )
+
+
+def all_features(
+    backbone: nn.Module, images: ImageSet, views: ViewsConfig, run: RunConfig, *, resize_px: int
+) -> tuple[FloatArray, NDArray[np.int64], NDArray[np.int64]]:
+    """Features of all images of a set, in memory: for what is trained on frozen features.
+
+    Args:
+        backbone: Images (n, 3, crop_px, crop_px) -> features (n, d), on the CPU.
+        images: What to encode.
+        views: Crop and standardisation.
+        run: How many workers, on what, and in which dtype.
+        resize_px: The shorter side before the centre crop.
+
+    Returns:
+        Features float32 (n, d) and labels (n,) of the images that decode, and their rows of the manifest.
+
+    Raises:
+        ValueError: None of the images decodes.
+    """
+    spec = Spec(modules={"encoder": backbone}, sets={"images": images}, views=views, resize_px=resize_px)
+    with open_engine(spec, run) as engine:
+        found = set_features(engine, spec, "images", what="features")
+    return found.features["encoder"], images.labels[found.places], images.rows[found.places]

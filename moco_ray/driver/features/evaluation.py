@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,44 +15,26 @@ from torch import nn
 
 from moco_ray.config import Config
 from moco_ray.core.encoders import build_backbone
-from moco_ray.driver.features.encoder import load
-from moco_ray.driver.features.engine import Engine, SetFeatures, open_engine, set_features
-from moco_ray.driver.images.listing import list_images, run_eval_set
+from moco_ray.data.manifest import Images
+from moco_ray.driver.features.encoder import images_for, load
+from moco_ray.driver.features.engine import Engine, open_engine, set_features
+from moco_ray.driver.features.knn import BANK, QUERIES, find_neighbours, knn_accuracies, usable_ks
+from moco_ray.driver.images.listing import row_options
 from moco_ray.evaluate.against_chance import knn_context
-from moco_ray.evaluate.at_scale.encoding import CHUNK, Chunk, RawPixels, Spec, chunks_of, view_chunk
-from moco_ray.evaluate.at_scale.nearest import (
-    Nearest,
-    find_among,
-    find_in_chunk,
-    make_queries,
-    places_of,
-    similarities_of,
-)
-from moco_ray.evaluate.at_scale.votes import accuracies
-from moco_ray.evaluate.eval_set import EvalSet
+from moco_ray.evaluate.at_scale.encoding import CHUNK, Chunk, RawPixels, Spec, view_chunk
+from moco_ray.evaluate.eval_set import EvalSet, choose_eval_set
 from moco_ray.evaluate.measure import resize_px
 from moco_ray.evaluate.representation import alignment, rankme, uniformity
-from moco_ray.tasks.pretraining import PRETRAINING
+from moco_ray.evaluate.words import describe_eval_set
 from moco_ray.worker.console import said_by
 
 log = logging.getLogger(__name__)
 
 ENCODER = "encoder"
 DEFAULT_K = (10, 20, 100, 200)
-_BANK, _QUERIES, _VIEWED = "bank", "queries", "viewed"
+_VIEWED = "viewed"
 _VIEWED_IMAGES, _RANKED_IMAGES = 512, 25_600  # the latter as in RankMe's paper
-
-
-@dataclass(frozen=True, kw_only=True)
-class Neighbours:
-    """The neighbours of the queries."""
-
-    nearest: dict[str, Nearest]
-    """By module."""
-    num_bank: int
-    """Images among which they were found."""
-    num_bad: int
-    """Those of the bank that do not decode."""
+_UNLABELLED_IMAGES = 25_600
 
 
 def evaluate_encoder(
@@ -80,9 +62,9 @@ def evaluate_encoder(
     ks = usable_ks(ks, eval_set) if has_labels else ()
     spec = _spec(backbone, eval_set, config, baselines)
     with open_engine(spec, config.run) as engine:
-        queries = set_features(engine, spec, _QUERIES, what="features of the queries")
+        queries = set_features(engine, spec, QUERIES, what="features of the queries")
         views = _views(engine, spec)
-        neighbours = _neighbours(engine, spec, queries, max(ks)) if ks else None
+        neighbours = find_neighbours(engine, spec, queries, max(ks)) if ks else None
     results = {name: _measures(queries.features[name], views.get(name)) for name in spec.modules}
     labels = eval_set.queries.labels[queries.places]
     bank_labels = (eval_set.bank or eval_set.queries).labels
@@ -90,7 +72,9 @@ def evaluate_encoder(
         if eval_set.bank is None:
             bank_labels = labels
         for name, result in results.items():
-            result["knn"] = _knn(neighbours.nearest[name], bank_labels, labels, eval_set, ks, config.eval.temperature)
+            result["knn"] = knn_accuracies(
+                neighbours.nearest[name], bank_labels, labels, eval_set, ks, config.eval.temperature
+            )
     found = results.pop(ENCODER)
     context = knn_context(bank_labels, labels, top1=0.0, k=1) if ks else {}
     return {
@@ -105,27 +89,6 @@ def evaluate_encoder(
     }
 
 
-def usable_ks(ks: Sequence[int], eval_set: EvalSet) -> tuple[int, ...]:
-    """Those k for which there are enough images.
-
-    Raises:
-        ValueError: There are none.
-    """
-    num_bank = len(eval_set.bank) if eval_set.bank is not None else len(eval_set.queries) - 1
-    usable = tuple(sorted({k for k in ks if 1 <= k <= num_bank}))
-    asked = " ".join(map(str, ks))
-    if not usable:
-        raise ValueError(
-            f"--k is {asked}, and there are {num_bank:,} labelled images to find neighbours among; use --k {max(1, num_bank)} or "
-            "less, at least 1"
-        )
-    if left := sorted(set(ks) - set(usable)):
-        log.info(
-            f"left out: k {', '.join(map(str, left))}; there are {num_bank:,} labelled images to find neighbours among"
-        )
-    return usable
-
-
 def _spec(backbone: nn.Module, eval_set: EvalSet, config: Config, baselines: bool) -> Spec:
     modules: dict[str, nn.Module] = {ENCODER: backbone}
     if baselines:
@@ -133,65 +96,17 @@ def _spec(backbone: nn.Module, eval_set: EvalSet, config: Config, baselines: boo
             torch.manual_seed(config.run.seed)
             modules["untrained"] = build_backbone(config.model, config.views.crop_px)
         modules["pixels"] = RawPixels()
-    sets = {_QUERIES: eval_set.queries, _VIEWED: eval_set.queries.spread(_VIEWED_IMAGES)}
+    sets = {QUERIES: eval_set.queries, _VIEWED: eval_set.queries.spread(_VIEWED_IMAGES)}
     if eval_set.bank is not None:
-        sets[_BANK] = eval_set.bank
+        sets[BANK] = eval_set.bank
     return Spec(modules=modules, sets=sets, views=config.views, resize_px=resize_px(config.views.crop_px, config.eval))
-
-
-def _neighbours(engine: Engine, spec: Spec, queries: SetFeatures, k: int) -> Neighbours:
-    """Neighbours in the bank; of the other queries where there is none."""
-    shared = make_queries(queries.features, queries.ids, k)
-    nearest = {name: Nearest(len(queries.places), k) for name in spec.modules}
-    num_bank, num_bad = 0, 0
-    if _BANK in spec.sets:
-        chunks, work, what = chunks_of(_BANK, len(spec.sets[_BANK])), find_in_chunk, "neighbours among training images"
-    else:
-        chunks, work, what = chunks_of(_QUERIES, len(queries.places)), find_among, "neighbours"
-    for _, told in engine.map(work, chunks, shared, what=what):
-        num_bank += told.num_images
-        num_bad += len(told.bad)
-        for name, found in told.found.items():
-            nearest[name].add(found)
-    if not num_bank:
-        raise ValueError(
-            f"none of the {len(spec.sets[_BANK]):,} training images to find neighbours among can be decoded"
-        )
-    return Neighbours(nearest=nearest, num_bank=num_bank, num_bad=num_bad)
-
-
-def _knn(
-    nearest: Nearest,
-    bank_labels: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    eval_set: EvalSet,
-    ks: Sequence[int],
-    temperature: float,
-) -> dict[str, dict[str, float | None]]:
-    places = places_of(nearest.keys)
-    found = accuracies(
-        similarities_of(nearest.keys),
-        torch.from_numpy(bank_labels)[places.clamp(min=0)],
-        torch.from_numpy(labels),
-        num_classes=len(eval_set.classes),
-        ks=ks,
-        temperature=temperature,
-    )
-    return {
-        str(k): {
-            "top1": top1,
-            "top5": top5,
-            "error": knn_context(bank_labels, labels, top1=top1, k=k)["eval/knn_error"],
-        }
-        for k, (top1, top5) in found.items()
-    }
 
 
 def _views(engine: Engine, spec: Spec) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Features of two random views of some images, by module."""
     chunk = Chunk(images=_VIEWED, first=0, last=min(CHUNK, len(spec.sets[_VIEWED])))
     ((_, found),) = engine.map(view_chunk, [chunk], what="two views")
-    return {name: (torch.from_numpy(first), torch.from_numpy(second)) for name, (first, second) in found.items()}
+    return {name: (torch.tensor(first), torch.tensor(second)) for name, (first, second) in found.items()}
 
 
 def _measures(features: NDArray[np.float32], views: tuple[torch.Tensor, torch.Tensor] | None) -> dict[str, Any]:
@@ -203,45 +118,51 @@ def _measures(features: NDArray[np.float32], views: tuple[torch.Tensor, torch.Te
     }
 
 
-def whole_set(config: Config, max_queries: int | None, max_bank: int | None) -> Config:
-    """The configuration for a choice of all images, or up to some numbers."""
-    everything = np.iinfo(np.int64).max
-    return replace(
-        config,
-        eval=replace(config.eval, max_queries=int(max_queries or everything), max_bank=int(max_bank or everything)),
-    )
-
-
 def evaluate(
     config: Config,
     *,
     ks: Sequence[int] = DEFAULT_K,
     baselines: bool = False,
-    max_queries: int | None = None,
-    max_bank: int | None = None,
+    is_dry: bool = False,
     say: Callable[[str], None] = print,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Measure the encoder of model.init on the images of data.uri and eval.uri.
 
     Args:
-        config: Names them, and says how many workers there are.
+        config: Names them, and says how many workers there are and how many images at most.
         ks: Numbers of neighbours that vote.
         baselines: Whether to measure the untrained network and raw pixels, too.
-        max_queries: Images to classify at most; None: all.
-        max_bank: Labelled images to find neighbours among at most; None: all.
+        is_dry: Only look at what would be done.
         say: Prints a line for the user.
 
     Returns:
-        What `evaluate_encoder` does, with encoder and data.
+        What `evaluate_encoder` does, with encoder and data; None if nothing was to be done.
 
     Raises:
         ValueError: There is no such encoder, or there are no such images.
     """
     with said_by(say):
-        config, encoder = load(config)
-        images = list_images(config)
-        eval_set = run_eval_set(PRETRAINING, whole_set(config, max_queries, max_bank), images)
-        log.info(eval_set.words or f"{len(eval_set.queries):,} images")
+        encoder = load(config)
+        images = images_for(config, encoder.origin)
+        eval_set = _eval_set(config, images)
+        if is_dry:
+            if eval_set.has_labels:
+                usable_ks(ks, eval_set)
+            return None
         results = evaluate_encoder(encoder.backbone, eval_set, config, ks=ks, baselines=baselines)
-    data = {"uri": config.data.uri, "eval_uri": config.eval.uri, "classes": len(eval_set.classes)}
+    data = {"uri": config.data.uri, "eval_uri": config.eval.uri or None, "classes": len(eval_set.classes)}
     return {"encoder": encoder.about, "data": data, **results}
+
+
+def _eval_set(config: Config, images: Images) -> EvalSet:
+    """What is measured on; of images without labels no more than their spectrum needs."""
+    options = row_options(images.train, config)
+    test_options = row_options(images.test, config) if images.test else options
+    pixels = config.data.max_pixels
+    found = choose_eval_set(images.train, images.test, config.eval, config.run.seed, options, test_options, pixels)
+    if not found.has_labels:
+        log.info(f"{found.words}; measured on at most {_UNLABELLED_IMAGES:,} images")
+        return replace(found, queries=found.queries.spread(_UNLABELLED_IMAGES))
+    for line in describe_eval_set(found, config.eval, images.train, images.train.train_rows())[:-1]:
+        log.info(line)
+    return found

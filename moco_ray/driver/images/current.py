@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from moco_ray.config import Config
 from moco_ray.data.compare import Comparison, compare, is_same_place
+from moco_ray.data.labels import quoted
 from moco_ray.data.manifest import Images, Manifest
 from moco_ray.driver.images.listing import list_eval_images, list_images
 
@@ -31,6 +32,11 @@ def current_images(stored: Images, old: Config, config: Config) -> tuple[Images,
         ValueError: A new place holds other images, or eval.uri names some for a run that holds out its own.
     """
     relist = config.data.relist
+    if relist and config.needs_labels and config.data.label_fraction < 1:
+        raise ValueError(
+            f"--data.relist: data.label-fraction {config.data.label_fraction:g} would be drawn anew from other images; begin "
+            "another run with another --run.name"
+        )
     data_uris = ("data.uri", old.data.uri, config.data.uri)
     eval_uris = ("eval.uri", old.eval.uri or old.data.uri, config.eval.uri)  # they may have been a part of data.uri
     if config.eval.uri and not old.eval.uri and stored.test is None:
@@ -49,6 +55,11 @@ def current_images(stored: Images, old: Config, config: Config) -> tuple[Images,
         return replace(stored, test=test), None
     listed = list_images(config, holds_out=False)
     train, difference = _current(stored.train, listed.train, data_uris, config)
+    if config.needs_labels and train.classes != stored.train.classes:
+        raise ValueError(
+            f"--data.relist: the classes were {quoted(stored.train.classes)}, now {quoted(train.classes)}, and a classifier "
+            "cannot go on with others; begin another run with another --run.name"
+        )
     uris = eval_uris if has_own_test else data_uris
     return _with_test(Images(train=train, test=stored.test), stored, listed, uris, config), difference
 

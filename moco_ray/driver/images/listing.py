@@ -14,6 +14,7 @@ from moco_ray.data.blocks import Source
 from moco_ray.data.folders import same_place
 from moco_ray.data.known_bad import say_known_bad
 from moco_ray.data.labels import amount, count_words
+from moco_ray.data.listed import Listed
 from moco_ray.data.manifest import Images, Manifest
 from moco_ray.data.order import make_order
 from moco_ray.data.overlap import check_left, is_shared_row
@@ -60,12 +61,30 @@ def list_images(config: Config, *, holds_out: bool = True) -> Images:
     options = resolve_storage_options(data.uri, data.storage_options)
     listed = list_source(data, options, leave_out=apart, chooses_test=not evaluation.uri)
     train, test = used_images(config, listed.train, listed.test, f"data.uri {data.uri}")
-    if holds_out and test is None and not evaluation.uri:
+    num_labelled = len(train) if train.has_targets else int((train.labels >= 0).sum())
+    draws_fraction = config.needs_labels and data.label_fraction < 1
+    if (holds_out or draws_fraction) and test is None and not evaluation.uri:
         train = train.with_holdout(holdout_mask(_labels_to_draw_by(train), evaluation, config.run.seed))
-    if config.needs_labels:
+    if draws_fraction:
         train = keep_fraction(train, data.label_fraction, config.run.seed)
+        if not holds_out:
+            train = train.with_holdout(np.zeros(len(train), dtype=bool))
+    _say_listed(config, train, listed, num_labelled)
+    if test is not None:
+        say_known_bad(test, None)
+    if evaluation.uri:
+        test = list_eval_images(config)
+        train = _without(train, test, config)
+    if config.needs_labels:
+        test = None if test is None else with_same_classes(train, test, evaluation.uri or data.uri)
+    return Images(train=train, test=test)
+
+
+def _say_listed(config: Config, train: Manifest, listed: Listed, num_labelled: int) -> None:
+    """How many images there are to train on, and what a user should know of them."""
     num_held_out = len(train) - len(train.train_rows())
-    held_out = f", {num_held_out:,} of them held out for kNN" if num_held_out else ""
+    purpose = "evaluation" if config.needs_labels else "kNN"
+    held_out = f", {num_held_out:,} of them held out for {purpose}" if num_held_out else ""
     log.info(f"{len(train):,} images{held_out}; {listed.words}")
     for note in listed.notes:
         log.info(note)
@@ -76,18 +95,10 @@ def list_images(config: Config, *, holds_out: bool = True) -> Images:
         )
     if num_held_out:
         log.info(
-            f"{num_held_out:,} of {int((train.labels >= 0).sum()):,} labelled images are held out for kNN and never trained "
+            f"{num_held_out:,} of {num_labelled:,} labelled images are held out for {purpose} and never trained "
             "on; --eval.holdout-fraction 0 trains on all, or name a test set with --eval.uri"
         )
-    say_known_bad(train, data.max_bad_fraction)
-    if test is not None:
-        say_known_bad(test, None)
-    if evaluation.uri:
-        test = list_eval_images(config)
-        train = _without(train, test, config)
-    if config.needs_labels:
-        test = None if test is None else with_same_classes(train, test, evaluation.uri or data.uri)
-    return Images(train=train, test=test)
+    say_known_bad(train, config.data.max_bad_fraction)
 
 
 def _labels_to_draw_by(train: Manifest) -> NDArray[np.int64]:

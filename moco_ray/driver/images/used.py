@@ -28,7 +28,7 @@ def used_images(config: Config, train: Manifest, test: Manifest | None, named: s
         ValueError: A class is not there, none is left, or they have no labels of two classes where these are learned.
     """
     if config.data.exclude is not None:
-        train, test = _without_excluded(config, config.data.exclude, train, test)
+        train, test = _without_excluded(config, config.data.exclude, train, test, named)
     if config.data.classes is not None:
         train = keep_classes(train, config.data.classes, named)
         test = keep_classes(test, config.data.classes, named) if test is not None else None
@@ -86,17 +86,17 @@ def _check_labels(train: Manifest, named: str) -> None:
 
 
 def _without_excluded(
-    config: Config, exclude: str, train: Manifest, test: Manifest | None
+    config: Config, exclude: str, train: Manifest, test: Manifest | None, named: str
 ) -> tuple[Manifest, Manifest | None]:
     listed = read_excluded(exclude, resolve_storage_options(exclude, config.data.storage_options))
-    root = config.data.uri
-    kept = leave_out(train, listed, root)
-    kept_test = leave_out(test, listed, root) if test is not None else None
-    left_out = (
-        len(train) - len(kept) + (len(test) - len(kept_test) if test is not None and kept_test is not None else 0)
-    )
-    if not len(kept):
-        raise ValueError(f"data.exclude {exclude} names all of the {len(train):,} images of {root}; name fewer")
-    said = f"data.exclude {exclude}: {amount(left_out, 'image')} left out"
-    (log.info if left_out else log.warning)(said + ("" if left_out else f": it names none of those in {root}"))
-    return kept, kept_test
+    before, kept = [train] if test is None else [train, test], []
+    for manifest in before:
+        kept.append(leave_out(manifest, listed, config.data.uri))
+        if not len(kept[-1]):
+            which = "images to classify" if manifest is test else "images"
+            raise ValueError(f"data.exclude {exclude} names all {len(manifest):,} {which} of {named}; name fewer")
+    left_out = sum(map(len, before)) - sum(map(len, kept))
+    said = f"data.exclude {exclude}: {amount(left_out, 'image')} of {named} left out"
+    is_odd = not left_out and named.startswith("data.uri")
+    (log.warning if is_odd else log.info)(said + (": it names none of them" if is_odd else ""))
+    return kept[0], kept[1] if test is not None else None

@@ -1,8 +1,4 @@
-"""The nearest images of many to each of some queries, found where the many are encoded: only what is near travels.
-
-A neighbour is one number, its key: the similarity's bits above those that tell the image, so that keys are in the order of
-similarity, no two are equal, and of two images that are equally near the first one wins, whoever has found them.
-"""
+"""The nearest images of many to each of some queries, found where the many are encoded: only what is near travels."""
 
 from __future__ import annotations
 
@@ -18,11 +14,8 @@ from torch import Tensor
 
 from moco_ray.core.precision import weights_of
 from moco_ray.evaluate.at_scale.encoding import Chunk, Encoding, FloatArray, encode_on_device
+from moco_ray.evaluate.at_scale.keys import CHUNK_ELEMENTS, Found, Nearest, candidates
 
-NO_KEY = -(1 << 63)
-"""Of no image at all."""
-_LOW = (1 << 32) - 1
-_CHUNK_ELEMENTS = 1 << 24  # of a matrix of similarities; their keys are 128 MiB
 _numbers = itertools.count()
 
 
@@ -38,16 +31,6 @@ class Queries:
     """(N,) identities; none is its own neighbour."""
     k: int
     """How many neighbours."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """Neighbours that a chunk holds, of each query as many as may be among its nearest."""
-
-    counts: NDArray[np.int32]
-    """(N,) how many, of each query."""
-    keys: NDArray[np.int64]
-    """(sum of counts,) one query after the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +54,13 @@ class _Prepared:
             name: F.normalize(torch.tensor(part).to(device, dtype), dim=1) for name, part in queries.features.items()
         }
         self.ids = torch.tensor(queries.ids).to(device)
-        shape = len(queries.ids), queries.k
-        self.best = {name: torch.full(shape, NO_KEY, device=device) for name in queries.features}  # (N, k)
+        self.best = {name: Nearest(len(queries.ids), queries.k, device) for name in queries.features}
+
+    def is_in(self, rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Of which of some rows (n,) and images with ids (M,) the image is the same."""
+        own = torch.isin(self.ids[rows], ids).nonzero().flatten()  # few or none, and pairs are many
+        row, column = (self.ids[rows[own], None] == ids).nonzero(as_tuple=True)
+        return own[row], column
 
 
 def make_queries(features: Mapping[str, FloatArray], ids: NDArray[np.int64], k: int) -> Queries:
@@ -120,54 +108,13 @@ def _find(prepared: _Prepared, name: str, bank: Tensor, places: NDArray[np.int64
     if not len(bank):
         return Found(counts=np.zeros(len(queries), np.int32), keys=np.zeros(0, np.int64))
     bank = F.normalize(bank.to(queries.dtype), dim=1)
-    bank_places, bank_ids = (torch.from_numpy(part).to(bank.device) for part in (places, ids))
-    k = best.shape[1]
+    bank_places, bank_ids = (torch.tensor(part).to(bank.device) for part in (places, ids))  # they may be read-only
     counts, keys = [], []
-    for rows in torch.arange(len(queries), device=bank.device).split(max(1, _CHUNK_ELEMENTS // len(bank))):
-        near = keys_of(queries[rows] @ bank.T, bank_places)  # (n, M)
-        near.masked_fill_(prepared.ids[rows, None] == bank_ids, NO_KEY)
-        near = near.topk(min(k, len(bank)), dim=1).values  # (n, min(k, M)), descending
-        is_told = (near > NO_KEY) & (near >= best[rows, -1:])
-        counts.append(is_told.sum(dim=1, dtype=torch.int32).cpu())
-        keys.append(near[is_told].cpu())
-        best[rows] = torch.cat([best[rows], near], dim=1).topk(k, dim=1).values
+    for rows in torch.arange(len(queries), device=bank.device).split(max(1, CHUNK_ELEMENTS // len(bank))):
+        similarities = queries[rows] @ bank.T  # (n, M)
+        is_own = prepared.is_in(rows, bank_ids)
+        told, of_row = candidates(similarities, bank_places, best.keys[rows], is_own)
+        best.merge(rows, of_row, told)
+        counts.append(of_row.int().cpu())
+        keys.append(told.cpu())
     return Found(counts=torch.cat(counts).numpy(), keys=torch.cat(keys).numpy())
-
-
-def keys_of(similarities: Tensor, places: Tensor) -> Tensor:
-    """Keys int64 (n, M) of similarities (n, M) to the images at some places (M,) of a set, below 2^32."""
-    bits = (similarities.float() + 0.0).view(torch.int32).long()  # + 0.0: of two zeros, one
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # in the order of the numbers
-    return (ordered << 32) | (_LOW - places)
-
-
-def places_of(keys: Tensor) -> Tensor:
-    """Places of the images; -1 where there is none."""
-    return (_LOW - (keys & _LOW)).where(keys > NO_KEY, -1)
-
-
-def similarities_of(keys: Tensor) -> Tensor:
-    """Similarities float32; -inf where there is no image."""
-    ordered = keys >> 32
-    bits = torch.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered).int()
-    return bits.view(torch.float32).where(keys > NO_KEY, -torch.inf)
-
-
-class Nearest:
-    """The nearest of all that were found, whatever the order in which that is told."""
-
-    def __init__(self, num_queries: int, k: int) -> None:
-        self.keys = torch.full((num_queries, k), NO_KEY)
-        """(N, k), the nearest first."""
-
-    def add(self, found: Found) -> None:
-        """Merge what a chunk holds."""
-        counts, keys = torch.from_numpy(found.counts.astype(np.int64)), torch.from_numpy(found.keys.copy())
-        starts = counts.cumsum(0) - counts
-        k = self.keys.shape[1]
-        for rows in counts.nonzero().flatten().split(max(1, _CHUNK_ELEMENTS // (2 * k))):
-            widest = int(counts[rows].max())
-            column = torch.arange(widest)
-            at = starts[rows, None] + column  # (n, widest)
-            new = keys[at.clamp_(max=len(keys) - 1)].masked_fill_(column >= counts[rows, None], NO_KEY)
-            self.keys[rows] = torch.cat([self.keys[rows], new], dim=1).topk(k, dim=1).values

@@ -1,0 +1,68 @@
+"""Safetensors files as such: their header, their tensors, and what servers and Git give in place of a file."""
+
+from __future__ import annotations
+
+import json
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+
+MOST_HEADER_BYTES = 100_000_000
+"""Of a safetensors file."""
+
+
+def check_kind(content: bytes, path: str) -> None:
+    """Refuse what servers and Git give in place of a file.
+
+    Raises:
+        ValueError: It is such a thing.
+    """
+    begin = content[:1000].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if begin.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        kind = "XML" if begin.startswith(b"<?xml") and b"<html" not in begin else "HTML"
+        raise ValueError(
+            f"{path} is an {kind} page, not weights: often one that asks to log in; check where it comes from"
+        )
+    if begin.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise ValueError(f"{path} is a Git LFS pointer, not weights: run git lfs pull in its repository")
+
+
+def is_cut(content: bytes) -> bool:
+    """Whether this is the beginning of a safetensors file, or nothing."""
+    if len(content) < 9:
+        return True
+    length = int.from_bytes(content[:8], "little")
+    if content[8:9] != b"{" or length > MOST_HEADER_BYTES:
+        return False
+    if len(content) < 8 + length:
+        return True
+    try:
+        header = json.loads(content[8 : 8 + length])
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return len(content) < 8 + length + max(ends, default=0)
+    except (ValueError, KeyError, TypeError, IndexError):
+        return False
+
+
+def metadata_of(content: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file; empty where there are none."""
+    # It begins with the length of its header (8 bytes, little-endian) and the header, a JSON object.
+    length = int.from_bytes(content[:8], "little")
+    try:
+        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+        return dict(metadata)
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def tensors_of(content: bytes, path: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: It is cut or broken.
+    """
+    try:
+        return dict(load_safetensors(content))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no complete safetensors file: {error}") from error
