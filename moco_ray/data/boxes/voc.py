@@ -67,10 +67,11 @@ def read_voc(storage: Storage, split: str) -> tuple[list[WrittenImage], list[Bad
         uri = storage.uri(storage.join(_IMAGES, file))
         return WrittenImage(uri=uri, num_bytes=num_bytes, size=parsed.size, boxes=parsed.boxes)
 
-    found, last_s = [], time.monotonic()
+    found: list[WrittenImage] = []
+    last_s = time.monotonic()
     with DaemonPool(_THREADS) as pool:
-        for image in pool.map(read, both):
-            found.append(image)
+        for one in pool.map(read, both):
+            found.append(one)
             if time.monotonic() - last_s >= _SAY_EVERY_S:
                 last_s = time.monotonic()
                 log.info(f"read the boxes of {len(found):,} of {len(both):,} images")
