@@ -28,7 +28,8 @@ def test_the_task_decides_which_flags_there_are() -> None:
 
 def test_a_task_that_does_not_exist_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--task", "tuning", "--data.uri", "photos"]) == 2
-    assert "use pretraining, linear-probe, finetune, detection" in " ".join(capsys.readouterr().err.split())
+    words = capsys.readouterr().err.replace("│", " ").split()
+    assert "use pretraining, linear-probe, finetune, detection" in " ".join(words)
 
 
 def test_what_is_maximised_is_the_tasks_own(images: Path, tmp_path: Path) -> None:
