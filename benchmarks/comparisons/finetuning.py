@@ -5,7 +5,7 @@
 FOLDER holds train/ and val/ (or test/), with a sub-folder for each class. Each network is pretrained once on all
 photos of train/, without their labels, and then fine-tuned on those of the four classes, 50 epochs, with three seeds: of
 the head, the order and the crops; from scratch also of the weights. The small size is for two cores: networks of 0.4 and
-0.6 million weights on 64 pixels. The full one is for a GPU: ResNet-50 and ViT-S/16 on 224 pixels, presets finetune and
+2.8 million weights on 64 pixels. The full one is for a GPU: ResNet-50 and ViT-S/16 on 224 pixels, presets finetune and
 finetune-vit.
 
 There is no goal: what comes out is published. Oscillation is the mean change of accuracy from one epoch to the next over the
