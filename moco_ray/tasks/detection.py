@@ -18,6 +18,7 @@ from moco_ray.core.batch import Batch
 from moco_ray.core.optim import build_optimizer
 from moco_ray.core.precision import autocast_of, weights_of
 from moco_ray.core.step_result import StepResult
+from moco_ray.data.boxes.coco import coco_numbers
 from moco_ray.data.boxes.maker import BoxedView
 from moco_ray.data.boxes.table import COLUMNS
 from moco_ray.data.manifest import Images
@@ -26,7 +27,7 @@ from moco_ray.evaluate.detections import find_objects
 from moco_ray.evaluate.eval_set import EvalSet, labelled_eval_set
 from moco_ray.run_folder.checkpoint import CheckpointStore, State
 from moco_ray.run_folder.results import RESULTS, write_results
-from moco_ray.storage.storage import Storage, StorageOptions
+from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.tasks.arithmetic import choose_dtype
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.learner import Learner, worker_device
@@ -223,19 +224,30 @@ def targets_of(job: Job) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
 def detection_lines(job: Job, found: list[Found]) -> bytes:
     """Detections as COCO's programs read them, with each image's place and each class's name beside the numbers.
 
-    An image's number is its row among the images to test on, a class's that in the order of results.json, from 1.
+    Numbers of images and classes are those of detection.test-annotations. Without it an image's is its row among the images to
+    test on, and a class's that in the order of results.json, from 1.
     """
-    images, classes = job.eval_set.queries, job.eval_set.classes
+    config, images, classes = job.config, job.eval_set.queries, job.eval_set.classes
+    uris = [images.manifest.uri(int(row)) for row in images.rows]
+    of_image: Mapping[str, Any] = {uri: i for i, uri in enumerate(uris)}
+    of_class: Mapping[str, Any] = {name: i + 1 for i, name in enumerate(classes)}
+    if config.detection.test_annotations:
+        of_image, of_class = coco_numbers(
+            *(
+                Storage.open(uri, resolve_storage_options(uri, config.data.storage_options))
+                for uri in (config.eval.uri or config.data.uri, config.detection.test_annotations)
+            )
+        )
     entries = [
         {
-            "image_id": i,
-            "category_id": label + 1,
+            "image_id": of_image[uri],
+            "category_id": of_class[classes[label]],
             "bbox": [round(x1, 2), round(y1, 2), round(x2 - x1, 2), round(y2 - y1, 2)],
             "score": round(score, 5),
             "category": classes[label],
-            "uri": images.manifest.uri(int(images.rows[i])),
+            "uri": uri,
         }
-        for i, own in enumerate(found)
+        for uri, own in zip(uris, found, strict=True)
         for (x1, y1, x2, y2), label, score in zip(
             own.boxes.tolist(), own.labels.tolist(), own.scores.tolist(), strict=True
         )
@@ -245,9 +257,10 @@ def detection_lines(job: Job, found: list[Found]) -> bytes:
 
 def _read_found(run: Storage, job: Job) -> list[Found]:
     """What detections.json holds, image by image."""
-    rows: list[list[list[float]]] = [[] for _ in range(len(job.eval_set.queries))]
+    images, classes = job.eval_set.queries, job.eval_set.classes
+    rows: dict[str, list[list[float]]] = {images.manifest.uri(int(row)): [] for row in images.rows}
     for entry in json.loads(run.read_bytes(run.join(DETECTIONS))):
         x, y, width, height = entry["bbox"]
-        rows[entry["image_id"]].append([x, y, x + width, y + height, entry["category_id"] - 1, entry["score"]])
-    tables = [np.array(own, dtype=np.float64).reshape(-1, 6) for own in rows]
+        rows[entry["uri"]].append([x, y, x + width, y + height, classes.index(entry["category"]), entry["score"]])
+    tables = [np.array(own, dtype=np.float64).reshape(-1, 6) for own in rows.values()]
     return [Found(table[:, :4], table[:, 4].astype(np.int64), table[:, 5]) for table in tables]

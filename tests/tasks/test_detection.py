@@ -103,6 +103,31 @@ def test_bad_boxes_are_listed_in_the_folder_of_the_run(tmp_path: Path) -> None:
     assert any("left out 1 box" in line and "bad_boxes.jsonl" in line for line in said)
 
 
+def test_what_is_found_has_the_numbers_of_coco(shapes: Path, tmp_path: Path) -> None:
+    names = [f"{i}.png" for i in range(24)]
+    content = {
+        "categories": [{"id": 17, "name": "square"}, {"id": 90, "name": "disc"}],
+        "images": [{"id": 100 + i, "file_name": name, "width": SIDE, "height": SIDE} for i, name in enumerate(names)],
+        "annotations": [
+            {"image_id": 100 + i, "category_id": 17 if i % 2 else 90, "bbox": [5, 5, 20, 20]} for i in range(len(names))
+        ],
+    }
+    for name, part in (("train", slice(16)), ("test", slice(16, 24))):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**content, "images": content["images"][part]}))
+    config = shapes_config(shapes / "JPEGImages", tmp_path, max_steps=1)
+    files = {"annotations": str(tmp_path / "train.json"), "test_annotations": str(tmp_path / "test.json")}
+    config = replace(config, detection=replace(config.detection, score_threshold=0.0, **files))
+    run = Path(train(DETECTION, config, say=_quiet).folder)
+    found = json.loads((run / "detections.json").read_text())
+    numbers = {"disc": 90, "square": 17}
+    assert found and all(
+        entry["image_id"] == 100 + int(Path(entry["uri"]).stem) >= 116
+        and entry["category_id"] == numbers[entry["category"]]
+        for entry in found
+    )
+    assert (run / "report" / "detections.png").exists()
+
+
 def test_a_run_begins_with_the_weights_that_it_is_given(shapes: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     weights = build_backbone(ModelConfig(arch="tiny_resnet")).state_dict()

@@ -38,6 +38,13 @@ def read_json(storage: Storage) -> dict[str, Any]:
     return content  # type: ignore[no-any-return]
 
 
+def coco_numbers(images: Storage, annotations: Storage) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The ids of images by URI and of classes by name, as a JSON file has them."""
+    content = read_json(annotations)
+    by_uri = {images.uri(images.join(str(image["file_name"]))): image["id"] for image in content["images"]}
+    return by_uri, {str(category["name"]): category["id"] for category in content["categories"]}
+
+
 def read_coco(images: Storage, annotations: Storage) -> tuple[list[WrittenImage], list[Bad]]:
     """Read the images that a JSON file names, with their boxes, in its order.
 

@@ -102,7 +102,8 @@ def _prepared(encoding: Encoding, queries: Queries) -> _Prepared:
 def _find(prepared: _Prepared, name: str, bank: Tensor, places: NDArray[np.int64], ids: NDArray[np.int64]) -> Found:
     """Neighbours in some images (M, d) at these places of the bank.
 
-    Of what is less near than k images that this worker has seen, nothing is said: each of them is said once.
+    Of what is less near than k images that this worker has seen, nothing is said: they are said, here or by whoever does a
+    lost chunk again. No worker may see an image twice, and none does: one that has lost a result is ended.
     """
     queries, best = prepared.features[name], prepared.best[name]
     if not len(bank):

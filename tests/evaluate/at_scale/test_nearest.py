@@ -123,3 +123,16 @@ def test_of_five_classes_or_fewer_there_is_no_top_5() -> None:
     similarities, labels = torch.tensor([[0.9, 0.5]]), torch.tensor([[1, 0]])
     found = accuracies(similarities, labels, torch.tensor([1]), num_classes=5, ks=(1, 2), temperature=0.1)
     assert found == {1: (100.0, None), 2: (100.0, None)}
+
+
+def test_a_chunk_that_is_done_again_after_its_worker_was_lost_changes_nothing() -> None:
+    bank, queries = features(200, 0), features(30, 1)
+    shared = make_queries({"m": queries}, np.arange(30) + 10**6, 10)
+    lost, other = (_Prepared(OnCpu(), shared) for _ in range(2))  # type: ignore[arg-type]
+    found = Nearest(30, 10)
+    for number in (3, 1, 0, 2):  # what is told of the last is lost with the worker
+        places = np.arange(50 * number, 50 * (number + 1))
+        part = torch.from_numpy(bank[places])
+        told = _find(lost, "m", part, places, places)
+        found.add(_find(other, "m", part, places, places) if number == 2 else told)
+    assert torch.equal(found.keys, find(bank, queries, 10, [0, 1, 2, 3], 1).keys)
