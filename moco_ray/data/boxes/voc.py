@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import time
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 
@@ -14,7 +16,9 @@ from moco_ray.storage.storage import Storage
 from moco_ray.storage.uris import shown
 
 _IMAGES, _ANNOTATIONS, _LISTS = "JPEGImages", "Annotations", ("ImageSets", "Main")
-_THREADS = 16
+_THREADS, _SAY_EVERY_S = 16, 2.0
+
+log = logging.getLogger(__name__)
 
 
 def is_voc(storage: Storage) -> bool:
@@ -63,8 +67,14 @@ def read_voc(storage: Storage, split: str) -> tuple[list[WrittenImage], list[Bad
         uri = storage.uri(storage.join(_IMAGES, file))
         return WrittenImage(uri=uri, num_bytes=num_bytes, size=parsed.size, boxes=parsed.boxes)
 
+    found, last_s = [], time.monotonic()
     with DaemonPool(_THREADS) as pool:
-        return list(pool.map(read, both)), bad
+        for image in pool.map(read, both):
+            found.append(image)
+            if time.monotonic() - last_s >= _SAY_EVERY_S:
+                last_s = time.monotonic()
+                log.info(f"read the boxes of {len(found):,} of {len(both):,} images")
+    return found, bad
 
 
 def _names_of(storage: Storage, split: str, splits: list[str]) -> list[str]:
