@@ -5,7 +5,7 @@
 FOLDER holds train/ and val/ (or test/), with a sub-folder for each class. Each network is pretrained once on all
 photos of train/, without their labels, and then fine-tuned on those of the four classes, 50 epochs, with three seeds: of
 the head, the order and the crops; from scratch also of the weights. The small size is for two cores: networks of 0.4 and
-0.6 million weights on 64 pixels. The full one is for a GPU: ResNet-50 and ViT-S/16 on 224 pixels, presets finetune and
+2.8 million weights on 64 pixels. The full one is for a GPU: ResNet-50 and ViT-S/16 on 224 pixels, presets finetune and
 finetune-vit.
 
 There is no goal: what comes out is published. Oscillation is the mean change of accuracy from one epoch to the next over the
@@ -40,6 +40,7 @@ from moco_ray.tasks.supervised import FINE_TUNING
 EPOCHS, SEEDS = 50, 3
 _NETWORKS = ("ResNet", "ViT")
 _STARTS = ("scratch", "MoCo")
+_EPOCHS = {("small", "ResNet"): 100, ("small", "ViT"): 40, ("full", "ResNet"): 800, ("full", "ViT"): 800}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Options:
     classes: tuple[str, ...]
     size: str
     epochs: int
-    pretraining_epochs: int
+    pretraining_epochs: int | None
     seeds: int
     runs: str
     json: str | None
@@ -84,7 +85,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--classes", required=True, help="four classes, as a,b,c,d")
     parser.add_argument("--size", choices=("small", "full"), default="small")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--pretraining-epochs", type=int, default=None, help="100, or 800 of the full size")
+    parser.add_argument("--pretraining-epochs", type=int, default=None, help="100 of the small ResNet, 40 of the small ViT, 800 of the full size")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--runs", default=None, help="folder for the trainings, to go on after an interruption")
     parser.add_argument("--json", default=None, help="file for the figures")
@@ -92,7 +93,6 @@ def parse(arguments: Sequence[str] | None) -> Options:
     args = vars(parser.parse_args(arguments))
     args["classes"] = tuple(args["classes"].split(","))
     args["runs"] = args["runs"] or tempfile.mkdtemp(prefix="finetuning-")
-    args["pretraining_epochs"] = args["pretraining_epochs"] or (100 if args["size"] == "small" else 800)
     return Options(**args)
 
 
@@ -115,13 +115,13 @@ def pretraining(network: str, options: Options) -> Config:
         base = replace(
             base,
             views=replace(base.views, crop_px=64),
-            model=replace(base.model, patch_px=8),
+            model=replace(base.model, patch_px=16),
             optim=replace(base.optim, global_batch_size=128, bn_groups=4, lr=1.5e-3, warmup_epochs=10),
         )
     return replace(
         base,
         data=DataConfig(uri=options.data),
-        optim=replace(base.optim, epochs=options.pretraining_epochs),
+        optim=replace(base.optim, epochs=options.pretraining_epochs or _EPOCHS[options.size, network]),
         run=RunConfig(storage_path=options.runs, name=f"{network}-pretraining", num_workers=_workers(options)),
     )
 

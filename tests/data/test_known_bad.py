@@ -18,6 +18,7 @@ from moco_ray.data.reading import read_rows
 from moco_ray.data.sources import build_manifest
 from moco_ray.driver.dry_run import dry_run
 from moco_ray.storage.storage import resolve_storage_options
+from moco_ray.tasks.pretraining import PRETRAINING
 from tests.data.small import NO_OPTIONS, manifest_of, write_files
 from tests.runs import tiny_config
 from tests.s3 import S3Server, open_storage
@@ -110,18 +111,18 @@ def test_a_dry_run_says_what_is_bad_and_refuses_what_the_run_would(tmp_path: Pat
     """Of 60 images 6 are no files and 12 do not decode."""
     _spoil(write_files(tmp_path / "images", 60, {i: b"no image" for i in range(6, 18)}))
     said: list[str] = []
-    dry_run(_dry_config(tmp_path / "images", 0.5), say=said.append)
+    dry_run(PRETRAINING, _dry_config(tmp_path / "images", 0.5), say=said.append)
     assert sum("which is not there" in line for line in said) >= 1
     with pytest.raises(ValueError, match=r"18 of 60 images are bad"):
-        dry_run(_dry_config(tmp_path / "images", 0.2), say=said.append)
+        dry_run(PRETRAINING, _dry_config(tmp_path / "images", 0.2), say=said.append)
     with pytest.raises(ValueError, match=r"6 of 60 images are bad.*data\.max-bad-fraction 0\.02"):
-        dry_run(_dry_config(tmp_path / "images", 0.02), say=said.append)
+        dry_run(PRETRAINING, _dry_config(tmp_path / "images", 0.02), say=said.append)
 
 
 def test_a_dry_run_refuses_a_folder_without_any_good_image_whatever_the_limit(tmp_path: Path) -> None:
     write_files(tmp_path / "images", 40, dict.fromkeys(range(40), b"no image"))
     with pytest.raises(ValueError, match=r"40 of 40 images are bad"):
-        dry_run(_dry_config(tmp_path / "images", 1.0), say=lambda line: None)
+        dry_run(PRETRAINING, _dry_config(tmp_path / "images", 1.0), say=lambda line: None)
 
 
 def test_text_that_is_too_long_for_a_name_is_cut() -> None:

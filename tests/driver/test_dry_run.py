@@ -25,7 +25,7 @@ from tests.runs import tiny_config
 
 def _said(config: Config) -> str:
     said: list[str] = []
-    dry_run(config, say=said.append)
+    dry_run(PRETRAINING, config, say=said.append)
     return "\n".join(said)
 
 

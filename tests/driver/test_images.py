@@ -18,6 +18,7 @@ from moco_ray.driver.images import listing as plan
 from moco_ray.driver.images.listing import list_images
 from moco_ray.driver.run import pretrain
 from moco_ray.storage.storage import Storage, StorageOptions
+from moco_ray.tasks.pretraining import PRETRAINING
 from tests.runs import losses, tiny_config
 
 
@@ -150,7 +151,7 @@ def test_held_out_images_are_named_with_what_to_do(images: Path, tmp_path: Path,
 
 def test_the_dry_run_says_classes_parts_and_what_is_classified(splits: Path, tmp_path: Path) -> None:
     said: list[str] = []
-    dry_run(short(splits, tmp_path), say=said.append)
+    dry_run(PRETRAINING, short(splits, tmp_path), say=said.append)
     text = "\n".join(said)
     assert "10 classes: " in text and "trains on train/ (" in text and "evaluates on val/ (" in text
     assert "kNN: 20 images are classified by 100 training images of the 10 classes" in text
