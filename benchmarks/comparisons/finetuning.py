@@ -85,7 +85,12 @@ def parse(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--classes", required=True, help="four classes, as a,b,c,d")
     parser.add_argument("--size", choices=("small", "full"), default="small")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--pretraining-epochs", type=int, default=None, help="100 of the small ResNet, 40 of the small ViT, 800 of the full size")
+    parser.add_argument(
+        "--pretraining-epochs",
+        type=int,
+        default=None,
+        help="100 of the small ResNet, 40 of the small ViT, 800 of the full size",
+    )
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--runs", default=None, help="folder for the trainings, to go on after an interruption")
     parser.add_argument("--json", default=None, help="file for the figures")

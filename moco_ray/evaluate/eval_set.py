@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from moco_ray.config import Config
 from moco_ray.config.eval import EvalConfig
 from moco_ray.core.hashing import hash64
-from moco_ray.data.manifest import Manifest
+from moco_ray.data.manifest import Images, Manifest
 from moco_ray.evaluate.features import ImageSet
 from moco_ray.evaluate.unlike_classes import both_sides, left_out
 from moco_ray.storage.storage import StorageOptions
@@ -131,37 +132,30 @@ def choose_eval_set(
 
 
 def labelled_eval_set(
-    train: Manifest,
-    test: Manifest | None,
-    config: EvalConfig,
-    seed: int,
-    train_options: StorageOptions,
-    test_options: StorageOptions,
-    max_pixels: int,
+    config: Config, images: Images, train_options: StorageOptions, test_options: StorageOptions
 ) -> EvalSet:
     """The labelled images on which what learns from labels is measured: those to classify, or the hold-out.
 
     Args:
-        train: The training data, hold-out included.
-        test: The images to classify, with numbers of the classes of `train`, if they are not among the training data.
-        config: Sizes.
-        seed: Of the sample, where there are more than max_queries.
+        config: How many, and the seed of the sample where there are more.
+        images: Of the run; those to classify have numbers of the classes of those to train on.
         train_options: Access to the training images.
         test_options: Access to those to classify.
-        max_pixels: Images with more pixels are left out.
 
     Raises:
         ValueError: There are none.
     """
-    images, options = (test, test_options) if test is not None else (train, train_options)
-    rows = np.arange(len(images)) if test is not None else train.other_rows(train.train_rows())
+    train, test = images.train, images.test
+    chosen, options = (train, train_options) if test is None else (test, test_options)
+    rows = train.other_rows(train.train_rows()) if test is None else np.arange(len(test))
     if not len(rows):
         raise ValueError(
             "there is nothing to measure on: name images to classify with --eval.uri, put them into a val or test folder of "
             "data.uri, or hold some out with --eval.holdout-fraction 0.1"
         )
-    queries = _sample(images, rows, config.max_queries, seed, _QUERIES, options, max_pixels)
-    which = "images to classify" if test is not None else "images held out from training"
+    most, max_pixels = config.eval.max_queries, config.data.max_pixels
+    queries = _sample(chosen, rows, most, config.run.seed, _QUERIES, options, max_pixels)
+    which = "images held out from training" if test is None else "images to classify"
     words = f"accuracy: on {len(queries):,} {which}"
     return EvalSet(queries=queries, bank=None, classes=train.target_names or train.classes, words=words)
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from moco_ray.report.panels import DPI, draw_noisy, panel, png, series
+from moco_ray.report.panels import DPI, draw_noisy, last_value, panel, png, series, write_pictures
 from moco_ray.report.style import GREEN, INK, LINE, MUTED
 from moco_ray.run_folder.metrics import stored_lines
 from moco_ray.storage.storage import Storage
@@ -23,9 +23,7 @@ def draw_results(run: Storage, results: Mapping[str, Any]) -> list[str]:
     pictures = {"curves.png": curves_of_classes(stored_lines(run, "metrics.jsonl"), stored_lines(run, "eval.jsonl"))}
     if "confusion" in results:
         pictures["confusion.png"] = confusion_picture(results["confusion"], results["classes"])
-    for name, content in pictures.items():
-        run.write_bytes(run.join("report", name), content)
-    return [run.uri(run.join("report", name)) for name in pictures]
+    return write_pictures(run, pictures)
 
 
 def curves_of_classes(metrics: Sequence[Mapping[str, object]], evals: Sequence[Mapping[str, object]]) -> bytes:
@@ -42,16 +40,7 @@ def curves_of_classes(metrics: Sequence[Mapping[str, object]], evals: Sequence[M
     panel(measured, "AUROC, %" if name == "eval/auroc" else "Top-1 on images not trained on, %")
     measured.plot(steps, values, color=GREEN, linewidth=1.8, marker="o", markersize=4, clip_on=False, zorder=3)
     if len(steps):
-        measured.annotate(
-            f"{values[-1]:.1f}",
-            (steps[-1], values[-1]),
-            xytext=(6, 7),
-            textcoords="offset points",
-            ha="right",
-            fontsize=9,
-            fontweight="bold",
-            color=GREEN,
-        )
+        last_value(measured, steps[-1], values[-1], f"{values[-1]:.1f}")
     measured.margins(y=0.18)
     return png(figure)
 

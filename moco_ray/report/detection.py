@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from moco_ray.evaluate.average_precision import Found
 from moco_ray.evaluate.eval_set import EvalSet
 from moco_ray.evaluate.features import load_images
-from moco_ray.report.panels import DPI, draw_noisy, panel, png, series
+from moco_ray.report.panels import DPI, draw_noisy, panel, png, series, write_pictures
 from moco_ray.report.style import BLUE, GREEN, INK, MUTED, RED, SKY, YELLOW
 from moco_ray.run_folder.metrics import stored_lines
 from moco_ray.storage.storage import Storage
@@ -44,9 +44,7 @@ def draw_run(run: Storage, eval_set: EvalSet, targets: Sequence[Boxes], found: S
         "curves.png": curves_of_detection(stored_lines(run, "metrics.jsonl"), stored_lines(run, "eval.jsonl")),
         "detections.png": detections_picture(shown, eval_set.classes),
     }
-    for name, content in pictures.items():
-        run.write_bytes(run.join("report", name), content)
-    return [run.uri(run.join("report", name)) for name in pictures]
+    return write_pictures(run, pictures)
 
 
 def curves_of_detection(metrics: Sequence[Mapping[str, object]], evals: Sequence[Mapping[str, object]]) -> bytes:

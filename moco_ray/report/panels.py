@@ -1,4 +1,4 @@
-"""Panels of curves: what pictures of all runs draw alike."""
+"""Panels of curves: what pictures of all runs draw alike, and where they go."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from moco_ray.report.style import BLUE, INK, MUTED, open_axes
+from moco_ray.report.style import BLUE, GREEN, INK, MUTED, open_axes
+from moco_ray.storage.storage import Storage
 
 DPI = 150
 
@@ -60,6 +61,27 @@ def panel(axes: Axes, title: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
     open_axes(axes, without=("top", "right", "left"))
+
+
+def last_value(axes: Axes, step: float, value: float, text: str, colour: str = GREEN) -> None:
+    """Write the last value of a curve beside it."""
+    axes.annotate(
+        text,
+        (step, value),
+        xytext=(6, 7),
+        textcoords="offset points",
+        ha="right",
+        fontsize=9,
+        fontweight="bold",
+        color=colour,
+    )
+
+
+def write_pictures(run: Storage, pictures: Mapping[str, bytes]) -> list[str]:
+    """Write pictures into report/ of a run's folder; returns their places."""
+    for name, content in pictures.items():
+        run.write_bytes(run.join("report", name), content)
+    return [run.uri(run.join("report", name)) for name in pictures]
 
 
 def png(figure: Figure) -> bytes:

@@ -11,7 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from moco_ray.report.panels import DPI, draw_noisy, level, panel, png, series
+from moco_ray.report.panels import DPI, draw_noisy, last_value, level, panel, png, series
 from moco_ray.report.style import FRAME, GREEN, INK, MUTED, RED
 
 Pixels = NDArray[np.uint8]
@@ -171,16 +171,8 @@ def _draw_quality(axes: Axes, evals: Sequence[Mapping[str, object]]) -> None:
             level(axes, chances[-1], f"guessing: {chances[-1]:.1f}")
     axes.plot(steps, values, color=GREEN, linewidth=1.8, marker="o", markersize=4, clip_on=False, zorder=3)
     error = series(evals if name == "eval/knn_top1" else [], "eval/knn_error")[1]
-    axes.annotate(
-        f"{values[-1]:.1f}" + (f" ± {error[-1]:.1f}" if len(error) else ""),
-        (steps[-1], values[-1]),
-        xytext=(6, 7),
-        textcoords="offset points",
-        ha="right",
-        fontsize=9,
-        fontweight="bold",
-        color=GREEN,
-    )
+    spread = f" ± {error[-1]:.1f}" if len(error) else ""
+    last_value(axes, steps[-1], values[-1], f"{values[-1]:.1f}{spread}")
     axes.margins(y=0.18)
 
 

@@ -79,15 +79,7 @@ class Detection(Task):
         self, config: Config, images: Images, train_options: StorageOptions, test_options: StorageOptions
     ) -> EvalSet:
         """The images to test on, up to eval.max-queries."""
-        found = labelled_eval_set(
-            images.train,
-            images.test,
-            config.eval,
-            config.run.seed,
-            train_options,
-            test_options,
-            config.data.max_pixels,
-        )
+        found = labelled_eval_set(config, images, train_options, test_options)
         return replace(found, words=f"average precision: on {len(found.queries):,} images to test on")
 
     def describe_eval_set(self, config: Config, eval_set: EvalSet, images: Images) -> list[str]:

@@ -70,15 +70,7 @@ class Supervised(Task):
         self, config: Config, images: Images, train_options: StorageOptions, test_options: StorageOptions
     ) -> EvalSet:
         """All labelled images that are not trained on, up to eval.max-queries."""
-        return labelled_eval_set(
-            images.train,
-            images.test,
-            config.eval,
-            config.run.seed,
-            train_options,
-            test_options,
-            config.data.max_pixels,
-        )
+        return labelled_eval_set(config, images, train_options, test_options)
 
     def describe_eval_set(self, config: Config, eval_set: EvalSet, images: Images) -> list[str]:
         """How many images are classified, and what guessing gives."""
