@@ -20,7 +20,7 @@ from moco_ray.report.style import BLUE, GREEN, INK, MUTED, RED, SKY, YELLOW
 from moco_ray.run_folder.metrics import stored_lines
 from moco_ray.storage.storage import Storage
 
-_COLUMNS, _IMAGES, _SCORE = 4, 8, 0.5
+_COLUMNS, _IMAGES, _SCORE = 4, 8, 0.3
 _COLOURS = (GREEN, BLUE, RED, YELLOW, SKY, INK)
 
 Boxes = NDArray[np.floating[Any]]
