@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import tyro
@@ -45,13 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and show the runs; returns the exit code, which is that of jobs/pretrain.py."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parsed = tyro.cli(_Arguments, args=given, config=(tyro.conf.FlagCreatePairsOff,))
-    return run_command(lambda: _runs(parsed), stopped="stopped; what was deleted is gone, and nothing is half deleted")
+    return run_command(
+        lambda: _runs(parsed), stopped="stopped; what was deleted is gone, and the same command deletes the rest"
+    )
 
 
 def _runs(given: _Arguments) -> None:
     if given.yes and not given.prune:
         raise ValueError("--yes deletes what --prune shows; give both, or drop --yes")
     # Imported here, because they take a while.
+    from moco_ray.cli.transfer import write_json
     from moco_ray.run_folder.found import find_runs
     from moco_ray.storage.checks import check_access
     from moco_ray.storage.storage import Storage, resolve_storage_options
@@ -65,7 +67,7 @@ def _runs(given: _Arguments) -> None:
             found = find_runs(Storage.open(uri, options), given.run)
         rows = _prune(found, deletes=given.yes) if given.prune else _show(found, uri)
         if given.json is not None:
-            Path(given.json).write_text(json.dumps(rows, indent=1) + "\n")
+            write_json(given.json, (json.dumps(rows, indent=1) + "\n").encode(), given.storage_options)
         if failed := [row["name"] for row in rows if row.get("has_failed")]:
             raise OSError(f"not pruned, as said above: {', '.join(failed)}")
 
@@ -124,6 +126,8 @@ def _prune(found: Sequence[Any], *, deletes: bool) -> list[dict[str, Any]]:
 def _words(pruning: Any, *, deletes: bool) -> str:
     from moco_ray.cli.runs_table import size_words
 
+    if pruning.has_failed:
+        return f"{pruning.name}: not all that was to go is known to be gone: {pruning.problem}"
     if pruning.problem:
         return f"{pruning.name}: nothing is deleted: {pruning.problem}"
     done = "deleted" if deletes else "would delete"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from moco_ray.config.changes import KNOWN_PRESETS
 from moco_ray.run_folder.summary import RunSummary
 from moco_ray.storage.uris import shown
 
@@ -81,7 +82,8 @@ def _details(run: RunSummary) -> list[tuple[str, str]]:
         lines.append((" · ".join(facts), ""))
     if run.preset is not None:
         changes = [f"{path} {_change(*values)}" for path, values in run.changes.items()]
-        text = f"{run.task}, preset {run.preset}: {', '.join(changes) or 'nothing changed'}"
+        unchanged = "nothing changed" if run.preset in KNOWN_PRESETS else "which is not known here"
+        text = f"{run.task}, preset {run.preset}: {', '.join(changes) or unchanged}"
         lines.append((shown(text), "dim"))
     return lines
 

@@ -43,6 +43,8 @@ def _sweep(arguments: Sequence[str]) -> None:
     else:
         transferred = parse_given(rest, job)
         config, is_dry = transferred.config, bool(transferred.own.get("dry_run"))
+        if unused := [name for name in transferred.own if name not in ("preset", "dry_run")]:
+            raise ValueError(f"a sweep has no use for --{unused[0]}; drop it")
     check_uri(config)
     if not is_dry:
         outlive_output()

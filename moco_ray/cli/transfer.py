@@ -93,7 +93,7 @@ def parse_given(given: Sequence[Given], command: Command) -> Parsed:
         print(preset_list(command.presets))
         raise SystemExit(0)
     name = own.get("preset", next(iter(command.presets)))
-    preset = _preset(name, command)
+    preset = _preset(name, command, values)
     if own.get("help"):
         from moco_ray.cli.help import print_transfer_help
 
@@ -103,7 +103,7 @@ def parse_given(given: Sequence[Given], command: Command) -> Parsed:
     return Parsed(command=command, config=config, own=own, given=list(given))
 
 
-def _preset(name: str, command: Command) -> Config:
+def _preset(name: str, command: Command, values: Mapping[str, Any]) -> Config:
     """A preset of the command, or the configuration of a run of the same task.
 
     Raises:
@@ -112,8 +112,10 @@ def _preset(name: str, command: Command) -> Config:
     if name in command.presets:
         return command.presets[name]()
     try:
-        config = load_preset(name)
+        config = load_preset(name, _access(name, values) if "://" in name else None)
     except ValueError as error:
+        if "://" in name or name.endswith(".json"):
+            raise
         raise ValueError(
             f"--preset {name!r} is unknown; there are {', '.join(command.presets)}, or the path of a run's config.json"
         ) from error
@@ -152,7 +154,10 @@ def adopted(preset: Config, values: Mapping[str, Any]) -> Config:
         return config
     theirs = origin.config
     say(f"images: those of {origin.run}, {theirs.data.uri} (--data.uri names others)")
-    same = {name: getattr(theirs.data, name) for name in ("uri", "image_column", "label_column", "max_pixels")}
+    names = ["uri", "image_column", "label_column", "max_pixels"]
+    names += ["exclude"] if preset.task != "detection" else []
+    names += ["classes"] if preset.task != "detection" and "data.target_columns" not in values else []
+    same = {name: getattr(theirs.data, name) for name in names}
     return replace(config, data=replace(config.data, **same), eval=replace(config.eval, uri=theirs.eval.uri))
 
 

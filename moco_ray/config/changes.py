@@ -7,9 +7,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from moco_ray.config.detection_presets import DETECTION_PRESETS
 from moco_ray.config.methods import method_class, method_names
 from moco_ray.config.presets import PRESETS
 from moco_ray.config.reading import SECRET_FIELDS, to_json
+from moco_ray.config.transfer_presets import FINETUNE_PRESETS, LINEAR_PRESETS
+
+KNOWN_PRESETS = {**PRESETS, **LINEAR_PRESETS, **FINETUNE_PRESETS, **DETECTION_PRESETS}
+"""Presets of all jobs."""
 
 _OF_ONE_RUN = frozenset({*SECRET_FIELDS, "data.relist", "run.name", "run.storage_path"})
 
@@ -24,11 +29,11 @@ def changes_of(values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
         values: Of a config.json, of any version: fields that this one does not know differ from nothing.
     """
     preset = values.get("preset")
-    if preset not in PRESETS:
+    if preset not in KNOWN_PRESETS:
         return {}
-    base = json.loads(to_json(PRESETS[preset]()))
+    base = json.loads(to_json(KNOWN_PRESETS[preset]()))
     method = _group(values, "method").get("name")
-    if method != base["method"]["name"] and method in method_names():
+    if "method" in base and method != base["method"]["name"] and method in method_names():
         name = base["method"]["name"]
         base["method"] = {"name": name, **json.loads(json.dumps(dataclasses.asdict(method_class(method)())))}
     changes = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -42,7 +43,7 @@ def recipe(config: ModelConfig, image_px: int) -> Recipe:
         else:
             name = config.arch.removeprefix("timm:")
             arguments = {**timm_arguments(name, image_px), "num_classes": 0}
-        given = ", ".join([f'"{name}"', *(f"{key}={value!r}" for key, value in arguments.items())])
+        given = ", ".join([json.dumps(name), *(f"{key}={value!r}" for key, value in arguments.items())])
         code = f"import timm\nmodel = timm.create_model({given})"
         return Recipe(library="timm", version=version("timm"), name=name, arguments=arguments, code=code)
     import torchvision  # here, because it takes a second to import

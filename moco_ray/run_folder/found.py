@@ -90,7 +90,12 @@ def find_runs(root: Storage, only: Collection[str] = ()) -> list[FoundRun]:
     if not entries and not root.exists(root.root):
         raise ValueError(f"{root.uri(root.root)}: there is no such folder; give the run.storage-path of runs")
     if any(name == CONFIG for name, _, is_dir in entries if not is_dir):
-        return [FoundRun(name=_last(root.root), storage=root, sweep=None, files=root.files(root.root))]
+        run = FoundRun(name=_last(root.root), storage=root, sweep=None, files=root.files(root.root))
+        if others := [one for one in only if not _is_meant(run, one)]:
+            raise ValueError(
+                f"--run {others[0]}: {root.uri(root.root)} is the folder of one run, {run.name}; drop the flag"
+            )
+        return [run]
     names = sorted(name for name, _, is_dir in entries if is_dir and not name.startswith(_HIDDEN))
     is_sweep = any(name == SWEEP for name, _, is_dir in entries if not is_dir)
     wanted = [name for name in names if not only or name in {one.split("/", 1)[0] for one in only}]

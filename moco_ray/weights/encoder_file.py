@@ -24,6 +24,10 @@ from moco_ray.weights.saved_state import checkpoint_state, file_content, is_chec
 NAME = "encoder.safetensors"
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 _FORMAT = "moco_ray encoder 1"
+_FOUND_HERE = frozenset(
+    {"format", "feature_dim", "numbers", "probe", "recipe"}
+    | {"library", "library_version", "library_name", "library_arguments"}
+)
 _JSON = frozenset(
     {"crop_px", "patch_px", "step", "feature_dim", "mean", "std", "library_arguments", "numbers", "probe", "metrics"}
 )
@@ -55,9 +59,18 @@ def encoder_bytes(backbone: nn.Module, metadata: Mapping[str, str]) -> bytes:
 
 
 def state_encoder(state: Mapping[str, Any]) -> bytes:
-    """The encoder file of a checkpoint's state: the query encoder's backbone with its running BatchNorm statistics."""
+    """The encoder file of a checkpoint's state: the query encoder's backbone with its running BatchNorm statistics.
+
+    Raises:
+        ValueError: It is a detector's.
+    """
     model, views = _model_and_views(state)
     config = json.loads(state["config"])
+    if config.get("task") == "detection":
+        raise ValueError(
+            "this is a checkpoint of a detector, and holds no encoder of its own: use moco_ray.load_detector on its run's "
+            "folder when it has ended, or the encoder that it began from"
+        )
     backbone = build_backbone(model, views["crop_px"])
     prefix = "query_encoder.backbone."
     backbone.load_state_dict(
@@ -72,10 +85,17 @@ def state_encoder(state: Mapping[str, Any]) -> bytes:
         "std": json.dumps(views["std"]),
         "step": str(state["step"]),
         "preset": config.get("preset", ""),
+        "task": config.get("task", ""),
         "method": config.get("method", {}).get("name", ""),
         "manifest_digest": state.get("manifest_digest", ""),
     }
     return encoder_bytes(backbone, {name: value for name, value in metadata.items() if value})
+
+
+def written_anew(backbone: nn.Module, content: bytes) -> bytes:
+    """An encoder file of the same backbone and metadata, but for what is found here: no other program's recipe."""
+    metadata = metadata_of(content)
+    return encoder_bytes(backbone, {name: value for name, value in metadata.items() if name not in _FOUND_HERE})
 
 
 def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:

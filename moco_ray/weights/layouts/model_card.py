@@ -51,12 +51,13 @@ def model_card(source: Source, timm_name: str) -> str:
         **_training(info),
     }
     table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
-    title = f"# {source.model.arch}, pretrained without labels"
+    has_labels = info.get("task", "pretraining") != "pretraining"
+    title = f"# {source.model.arch}, {'trained on' if has_labels else 'pretrained without'} labels"
     by_method = f" with the method {info['method']}" if "method" in info else ""
     by = (
         f"Weights of another program ({info['imported_from']}), converted by moco_ray. How they were trained is not known here."
         if "imported_from" in info
-        else f"An image encoder, trained on images without labels{by_method} by moco_ray."
+        else f"An image encoder, trained on images {'with' if has_labels else 'without'} labels{by_method} by moco_ray."
     )
     return f"{_HEAD}\n{title}\n\n{by}\n\n|  |  |\n|---|---|\n{table}\n{_USE.format(**info)}{_measured(info)}{_UNKNOWN}"
 

@@ -13,7 +13,15 @@ from moco_ray.config.views import ViewsConfig
 from moco_ray.core.encoders import build_encoder
 from moco_ray.run_folder.metrics import stored_lines
 from moco_ray.storage.storage import Storage, resolve_storage_options
-from moco_ray.weights.encoder_file import backbone_of, encoder_bytes, info_of, is_encoder, state_encoder, with_metadata
+from moco_ray.weights.encoder_file import (
+    backbone_of,
+    encoder_bytes,
+    info_of,
+    is_encoder,
+    state_encoder,
+    with_metadata,
+    written_anew,
+)
 from moco_ray.weights.initial_weights import load_initial_weights, read_source
 from moco_ray.weights.layouts.layout import Source
 from moco_ray.weights.origin import Origin, Three, origin_of_source
@@ -74,7 +82,9 @@ def read_encoder_source(path: str, storage_options: str | None, told: Told) -> S
         if not is_encoder(content):
             content = state_encoder(read_state(content, path))
         content = with_metadata(content, _of_run(origin, storage_options))
-    backbone, info = backbone_of(content, path).float(), info_of(content, path)
+    backbone = backbone_of(content, path).float()
+    content = written_anew(backbone, content)  # whose recipe is ours: a file's is never run
+    info = info_of(content, path)
     model = ModelConfig(arch=info["arch"], stem=info["stem"], patch_px=int(info.get("patch_px", 16)))
     return Source(backbone=backbone, model=model, info=info, content=content)
 
@@ -106,7 +116,9 @@ def _of_run(origin: Origin, storage_options: str | None) -> dict[str, str]:
     """More metadata, of the run that trained an encoder."""
     if origin.run is None or origin.config is None:
         return {}
-    metadata = {"preset": origin.config.preset, "method": origin.config.method.name}
+    metadata = {"preset": origin.config.preset, "task": origin.config.task}
+    if origin.config.task == "pretraining":
+        metadata["method"] = origin.config.method.name
     storage = Storage.open(origin.run, resolve_storage_options(origin.run, storage_options))
     lines: list[dict[str, Any]] = []
     with contextlib.suppress(ValueError):  # a damaged line is no reason to keep the weights
