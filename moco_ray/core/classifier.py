@@ -38,6 +38,15 @@ class FrozenBackbone(Encoder):
         return logits
 
 
+class LinearHead(nn.Linear):
+    """Computes in the numbers of its weights, also under autocast: logits in bfloat16 would tie."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map features (N, d) to logits (N, outputs)."""
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.to(self.weight.dtype))
+
+
 def with_head(backbone: nn.Module, num_outputs: int, *, is_frozen: bool) -> Encoder:
     """A backbone with a linear classifier in the projector's place.
 
@@ -46,7 +55,7 @@ def with_head(backbone: nn.Module, num_outputs: int, *, is_frozen: bool) -> Enco
         num_outputs: Classes, or labels that an image may have at once.
         is_frozen: Whether the head alone learns, as in the linear protocol of arXiv:1911.05722, Sec. 4.1.
     """
-    head = nn.Linear(feature_dim(backbone), num_outputs)
+    head = LinearHead(feature_dim(backbone), num_outputs)
     nn.init.normal_(head.weight, std=_HEAD_STD)
     nn.init.zeros_(head.bias)
     return (FrozenBackbone if is_frozen else Encoder)(backbone, head, num_outputs)

@@ -63,14 +63,13 @@ def _groups(modules: list[nn.Module], config: OptimConfig) -> list[dict[str, Any
     check_layer_decay(backbone, config)
     groups = param_groups_layer_decay(backbone, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
     own = {id(p) for group in groups for p in group["params"]}
-    decayed: list[dict[str, Any]] = [  # timm gives the last block the whole rate; BEiT gives that to the head alone
-        {
-            **{name: group[name] for name in ("params", "weight_decay")},
-            "lr_scale": config.layer_decay * group["lr_scale"],
-        }
-        for group in groups
+    kept = [{name: group[name] for name in ("params", "weight_decay", "lr_scale")} for group in groups]
+    head = [p for p in learned if id(p) not in own]  # at the whole rate
+    heads = [
+        {"params": [p for p in head if p.ndim > 1]},
+        {"params": [p for p in head if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return [*decayed, {"params": [p for p in learned if id(p) not in own]}]
+    return [*kept, *(group for group in heads if group["params"])]
 
 
 def _build(parameters: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:

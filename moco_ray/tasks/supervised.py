@@ -48,6 +48,10 @@ class Supervised(Task):
     learned = "classifier"
     shown = ("right", "train/accuracy")
 
+    def judged_by(self, config: Config) -> str | None:
+        """AUROC of several labels an image."""
+        return "eval/auroc" if config.data.target_columns is not None else self.best_by
+
     def check(self, config: Config) -> None:
         """Refuse a network that does not exist, does not take the crops, or has no blocks for optim.layer-decay."""
         check_network(config)

@@ -53,6 +53,10 @@ class Task(ABC):
     shown: ClassVar[tuple[str, str] | None] = None
     """Word and metric (percent) of the progress line, beside the loss."""
 
+    def judged_by(self, config: Config) -> str | None:
+        """The same for a configuration, where it depends on that."""
+        return self.best_by
+
     def check(self, config: Config) -> None:
         """On the driver, before anything else: refuse what cannot be trained.
 

@@ -104,7 +104,7 @@ class Evaluations:
 
     def best_step(self) -> int | None:
         """The step that was the best so far, by what the task judges by."""
-        best = best_line(self.lines, self._job.task.best_by)
+        best = best_line(self.lines, self._job.task.judged_by(self._job.config))
         return None if best is None else int(best["step"])
 
     def _may_run_inline(self, step: int) -> bool:

@@ -219,7 +219,7 @@ class FolderRecorder(Recorder):
             "position": state["position"],
             "versions": {"torch": torch.__version__},
             "last_step": self._job.last_step,
-            "best_by": self._job.task.best_by,
+            "best_by": self._job.task.judged_by(self._job.config),
             "keep_every_steps": self._store.keep_every_steps,
             "device_s": self._device_time.seconds(),
         }
