@@ -9,7 +9,7 @@ the head, the order and the crops; from scratch also of the weights. The small s
 finetune-vit.
 
 There is no goal: what comes out is published. Oscillation is the mean change of accuracy from one epoch to the next over the
-last half of the training, in points.
+last half of the training, in points; it is measured once an epoch, as near as whole steps come.
 """
 
 from __future__ import annotations
@@ -132,11 +132,10 @@ def pretraining(network: str, options: Options) -> Config:
 
 
 def finetuning(network: str, start: str, seed: int, options: Options) -> Config:
-    """Fine-tuning on the four classes, measured once an epoch."""
+    """Fine-tuning on the four classes, measured about once an epoch."""
     base = finetune() if network == "ResNet" else finetune_vit()
     model = pretraining(network, options).model
     views = crops(crop_px=64 if options.size == "small" else 224, crop_min=0.2)
-    images = sum(len(list(Path(options.data, "train", name).iterdir())) for name in options.classes)
     return replace(
         base,
         data=DataConfig(uri=options.data, classes=options.classes),
@@ -148,11 +147,16 @@ def finetuning(network: str, start: str, seed: int, options: Options) -> Config:
             init=f"{options.runs}/{network}-pretraining" if start == "MoCo" else None,
         ),
         optim=replace(base.optim, epochs=options.epochs),
-        eval=replace(base.eval, every_steps=-(-images // base.optim.global_batch_size)),
+        eval=replace(base.eval, every_steps=max(1, round(_images(options) / base.optim.global_batch_size))),
         run=RunConfig(
             storage_path=options.runs, name=f"{network}-{start}-{seed}", seed=seed, num_workers=_workers(options)
         ),
     )
+
+
+def _images(options: Options) -> int:
+    """Photos of the four classes to train on."""
+    return sum(len(list(Path(options.data, "train", name).iterdir())) for name in options.classes)
 
 
 def _workers(options: Options) -> int | None:
@@ -168,7 +172,7 @@ def measure(network: str, start: str, options: Options) -> Case:
         result = train(FINE_TUNING, config, say=lambda line: print(f"  {line}", flush=True))
         lines = [json.loads(line) for line in Path(result.folder, "eval.jsonl").read_text().splitlines()]
         curves.append([line["eval/top1"] for line in lines])
-        epochs = tuple(line["step"] / config.eval.every_steps for line in lines)
+        epochs = tuple(line["step"] * config.optim.global_batch_size / _images(options) for line in lines)
     return Case(curves=np.array(curves), epochs=epochs)
 
 
@@ -178,7 +182,7 @@ def table(cases: dict[tuple[str, str], Case]) -> str:
     lines.append("|---|---|---|---|---|---|")
     for (network, start), case in cases.items():
         spread = statistics.stdev(case.last) if len(case.last) > 1 else 0.0
-        tenth = case.curves[:, min(10, case.curves.shape[1] - 1)].mean()
+        tenth = case.curves[:, int(np.argmin(np.abs(np.array(case.epochs) - 10)))].mean()
         lines.append(
             f"| {network} | {start} | {statistics.fmean(case.last):.1f} ± {spread:.1f} | {case.curves.max(axis=1).mean():.1f} | "
             f"{tenth:.1f} | {case.oscillation:.1f} |"

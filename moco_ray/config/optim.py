@@ -26,7 +26,7 @@ class OptimConfig:
     momentum: float = 0.9
     """Momentum of SGD and LARS."""
     weight_decay: float = 1e-4
-    """Weight decay, on all parameters; LARS leaves out biases and BatchNorm, AdamW decouples it."""
+    """Weight decay, on all parameters; LARS leaves out biases and norms, as all do with a layer_decay; AdamW decouples it."""
     layer_decay: float = 1.0
     """Factor on the learning rate from each block of a Transformer to the one before it (BEiT, arXiv:2106.08254: 0.65 to
     0.75 for fine-tuning); 1: all learn at one rate."""

@@ -17,7 +17,7 @@ def build_optimizer(modules: Iterable[nn.Module], config: OptimConfig) -> torch.
     """The optimizer over all parameters of some modules that are not frozen, on the device on which they are.
 
     SGD and AdamW decay every parameter, as the references of v1, v2 and v3 do. LARS leaves out tensors of one
-    dimension, as v3's and SimCLR's does. Each takes all tensors at once. Its state is there from the beginning, of zeros,
+    dimension, as v3's and SimCLR's does, and so do the others where rates decay from block to block. Each takes all tensors at once. Its state is there from the beginning, of zeros,
     and one that it loads, perhaps of another device, becomes what steps here need.
     """
     optimizer = _build(_groups(list(modules), config), config)
@@ -63,13 +63,19 @@ def _groups(modules: list[nn.Module], config: OptimConfig) -> list[dict[str, Any
     check_layer_decay(backbone, config)
     groups = param_groups_layer_decay(backbone, weight_decay=config.weight_decay, layer_decay=config.layer_decay)
     own = {id(p) for group in groups for p in group["params"]}
-    kept = [{name: group[name] for name in ("params", "weight_decay", "lr_scale")} for group in groups]
+    decayed: list[dict[str, Any]] = [  # timm gives the last block the whole rate; BEiT gives that to the head alone
+        {
+            **{name: group[name] for name in ("params", "weight_decay")},
+            "lr_scale": config.layer_decay * group["lr_scale"],
+        }
+        for group in groups
+    ]
     head = [p for p in learned if id(p) not in own]  # at the whole rate
-    heads = [
+    rest: list[dict[str, Any]] = [
         {"params": [p for p in head if p.ndim > 1]},
         {"params": [p for p in head if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return [*kept, *(group for group in heads if group["params"])]
+    return [*decayed, *(group for group in rest if group["params"])]
 
 
 def _build(parameters: list[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
