@@ -48,7 +48,7 @@ def _sweep(arguments: Sequence[str]) -> None:
     check_uri(config)
     if not is_dry:
         outlive_output()
-    say(f"moco_ray: sweep of {config.task}, preset {config.preset}, images {config.data.uri}")
+    say(f"moco_ray: sweep, preset {config.preset}, images {config.data.uri}")
     from moco_ray.cluster.connection import choose_authentication
 
     choose_authentication()

@@ -29,6 +29,12 @@ TINY = "--model.arch tiny_resnet --views.crop-px 32 --optim.global-batch-size 24
 TINY += ["--optim.bn-groups", "4", "--run.max-steps", "2"]
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that breaks no path."""
+    monkeypatch.setenv("COLUMNS", "1000")
+
+
 def _run(job: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Exit code and everything printed, in one line of text."""
     code = MAINS[job](arguments) if job in MAINS else export(arguments)

@@ -19,6 +19,12 @@ from tests.weights.test_layouts import write_encoder
 from tests.weights.test_official import OLD, QUEUE, resnet18, saved, v2_head
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that breaks no path."""
+    monkeypatch.setenv("COLUMNS", "1000")
+
+
 def said(capsys: pytest.CaptureFixture[str]) -> str:
     return " ".join(capsys.readouterr().err.replace("│", " ").split())
 

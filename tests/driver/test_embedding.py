@@ -67,6 +67,7 @@ def test_every_image_is_there_once_in_order_with_its_class(encoder: Path, images
     assert np.isfinite(np.stack(table.vector)).all()
 
 
+@pytest.mark.slow
 def test_workers_of_ray_give_the_same_bits(encoder: Path, images: Path, tmp_path: Path, shared_ray: None) -> None:
     for num_workers in (0, 2):
         quietly(job(encoder, images, num_workers=num_workers), tmp_path / str(num_workers))

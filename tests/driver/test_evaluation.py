@@ -107,6 +107,7 @@ def engine_backbone(config: Config) -> Any:
     return load(config).backbone
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_changes_no_bit(encoder: Path, parts: Path, small_chunks: None, shared_ray: None) -> None:
     one, three = (run(encoder, parts, num_workers=num_workers, baselines=True) for num_workers in (0, 3))
     one.pop("seconds"), three.pop("seconds")

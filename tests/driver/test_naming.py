@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from moco_ray.driver.dry_run import dry_run
 from moco_ray.driver.naming import check_name, forget_claims, free_name
 from moco_ray.driver.run import pretrain
 from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
+from moco_ray.tasks.pretraining import PRETRAINING
 from tests.runs import tiny_config
 from tests.s3 import s3_server
 
@@ -81,7 +83,7 @@ def test_a_presets_name_that_is_none_of_a_folder_leaves_nothing(preset: str, tmp
     (tmp_path / "images").mkdir()
     config = replace(tiny_config(tmp_path / "images", tmp_path / "runs"), preset=preset)
     config = replace(config, run=replace(config.run, name=None))
-    for start in (pretrain, dry_run):
+    for start in (pretrain, partial(dry_run, PRETRAINING)):
         with pytest.raises(ValueError, match=r"the preset's name .* cannot begin the name of a folder"):
             start(config, say=lambda line: None)
     assert [path.name for path in tmp_path.rglob("*")] == ["images"]

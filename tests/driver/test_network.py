@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ REFUSALS: list[tuple[ModelConfig, int, str]] = [
 ]
 
 
-@pytest.mark.parametrize("start", [pretrain, dry_run])
+@pytest.mark.parametrize("start", [pretrain, partial(dry_run, PRETRAINING)], ids=["pretrain", "dry_run"])
 @pytest.mark.parametrize(("model", "crop_px", "message"), REFUSALS)
 def test_what_does_not_fit_is_refused_before_images_are_listed(
     model: ModelConfig, crop_px: int, message: str, start: Callable[..., object], tmp_path: Path

@@ -46,6 +46,7 @@ def make_nothing() -> None:
     raise ValueError("there is no such encoder")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 3])
 def test_every_item_is_done_once(shared_ray: None, num_workers: int) -> None:
     run = RunConfig(num_workers=num_workers, device="cpu")
@@ -56,6 +57,7 @@ def test_every_item_is_done_once(shared_ray: None, num_workers: int) -> None:
             assert len({made for _, made in found.values()}) in range(1, max(1, num_workers) + 1)
 
 
+@pytest.mark.slow
 def test_what_a_lost_worker_had_in_hand_is_done_again(shared_ray: None, tmp_path: Path, said: list[str]) -> None:
     pool = RayPool(make, count=2, resources={"CPU": 1.0})
     try:
@@ -65,6 +67,7 @@ def test_what_a_lost_worker_had_in_hand_is_done_again(shared_ray: None, tmp_path
     assert sum("a worker was lost" in line for line in said) == 1
 
 
+@pytest.mark.slow
 def test_work_that_kills_every_worker_ends(shared_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_map, "_MOST_LOSSES", 2)
     pool = RayPool(make, count=1, resources={"CPU": 1.0})
@@ -75,6 +78,7 @@ def test_work_that_kills_every_worker_ends(shared_ray: None, monkeypatch: pytest
         pool.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_an_error_that_a_user_can_mend_arrives_as_it_was(shared_ray: None, num_workers: int) -> None:
     run = RunConfig(num_workers=num_workers, device="cpu")
@@ -85,6 +89,7 @@ def test_an_error_that_a_user_can_mend_arrives_as_it_was(shared_ray: None, num_w
         list(pool.map(refuse, range(3)))
 
 
+@pytest.mark.slow
 def test_a_mistake_of_ours_names_itself(shared_ray: None) -> None:
     pool = RayPool(make, count=1, resources={"CPU": 1.0})
     try:
@@ -94,6 +99,7 @@ def test_a_mistake_of_ours_names_itself(shared_ray: None) -> None:
         pool.close()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_made_ends_at_once(shared_ray: None) -> None:
     pool = RayPool(make_nothing, count=2, resources={"CPU": 1.0})
     try:
@@ -116,6 +122,7 @@ def test_no_more_is_made_ahead_than_a_few() -> None:
     pool.close()
 
 
+@pytest.mark.slow
 def test_a_cluster_that_never_has_such_a_worker_is_an_error(shared_ray: None) -> None:
     with pytest.raises(ValueError, match=r"no node of the cluster has 1 CPU, 1 GPU"):
         choose_pool_workers(RunConfig(num_workers=1, device="cuda"))

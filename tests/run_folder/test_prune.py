@@ -131,7 +131,9 @@ def test_who_loses_the_run_deletes_no_more(folder: Path, monkeypatch: pytest.Mon
 
     def take_over(run: object, step: int) -> None:
         delete(run, step)
-        (folder / "lease.json").write_text(json.dumps({"owner": "other", "pid": 5, "host": "elsewhere"}))
+        taken = json.dumps({"owner": "other", "pid": 5, "host": "elsewhere"})
+        (folder / "lease.new").write_text(taken)
+        (folder / "lease.new").rename(folder / "lease.json")  # whole at once, as a driver writes it
 
     monkeypatch.setattr(pruning_module, "delete_checkpoint", take_over)
     with pytest.raises(LeaseLost):
