@@ -153,6 +153,17 @@ def test_another_encoder_or_other_images_do_not_mix(encoder: Path, images: Path,
         quietly(job(encoder, images), out)
 
 
+def test_another_kind_of_device_does_not_mix(encoder: Path, images: Path, tmp_path: Path) -> None:
+    quietly(job(encoder, images / "1"), tmp_path)
+    note = json.loads((tmp_path / "embeddings.json").read_text())
+    assert note["device"] == "cpu"
+    (tmp_path / "embeddings.json").write_text(json.dumps({**note, "device": "cuda"}))
+    quietly(job(encoder, images / "1"), tmp_path, threshold=0.99)  # encodes nothing
+    next((tmp_path / "vectors").glob("*.parquet")).unlink()
+    with pytest.raises(ValueError, match=r"made with --run.device cuda \(--run.dtype float64\), now it is cpu"):
+        quietly(job(encoder, images / "1"), tmp_path)
+
+
 def test_a_part_of_which_nothing_decodes_is_empty(encoder: Path, images: Path, tmp_path: Path) -> None:
     for i in range(PART):
         (tmp_path / f"{i:02}.png").write_bytes(b"no image")

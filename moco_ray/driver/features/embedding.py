@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from moco_ray.cluster.pool import choose_pool_workers
 from moco_ray.config import Config
 from moco_ray.config.paths import as_uri
 from moco_ray.data.manifest import Manifest
@@ -52,7 +53,8 @@ def embed(
         output, encoder, data, num_vectors, num_bad, and what was found: neighbours, duplicates.
 
     Raises:
-        ValueError: There is no such encoder, there are no images, or the folder holds other embeddings.
+        ValueError: There is no such encoder, there are no images, or the folder holds other embeddings, or those of
+            another kind of device.
     """
     output = str(as_uri("--output", output))
     if threshold is not None:
@@ -97,7 +99,9 @@ def _encode(config: Config, spec: Spec, folder: EmbeddingFolder, dim: int) -> Se
         log.info(f"{num_there} of {len(folder.parts)} parts are there already")
     if not missing and QUERIES not in spec.sets:
         return None
-    with open_engine(spec, config.run) as engine:
+    workers = choose_pool_workers(config.run)
+    folder.check_device("cuda" if workers.uses_gpu else "cpu")
+    with open_engine(spec, config.run, workers) as engine:
         if missing:
             _fill(engine, folder, spec.sets[IMAGES].manifest, missing, dim)
         return set_features(engine, spec, QUERIES, what="queries") if QUERIES in spec.sets else None
