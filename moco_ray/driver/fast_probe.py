@@ -31,6 +31,7 @@ from moco_ray.evaluate.features import ImageSet
 from moco_ray.evaluate.linear import fit_linear
 from moco_ray.evaluate.measure import resize_px
 from moco_ray.storage.storage import Missing, Storage, resolve_storage_options
+from moco_ray.storage.uris import without_secrets
 from moco_ray.tasks.supervised import LINEAR_PROBE, initial_network
 from moco_ray.worker.console import said_by
 
@@ -83,9 +84,9 @@ def fast_probe(config: Config, *, baselines: bool = False, say: Callable[[str], 
     return {
         "task": config.task,
         "fast": True,
-        "init": config.model.init,
+        "init": config.model.init and without_secrets(config.model.init),
         "arch": config.model.arch,
-        "data": config.data.uri,
+        "data": without_secrets(config.data.uri),
         "classes": list(eval_set.classes),
         "label_fraction": config.data.label_fraction,
         "seed": config.run.seed,

@@ -22,6 +22,7 @@ from moco_ray.driver.features.neighbours import write_neighbours
 from moco_ray.evaluate.at_scale.encoding import CHUNK, Chunk, Encoded, Spec, encode_chunk
 from moco_ray.evaluate.measure import resize_px
 from moco_ray.storage.storage import Storage, resolve_storage_options
+from moco_ray.storage.uris import without_secrets
 from moco_ray.worker.console import said_by
 
 log = logging.getLogger(__name__)
@@ -73,17 +74,21 @@ def embed(
         )
         about = {
             "encoder": {**encoder.about, "resize_px": spec.resize_px, "dtype": config.run.dtype},
-            "data": {"uri": config.data.uri, "digest": images.manifest.digest, "num_images": len(images)},
+            "data": {
+                "uri": without_secrets(config.data.uri),
+                "digest": images.manifest.digest,
+                "num_images": len(images),
+            },
         }
         if is_dry:
-            return {"output": output, **about}
+            return {"output": without_secrets(output), **about}
         storage = Storage.open(output, resolve_storage_options(output, config.run.storage_options))
         folder = open_folder(storage, about, num_rows=len(images), part_rows=PART_ROWS)
         queries = _encode(config, spec, folder, encoder.about["feature_dim"])
         num_vectors, num_bad = folder.finish(images.manifest)
         bad = f"; {num_bad:,} images have none: {storage.uri(storage.join(BAD))}" if num_bad else ""
         log.info(f"{num_vectors:,} vectors of {encoder.about['feature_dim']} numbers in {output}{bad}")
-        results = {"output": output, **about, "num_vectors": num_vectors, "num_bad": num_bad}
+        results = {"output": without_secrets(output), **about, "num_vectors": num_vectors, "num_bad": num_bad}
         if queries is not None:
             features = queries.features[ENCODER]
             results["neighbours"] = write_neighbours(folder, images, sets[QUERIES], queries, features)
