@@ -13,7 +13,7 @@ from moco_ray.cluster.pool import choose_pool_workers
 from moco_ray.config import Config
 from moco_ray.config.paths import as_uri
 from moco_ray.data.manifest import Manifest
-from moco_ray.driver.features.encoder import load
+from moco_ray.driver.features.encoder import LoadedEncoder, load
 from moco_ray.driver.features.engine import Engine, SetFeatures, open_engine, set_features
 from moco_ray.driver.features.folder import BAD, EmbeddingFolder, Part, open_folder
 from moco_ray.driver.features.images import all_images, query_images
@@ -72,14 +72,7 @@ def embed(
             views=config.views,
             resize_px=resize_px(config.views.crop_px, config.eval),
         )
-        about = {
-            "encoder": {**encoder.about, "resize_px": spec.resize_px, "dtype": config.run.dtype},
-            "data": {
-                "uri": without_secrets(config.data.uri),
-                "digest": images.manifest.digest,
-                "num_images": len(images),
-            },
-        }
+        about = _about(config, encoder, spec)
         if is_dry:
             return {"output": without_secrets(output), **about}
         storage = Storage.open(output, resolve_storage_options(output, config.run.storage_options))
@@ -95,6 +88,15 @@ def embed(
         if threshold is not None:
             results["duplicates"] = write_duplicates(folder, images, encoder.about["feature_dim"], threshold)
     return results
+
+
+def _about(config: Config, encoder: LoadedEncoder, spec: Spec) -> dict[str, Any]:
+    """What the vectors are of."""
+    manifest = spec.sets[IMAGES].manifest
+    return {
+        "encoder": {**encoder.about, "resize_px": spec.resize_px, "dtype": config.run.dtype},
+        "data": {"uri": without_secrets(config.data.uri), "digest": manifest.digest, "num_images": len(manifest)},
+    }
 
 
 def _encode(config: Config, spec: Spec, folder: EmbeddingFolder, dim: int) -> SetFeatures | None:
