@@ -37,6 +37,8 @@ def _train(arguments: Sequence[str]) -> None:
             "--baselines goes with --fast; without it, a probe without --model.init is that of an untrained network"
         )
     if parsed.own.get("fast"):
+        if parsed.own.get("dry_run"):
+            raise ValueError("--dry-run does not go with --fast: drop one of them")
         _fit(parsed)
         return
     from moco_ray.cli.training import train_command  # here, because torch takes seconds to import

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from moco_ray.run_folder.lease import Lease, StepDone, check_lease
 from moco_ray.storage.storage import Storage, StorageOptions
-from moco_ray.storage.uris import shown
+from moco_ray.storage.uris import shown, without_secrets
 
 END = "end.json"
 _MOST_CHARACTERS = 1000
-_SHORTEST_SECRET = 6
-_SECRET_NAME = re.compile(r"key|secret|token|password|passwd|credential|signature|sas|auth", re.IGNORECASE)
-_USER_OF_URL = re.compile(r"(?<=://)[^/\s@]+@")
-_QUERY_OF_URL = re.compile(r"(\w+://[^\s?]+)\?[^\s;,)'\"]+")
 
 
 @contextmanager
@@ -45,24 +39,6 @@ def end_on_record(
 def forget_end(run: Storage) -> None:
     """The run goes on, or has ended well."""
     run.delete(run.join(END))
-
-
-def without_secrets(text: str, options: Iterable[StorageOptions] = ()) -> str:
-    """A text without the credentials of options, and without those that URLs may hold."""
-    for one in options:
-        for secret in sorted(_secrets(one.values), key=len, reverse=True):
-            text = text.replace(secret, "…")
-    return _QUERY_OF_URL.sub(r"\1?…", _USER_OF_URL.sub("…@", text))
-
-
-def _secrets(values: Mapping[str, Any]) -> set[str]:
-    found: set[str] = set()
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _secrets(value)
-        elif isinstance(value, str) and len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name):
-            found.add(value)
-    return found
 
 
 def _words(error: BaseException, options: Iterable[StorageOptions]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 from moco_ray.config import Config
 from moco_ray.run_folder.metrics import stored_lines
 from moco_ray.storage.storage import Storage
+from moco_ray.storage.uris import without_secrets
 
 RESULTS = "results.json"
 
@@ -37,9 +38,9 @@ def write_results(
         "task": config.task,
         "preset": config.preset,
         "run": str(config.run.name),
-        "init": config.model.init,
+        "init": config.model.init and without_secrets(config.model.init),
         "arch": config.model.arch,
-        "data": config.data.uri,
+        "data": without_secrets(config.data.uri),
         "classes": list(classes),
         "num_train": num_train,
         "num_test": int(measures.pop("num_images", 0)),

@@ -14,11 +14,12 @@ from moco_ray.config.changes import changes_of
 from moco_ray.config.optim import OptimConfig
 from moco_ray.config.patience import USUAL_PATIENCE, Patience
 from moco_ray.data.manifest import Manifest
-from moco_ray.run_folder.end import END, without_secrets
+from moco_ray.run_folder.end import END
 from moco_ray.run_folder.found import FoundRun, in_threads
 from moco_ray.run_folder.lease import LEASE, is_held, read_lease
 from moco_ray.run_folder.metrics import best_line
 from moco_ray.run_folder.names import CONFIG, MANIFEST
+from moco_ray.storage.uris import without_secrets
 
 log = logging.getLogger(__name__)
 EVALUATIONS = "eval.jsonl"

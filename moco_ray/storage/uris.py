@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from moco_ray.config.paths import BYTES, LOCAL, check_slashes, local_path, local_uri
+
+if TYPE_CHECKING:
+    from moco_ray.storage.options import StorageOptions  # which imports this module
 
 S3 = ("s3", "s3a")
 HTTP = ("http", "https")
@@ -15,6 +20,11 @@ CACHES = ("simplecache", "filecache", "blockcache")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BEGIN = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]*://|({'|'.join((*ARCHIVES, *CACHES))})::|[/~]")
 _WRAPPER = re.compile(rf"({'|'.join((*ARCHIVES, *CACHES))})(://|::)")
+
+_SHORTEST_SECRET = 6
+_SECRET_NAME = re.compile(r"key|secret|token|password|passwd|credential|signature|sas|auth", re.IGNORECASE)
+_USER_OF_URL = re.compile(r"(?<=://)[^/\s]+@")
+_QUERY_OF_URL = re.compile(r"(\w+://[^\s?]+)\?[^\s;,)'\"]+")
 
 
 @dataclass(frozen=True)
@@ -137,6 +147,24 @@ def shown(text: str) -> str:
         return text
     text = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def without_secrets(text: str, options: Iterable[StorageOptions] = ()) -> str:
+    """A text without the credentials of options, and without those that URLs may hold."""
+    for one in options:
+        for secret in sorted(_secrets(one.values), key=len, reverse=True):
+            text = text.replace(secret, "…")
+    return _QUERY_OF_URL.sub(r"\1?…", _USER_OF_URL.sub("…@", text))
+
+
+def _secrets(values: Mapping[str, Any]) -> set[str]:
+    found: set[str] = set()
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _secrets(value)
+        elif isinstance(value, str) and len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name):
+            found.add(value)
+    return found
 
 
 def known_protocols() -> list[str]:

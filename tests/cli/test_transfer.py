@@ -303,6 +303,12 @@ def test_a_fast_probe_refuses_several_labels_an_image(
     assert code == 2 and "--fast learns one class an image" in text and "listing" not in text
 
 
+def test_a_fast_probe_has_no_dry_run(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [*TINY, "--data.uri", str(images), "--run.storage-path", str(tmp_path / "runs"), "--fast", "--dry-run"]
+    code, text = _run("linear_probe", flags, capsys)
+    assert code == 2 and "--dry-run does not go with --fast" in text and not (tmp_path / "runs").exists()
+
+
 def test_a_list_that_excludes_nothing_is_warned_of_and_one_that_excludes_some_counted(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

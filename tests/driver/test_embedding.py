@@ -154,6 +154,17 @@ def test_another_encoder_or_other_images_do_not_mix(encoder: Path, images: Path,
         quietly(job(encoder, images), out)
 
 
+def test_another_kind_of_device_does_not_mix(encoder: Path, images: Path, tmp_path: Path) -> None:
+    quietly(job(encoder, images / "1"), tmp_path)
+    note = json.loads((tmp_path / "embeddings.json").read_text())
+    assert note["device"] == "cpu"
+    (tmp_path / "embeddings.json").write_text(json.dumps({**note, "device": "cuda"}))
+    quietly(job(encoder, images / "1"), tmp_path, threshold=0.99)  # encodes nothing
+    next((tmp_path / "vectors").glob("*.parquet")).unlink()
+    with pytest.raises(ValueError, match=r"made with --run.device cuda \(--run.dtype float64\), now it is cpu"):
+        quietly(job(encoder, images / "1"), tmp_path)
+
+
 def test_a_part_of_which_nothing_decodes_is_empty(encoder: Path, images: Path, tmp_path: Path) -> None:
     for i in range(PART):
         (tmp_path / f"{i:02}.png").write_bytes(b"no image")
@@ -196,6 +207,10 @@ def test_near_duplicates_are_grouped_and_all_but_one_of_each_are_left_out(
         assert sorted(names) == sorted([original, *groups[original]])
         assert group.similarity.iloc[0] == 1 and group.similarity.min() > 0.97
     assert (out / "duplicates.png").read_bytes().startswith(b"\x89PNG")
+    few = quietly(job(encoder, tmp_path / "images"), tmp_path / "few", threshold=0.99)["duplicates"]
+    assert few["num_groups"] and (tmp_path / "few/duplicates.png").exists()
+    none = quietly(job(encoder, tmp_path / "images"), tmp_path / "few", threshold=1)["duplicates"]
+    assert none["num_groups"] == 0 and not (tmp_path / "few/duplicates.png").exists()
     for name in ("exclude.txt", "duplicates.csv"):  # what pretraining does with them
         config = parse(["--data.uri", str(tmp_path / "images"), "--data.exclude", str(out / name)]).config
         assert len(list_images(config).train) == 40
@@ -226,6 +241,15 @@ def test_the_nearest_images_of_an_image_are_its_copies(encoder: Path, images: Pa
     assert (out / "neighbours.png").read_bytes().startswith(b"\x89PNG")
     again = quietly(job(encoder, tmp_path / "images"), out, neighbours=str(images / "3"))
     assert again["neighbours"]["num_queries"] == 21
+
+
+def test_queries_need_no_label_column(encoder: Path, images: Path, tmp_path: Path) -> None:
+    paths = sorted(map(str, images.glob("[12]/*.png")))
+    pd.DataFrame({"path": paths, "kind": [path.split("/")[-2] for path in paths]}).to_csv(tmp_path / "list.csv")
+    config = job(encoder, tmp_path / "list.csv")
+    config = replace(config, data=replace(config.data, label_column="kind", classes=("1", "2")))
+    found = quietly(config, tmp_path / "out", neighbours=str(images / "3"))
+    assert found["neighbours"]["num_queries"] == 21
 
 
 def test_it_writes_to_s3(encoder: Path, images: Path, s3: S3Server) -> None:

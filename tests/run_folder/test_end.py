@@ -11,9 +11,10 @@ import pytest
 
 from moco_ray.config.patience import Patience
 from moco_ray.driver.run import pretrain
-from moco_ray.run_folder.end import END, end_on_record, without_secrets
+from moco_ray.run_folder.end import END, end_on_record
 from moco_ray.run_folder.lease import Lease, LeaseLost, hold_run
 from moco_ray.storage.storage import Storage, StorageOptions
+from moco_ray.storage.uris import without_secrets
 from moco_ray.tasks.failure import RunFailed
 from tests.runs import tiny_config
 
@@ -50,6 +51,7 @@ def test_the_reason_shows_no_credentials(tmp_path: Path) -> None:
     text = "AKIAKEY with hushhush at http://host:1 and s3://a/b; https://me:pw@host/x?token=1, then y"
     shown = "… with … at http://host:1 and s3://a/b; https://…@host/x?…, then y"
     assert _ended(tmp_path, ValueError(text))["reason"] == shown
+    assert without_secrets("https://me:p@w@host/x") == "https://…@host/x"
     assert without_secrets("/data/what?.jpg is bad") == "/data/what?.jpg is bad"
 
 

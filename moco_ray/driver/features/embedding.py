@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from moco_ray.cluster.pool import choose_pool_workers
 from moco_ray.config import Config
 from moco_ray.config.paths import as_uri
 from moco_ray.data.manifest import Manifest
-from moco_ray.driver.features.encoder import load
+from moco_ray.driver.features.encoder import LoadedEncoder, load
 from moco_ray.driver.features.engine import Engine, SetFeatures, open_engine, set_features
 from moco_ray.driver.features.folder import BAD, EmbeddingFolder, Part, open_folder
 from moco_ray.driver.features.images import all_images, query_images
@@ -21,6 +22,7 @@ from moco_ray.driver.features.neighbours import write_neighbours
 from moco_ray.evaluate.at_scale.encoding import CHUNK, Chunk, Encoded, Spec, encode_chunk
 from moco_ray.evaluate.measure import resize_px
 from moco_ray.storage.storage import Storage, resolve_storage_options
+from moco_ray.storage.uris import without_secrets
 from moco_ray.worker.console import said_by
 
 log = logging.getLogger(__name__)
@@ -52,7 +54,8 @@ def embed(
         output, encoder, data, num_vectors, num_bad, and what was found: neighbours, duplicates.
 
     Raises:
-        ValueError: There is no such encoder, there are no images, or the folder holds other embeddings.
+        ValueError: There is no such encoder, there are no images, or the folder holds other embeddings, or those of
+            another kind of device.
     """
     output = str(as_uri("--output", output))
     if threshold is not None:
@@ -69,25 +72,31 @@ def embed(
             views=config.views,
             resize_px=resize_px(config.views.crop_px, config.eval),
         )
-        about = {
-            "encoder": {**encoder.about, "resize_px": spec.resize_px, "dtype": config.run.dtype},
-            "data": {"uri": config.data.uri, "digest": images.manifest.digest, "num_images": len(images)},
-        }
+        about = _about(config, encoder, spec)
         if is_dry:
-            return {"output": output, **about}
+            return {"output": without_secrets(output), **about}
         storage = Storage.open(output, resolve_storage_options(output, config.run.storage_options))
         folder = open_folder(storage, about, num_rows=len(images), part_rows=PART_ROWS)
         queries = _encode(config, spec, folder, encoder.about["feature_dim"])
         num_vectors, num_bad = folder.finish(images.manifest)
         bad = f"; {num_bad:,} images have none: {storage.uri(storage.join(BAD))}" if num_bad else ""
         log.info(f"{num_vectors:,} vectors of {encoder.about['feature_dim']} numbers in {output}{bad}")
-        results = {"output": output, **about, "num_vectors": num_vectors, "num_bad": num_bad}
+        results = {"output": without_secrets(output), **about, "num_vectors": num_vectors, "num_bad": num_bad}
         if queries is not None:
             features = queries.features[ENCODER]
             results["neighbours"] = write_neighbours(folder, images, sets[QUERIES], queries, features)
         if threshold is not None:
             results["duplicates"] = write_duplicates(folder, images, encoder.about["feature_dim"], threshold)
     return results
+
+
+def _about(config: Config, encoder: LoadedEncoder, spec: Spec) -> dict[str, Any]:
+    """What the vectors are of."""
+    manifest = spec.sets[IMAGES].manifest
+    return {
+        "encoder": {**encoder.about, "resize_px": spec.resize_px, "dtype": config.run.dtype},
+        "data": {"uri": without_secrets(config.data.uri), "digest": manifest.digest, "num_images": len(manifest)},
+    }
 
 
 def _encode(config: Config, spec: Spec, folder: EmbeddingFolder, dim: int) -> SetFeatures | None:
@@ -97,7 +106,9 @@ def _encode(config: Config, spec: Spec, folder: EmbeddingFolder, dim: int) -> Se
         log.info(f"{num_there} of {len(folder.parts)} parts are there already")
     if not missing and QUERIES not in spec.sets:
         return None
-    with open_engine(spec, config.run) as engine:
+    workers = choose_pool_workers(config.run)
+    folder.check_device("cuda" if workers.uses_gpu else "cpu")
+    with open_engine(spec, config.run, workers) as engine:
         if missing:
             _fill(engine, folder, spec.sets[IMAGES].manifest, missing, dim)
         return set_features(engine, spec, QUERIES, what="queries") if QUERIES in spec.sets else None

@@ -16,7 +16,7 @@ from moco_ray.data.manifest import Images
 from moco_ray.driver.images.listing import list_images
 from moco_ray.run_folder.begin import stored_images
 from moco_ray.storage.storage import Storage, resolve_storage_options
-from moco_ray.storage.uris import protocol_of
+from moco_ray.storage.uris import protocol_of, without_secrets
 from moco_ray.tasks.network import initial_backbone
 from moco_ray.weights.origin import Origin, origin_of
 
@@ -52,7 +52,7 @@ def load(config: Config) -> LoadedEncoder:
     backbone.load_state_dict(torch.load(io.BytesIO(state), weights_only=True))
     origin = origin_of(path, _access(config, path))
     about = {
-        "path": path,
+        "path": without_secrets(path),
         "digest": digest_of(backbone.state_dict()),
         "arch": config.model.arch,
         "step": origin.step if origin else None,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from moco_ray.cluster.pool import choose_pool_workers, open_pool
+from moco_ray.cluster.workers import Workers
 from moco_ray.config.run import RunConfig
 from moco_ray.config.views import ViewsConfig
 from moco_ray.driver.features.progress import Progress
@@ -47,17 +48,18 @@ class Engine:
 
 
 @contextmanager
-def open_engine(spec: Spec, run: RunConfig) -> Iterator[Engine]:
+def open_engine(spec: Spec, run: RunConfig, workers: Workers | None = None) -> Iterator[Engine]:
     """Start workers that encode as a specification says; they end with the context.
 
     Args:
-        spec: What is encoded, and how; whether on GPUs is found here.
+        spec: What is encoded, and how; whether on GPUs is told by the workers.
         run: How many workers, on what, and in which dtype.
+        workers: As `choose_pool_workers` has decided; None: that is done here.
 
     Raises:
         ValueError: The cluster can never have one of them.
     """
-    workers = choose_pool_workers(run)
+    workers = workers or choose_pool_workers(run)
     spec = replace(spec, uses_gpu=workers.uses_gpu, dtype=run.dtype, seed=run.seed)
     with open_pool(partial(Encoding, spec), run, workers) as pool:
         yield Engine(pool)

@@ -26,6 +26,7 @@ from moco_ray.evaluate.eval_set import EvalSet, choose_eval_set
 from moco_ray.evaluate.measure import resize_px
 from moco_ray.evaluate.representation import alignment, rankme, uniformity
 from moco_ray.evaluate.words import describe_eval_set
+from moco_ray.storage.uris import without_secrets
 from moco_ray.worker.console import said_by
 
 log = logging.getLogger(__name__)
@@ -150,7 +151,11 @@ def evaluate(
                 usable_ks(ks, eval_set)
             return None
         results = evaluate_encoder(encoder.backbone, eval_set, config, ks=ks, baselines=baselines)
-    data = {"uri": config.data.uri, "eval_uri": config.eval.uri or None, "classes": len(eval_set.classes)}
+    data = {
+        "uri": without_secrets(config.data.uri),
+        "eval_uri": without_secrets(config.eval.uri) if config.eval.uri else None,
+        "classes": len(eval_set.classes),
+    }
     return {"encoder": encoder.about, "data": data, **results}
 
 

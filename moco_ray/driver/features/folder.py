@@ -102,6 +102,23 @@ class EmbeddingFolder:
                 vectors=vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim),
             )
 
+    def check_device(self, device: str) -> None:
+        """Note on what kind of device vectors are made, "cuda" or "cpu", which decides on their dtype and rounding.
+
+        Raises:
+            ValueError: Those that are there were made on another kind.
+        """
+        note = json.loads(self.storage.read_bytes(self.storage.join(NOTE)))
+        known = note.get("device")
+        if known is None:
+            write_note(self.storage, {**note, "device": device})
+        elif known != device:
+            raise ValueError(
+                f"{self.storage.uri(self.storage.root)} holds embeddings made with --run.device {known} (--run.dtype "
+                f"{note['encoder'].get('dtype')}), now it is {device}, which rounds otherwise; use --run.device {known}, name "
+                "another --output, or delete that folder"
+            )
+
     def bad(self) -> dict[int, str]:
         """The rows that have no vector, and why; read from the ends of all parts."""
         found: dict[int, str] = {}

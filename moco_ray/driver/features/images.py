@@ -54,7 +54,7 @@ def query_images(config: Config, place: str) -> ImageSet:
     if storage.is_file(storage.root) and extension_of(storage.root) in IMAGE_EXTENSIONS:
         manifest = make_manifest(uris=[storage.uri(storage.root)], labels=np.full(1, -1), classes=())
     else:
-        data = replace(config.data, uri=place, exclude=None, classes=None)
+        data = replace(config.data, uri=place, exclude=None, classes=None, label_column=None, target_columns=None)
         manifest = list_source(data, options).train
     return ImageSet(
         manifest=manifest,

@@ -63,6 +63,8 @@ def write_duplicates(folder: EmbeddingFolder, images: ImageSet, dim: int, thresh
                 f"{EXCLUDE} names rows of Parquet files, which --data.exclude does not know: leave them out there"
             )
         folder.storage.write_bytes(folder.storage.join(PICTURE), _picture(images, groups, similarity))
+    else:
+        folder.storage.delete(folder.storage.join(PICTURE))  # of an earlier threshold
     if groups and len(groups[0]) > _MANY * len(images):
         log.warning(
             f"one group has {len(groups[0]):,} of the {len(images):,} images: to this encoder they are alike from one to the "

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _TILE_ELEMENTS = 1 << 24
+_ROUNDING = 1e-6  # of the cosine of a vector with itself
 
 
 class Groups:
@@ -44,7 +45,7 @@ class Groups:
 def similar_pairs(
     left: Tensor, right: Tensor, threshold: float, *, is_same: bool = False
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pairs of unit vectors (n, d) and (m, d) whose cosine is at least a threshold: their numbers, a few at a time.
+    """Pairs of unit vectors (n, d) and (m, d) whose cosine is at least a threshold, but for rounding: their numbers, a few at a time.
 
     Args:
         left: Unit vectors.
@@ -53,7 +54,7 @@ def similar_pairs(
         is_same: Whether both are the same: then each pair is found once, and none with itself.
     """
     for rows in torch.arange(len(left), device=left.device).split(max(1, _TILE_ELEMENTS // max(1, len(right)))):
-        is_similar = left[rows] @ right.T >= threshold  # (r, m)
+        is_similar = left[rows] @ right.T >= threshold - _ROUNDING  # (r, m)
         if is_same:
             is_similar &= torch.arange(len(right), device=right.device) > rows[:, None]
         row, column = is_similar.nonzero(as_tuple=True)

@@ -15,6 +15,7 @@ from moco_ray.evaluate.at_scale.duplicates import Groups, similar_pairs
 from moco_ray.evaluate.at_scale.encoding import FloatArray
 from moco_ray.evaluate.at_scale.keys import Nearest, candidates, places_of, similarities_of
 
+_NOTHING = 1e-6  # rounding, as a share
 _HELD_NUMBERS = 1 << 27  # of vectors that others are compared with at once: 512 MiB
 
 
@@ -79,11 +80,11 @@ def near_duplicates(
     for held in _together(sizes, max(1, _HELD_NUMBERS // dim)):
         parts = list(read(held))
         rows = np.concatenate([part.rows for part in parts])
-        left = _unit(np.concatenate([part.vectors for part in parts]) - center, device)
+        left = _unit(_centered(np.concatenate([part.vectors for part in parts]), center), device)
         for a, b in similar_pairs(left, left, threshold, is_same=True):
             groups.join(rows[a], rows[b])
         for part in read(range(held[-1] + 1, len(sizes))):
-            for a, b in similar_pairs(left, _unit(part.vectors - center, device), threshold):
+            for a, b in similar_pairs(left, _unit(_centered(part.vectors, center), device), threshold):
                 groups.join(rows[a], part.rows[b])
         tell(sum(sizes[number] for number in held))
     return groups
@@ -103,12 +104,12 @@ def similarities_to_kept(
     vectors: dict[int, FloatArray] = {}
     for part in read(None):
         at = np.flatnonzero(np.isin(part.rows, kept))
-        vectors |= dict(zip(part.rows[at].tolist(), _normalized(part.vectors[at] - center), strict=True))
+        vectors |= dict(zip(part.rows[at].tolist(), _normalized(_centered(part.vectors[at], center)), strict=True))
     found: dict[int, float] = {}
     members = np.array(sorted(kept_of), dtype=np.int64)
     for part in read(None):
         at = np.flatnonzero(np.isin(part.rows, members))
-        for row, vector in zip(part.rows[at].tolist(), _normalized(part.vectors[at] - center), strict=True):
+        for row, vector in zip(part.rows[at].tolist(), _normalized(_centered(part.vectors[at], center)), strict=True):
             found[row] = float(vector @ vectors[kept_of[row]])
     return found
 
@@ -140,6 +141,14 @@ def _device() -> torch.device:
 
 def _unit(vectors: FloatArray, device: torch.device) -> Tensor:
     return F.normalize(torch.tensor(vectors).to(device), dim=1)
+
+
+def _centered(vectors: FloatArray, center: FloatArray) -> FloatArray:
+    """Vectors (n, d) without the center, as (n, d + 1): those equal to it, but for rounding, are alike and like no other."""
+    apart = vectors - center
+    is_equal = np.linalg.norm(apart, axis=1) <= _NOTHING * np.linalg.norm(center)
+    apart[is_equal] = 0
+    return np.concatenate([apart, is_equal[:, None].astype(np.float32)], axis=1)
 
 
 def _normalized(vectors: FloatArray) -> FloatArray:

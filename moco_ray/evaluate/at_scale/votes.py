@@ -39,10 +39,11 @@ def accuracies(
     for rows in torch.arange(len(query_labels)).split(max(1, _CHUNK_ELEMENTS // max(num_classes, labels.shape[1]))):
         for k, right in rights.items():
             counted = votes(similarities[rows, :k], labels[rows, :k], num_classes, temperature)  # (n, classes)
-            weights, first = counted.topk(min(_TOP, num_classes), dim=1)  # (n, 5)
-            first[:, 0] = counted.argmax(dim=1)
-            is_right = (first == query_labels[rows, None]) & (weights > 0)
-            right[0] += int(is_right[:, 0].sum())
-            right[1] += int(is_right.any(dim=1).sum())
+            truth = query_labels[rows]
+            is_first = (counted.argmax(dim=1) == truth) & (counted.amax(dim=1) > 0)  # among equals the lowest class
+            weights, classes = counted.topk(min(_TOP, num_classes), dim=1)  # (n, 5); among equals any
+            is_among = ((classes == truth[:, None]) & (weights > 0)).any(dim=1)
+            right[0] += int(is_first.sum())
+            right[1] += int((is_first | is_among).sum())
     n = max(1, len(query_labels))
     return {k: (100 * one / n, 100 * five / n if num_classes > _TOP else None) for k, (one, five) in rights.items()}

@@ -136,3 +136,13 @@ def test_a_chunk_that_is_done_again_after_its_worker_was_lost_changes_nothing() 
         told = _find(lost, "m", part, places, places)
         found.add(_find(other, "m", part, places, places) if number == 2 else told)
     assert torch.equal(found.keys, find(bank, queries, 10, [0, 1, 2, 3], 1).keys)
+
+
+def test_what_is_first_among_equals_is_among_the_first_five() -> None:
+    labels = torch.arange(8)[None].repeat(8, 1)
+    found = accuracies(
+        torch.zeros(8, 8), labels, torch.arange(8), num_classes=8, ks=[8], temperature=0.1
+    )  # each class has one vote
+    assert found[8][0] == 100 / 8 and 100 * 5 / 8 <= found[8][1] <= 100 * 6 / 8  # type: ignore[operator]
+    lowest = accuracies(torch.zeros(1, 8), labels[:1], torch.zeros(1).long(), num_classes=8, ks=[8], temperature=0.1)
+    assert lowest[8] == (100, 100)
