@@ -1,4 +1,4 @@
-"""The seam of tasks/ holds another tenant: elastic, resumable, recorded, the same on any number of workers."""
+"""The seam of tasks/ holds a tenant of a few lines: resumable and recorded. test_supervised and test_detection are on Ray."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from moco_ray.driver.run import train
@@ -39,17 +38,3 @@ def test_a_run_that_goes_on_has_the_same_curve(whole: Path, images: Path, tmp_pa
     train(Classification(), config, say=_quiet)
     folder = train(Classification(), replace(config, run=replace(config.run, max_steps=12)), say=_quiet).folder
     assert losses(folder).tolist() == losses(whole).tolist() and digests(folder) == digests(whole)
-
-
-@pytest.mark.slow
-def test_a_run_on_ray_has_the_same_curve_and_goes_on_with_other_workers(
-    whole: Path, images: Path, tmp_path: Path, shared_ray: None
-) -> None:
-    config = tiny_config(images, tmp_path, max_steps=5, num_workers=2)
-    train(Classification(), config, say=_quiet)
-    folder = train(
-        Classification(), replace(config, run=replace(config.run, max_steps=12, num_workers=3)), say=_quiet
-    ).folder
-    np.testing.assert_allclose(losses(folder), losses(whole), rtol=1e-12)
-    assert digests(folder) == digests(whole)
-    assert [line["world_size"] for line in metrics(folder)] == [2] * 5 + [3] * 7
