@@ -11,9 +11,14 @@ import pytest
 from PIL import Image
 
 from moco_ray.config import Config
+from moco_ray.data.boxes.table import BAD_BOXES
+from moco_ray.driver.images.current import current_images
+from moco_ray.driver.images.kept import adopt, images_of_run
 from moco_ray.driver.images.listing import list_images
+from moco_ray.run_folder.begin import begin_run
+from moco_ray.storage.storage import Storage, StorageOptions
 from tests.boxed import shapes_config, write_shapes
-from tests.data.test_boxes import coco
+from tests.data.test_boxes import box, coco
 
 
 def config_of(uri: Path, tmp_path: Path, *, eval_uri: str = "", **detection: object) -> Config:
@@ -67,3 +72,38 @@ def test_more_boxes_than_there_is_room_for_are_said(tmp_path: Path, caplog: pyte
     with caplog.at_level(logging.WARNING, "moco_ray"):
         list_images(config_of(write_shapes(tmp_path / "voc", 6, 2), tmp_path, max_boxes=1))
     assert "have more than 1 boxes" in caplog.text
+
+
+def _set_objects(folder: Path, row: int, objects: str) -> None:
+    (folder / "Annotations" / f"{row}.xml").write_text(f"<annotation>{objects}</annotation>")
+
+
+def _relisted(config: Config) -> Config:
+    return replace(config, data=replace(config.data, relist=True))
+
+
+def test_relisting_sees_other_boxes_and_refuses_other_classes(tmp_path: Path) -> None:
+    folder = write_shapes(tmp_path / "voc", 6, 2)
+    config = config_of(folder, tmp_path)
+    stored = list_images(config)
+    assert current_images(stored, config, _relisted(config)) == (stored, None)
+    _set_objects(folder, 0, box("disc", 1, 1, 20, 20) + box("square", 30, 30, 20, 20))
+    images, difference = current_images(stored, config, _relisted(config))
+    assert difference is not None and difference.words() == "1 labelled otherwise (JPEGImages/0.png)"
+    assert images.train.digest != stored.train.digest and b"0.png" in images.notes[BAD_BOXES]
+    _set_objects(folder, 1, box("cat", 1, 1, 20, 20))
+    with pytest.raises(ValueError, match=r"tells other classes apart \(new: cat; gone: none\)"):
+        current_images(stored, config, _relisted(config))
+
+
+def test_a_relisted_run_lists_its_bad_boxes_anew(tmp_path: Path) -> None:
+    folder, run = write_shapes(tmp_path / "voc", 6, 2), Storage.open(str(tmp_path / "run"), StorageOptions({}))
+    good = (folder / "Annotations" / "0.xml").read_text().removeprefix("<annotation>").removesuffix("</annotation>")
+    _set_objects(folder, 0, good + box("disc", 30, 1, 20, 20))
+    config = config_of(folder, tmp_path)
+    begin_run(run, config, list_images(config))
+    assert "0.png" in (tmp_path / "run" / BAD_BOXES).read_text()
+    _set_objects(folder, 0, good)
+    config = _relisted(config)
+    adopt(run, images_of_run(run, config, config), config, config)
+    assert not (tmp_path / "run" / BAD_BOXES).exists()

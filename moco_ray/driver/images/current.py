@@ -55,17 +55,18 @@ def current_images(stored: Images, old: Config, config: Config) -> tuple[Images,
         return replace(stored, test=test), None
     listed = list_images(config, holds_out=False)
     train, difference = _current(stored.train, listed.train, data_uris, config)
-    if config.needs_labels and train.classes != stored.train.classes:
+    now, was = (images.target_names or images.classes for images in (train, stored.train))
+    if (config.needs_labels or config.task == "detection") and now != was:
         new, gone = (
-            quoted([name for name in one if name not in other]) or "none"
-            for one, other in ((train.classes, stored.train.classes), (stored.train.classes, train.classes))
+            quoted([name for name in one if name not in other]) or "none" for one, other in ((now, was), (was, now))
         )
         raise ValueError(
             f"--data.relist: what was learned tells other classes apart (new: {new}; gone: {gone}); begin another run with "
             "another --run.name"
         )
     uris = eval_uris if has_own_test else data_uris
-    return _with_test(Images(train=train, test=stored.test), stored, listed, uris, config), difference
+    images = Images(train=train, test=stored.test, notes=listed.notes)
+    return _with_test(images, stored, listed, uris, config), difference
 
 
 def _with_test(images: Images, stored: Images, listed: Images, uris: tuple[str, str, str], config: Config) -> Images:
@@ -80,7 +81,7 @@ def _with_test(images: Images, stored: Images, listed: Images, uris: tuple[str, 
     elif stored.test is not None:
         log.warning("the images to classify are gone")
         images = replace(images, test=None)
-    same = images.train is stored.train and images.test is stored.test
+    same = images.train is stored.train and images.test is stored.test and not images.notes
     return stored if same else images
 
 

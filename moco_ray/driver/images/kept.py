@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from moco_ray.config import Config
+from moco_ray.data.boxes.table import BAD_BOXES
 from moco_ray.data.compare import Comparison
 from moco_ray.data.decode import BadImage
 from moco_ray.data.manifest import Images, Manifest
@@ -117,7 +118,7 @@ def adopt(run: Storage, kept: RunImages, old: Config, config: Config) -> None:
         config: The one it goes on with, automatic values decided.
     """
     if kept.begins_anew:
-        for name in (LINEAGE, BAD_IMAGES, EVAL_MANIFEST):
+        for name in (LINEAGE, BAD_IMAGES, BAD_BOXES, EVAL_MANIFEST):
             run.delete(run.join(name))
         begin_run(run, config, kept.images)
         return
@@ -128,6 +129,8 @@ def adopt(run: Storage, kept: RunImages, old: Config, config: Config) -> None:
             log.info(
                 f"from step {kept.listed_at_step:,} on this run is trained on {now:,} images instead of {before:,}"
             )
+    if config.data.relist and not kept.images.notes:
+        run.delete(run.join(BAD_BOXES))
     if kept.images is kept.stored:
         return
     if kept.images.test is None:
