@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from PIL import Image
 
 from moco_ray.config import Config
 from moco_ray.data.boxes.table import BAD_BOXES
+from moco_ray.driver.images.boxed import list_boxed_images
 from moco_ray.driver.images.current import current_images
 from moco_ray.driver.images.kept import adopt, images_of_run
 from moco_ray.driver.images.listing import list_images
 from moco_ray.run_folder.begin import begin_run
-from moco_ray.storage.storage import Storage, StorageOptions
+from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
 from tests.boxed import shapes_config, write_shapes
 from tests.data.test_boxes import box, coco
 
@@ -107,3 +109,25 @@ def test_a_relisted_run_lists_its_bad_boxes_anew(tmp_path: Path) -> None:
     config = _relisted(config)
     adopt(run, images_of_run(run, config, config), config, config)
     assert not (tmp_path / "run" / BAD_BOXES).exists()
+
+
+def test_images_to_test_on_need_no_box_of_each_class(tmp_path: Path) -> None:
+    folder = write_shapes(tmp_path / "voc", 6, 2)
+    for row in (6, 7):
+        _set_objects(folder, row, box("square", 1, 1, 20, 20))
+    images = list_images(config_of(folder, tmp_path))
+    assert images.test is not None and images.test.classes == images.train.classes == ("disc", "square")
+
+
+def test_the_boxes_may_lie_in_another_storage_than_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes, asked = coco(tmp_path / "coco"), []
+
+    def resolve(uri: str, text: str | None) -> StorageOptions:
+        asked.append(uri)
+        return resolve_storage_options(uri, text)
+
+    monkeypatch.setattr("moco_ray.driver.images.boxed.resolve_storage_options", resolve)
+    folder = tmp_path / "coco" / "images"
+    test = shutil.copy(boxes, tmp_path / "test.json")
+    list_boxed_images(config_of(folder, tmp_path, annotations=str(boxes), test_annotations=str(test)), holds_out=False)
+    assert {str(boxes), str(test), str(folder)} == set(asked)

@@ -113,7 +113,12 @@ def bad_lines(bad: Iterable[Bad]) -> bytes:
 
 
 def check_boxes(
-    images: Sequence[WrittenImage], classes: Sequence[str], named: str, bad: Sequence[Bad] = ()
+    images: Sequence[WrittenImage],
+    classes: Sequence[str],
+    named: str,
+    bad: Sequence[Bad] = (),
+    *,
+    needs_all: bool = True,
 ) -> BoxedImages:
     """Keep what can be used. Boxes that lie partly outside of their image are cut to it.
 
@@ -122,13 +127,14 @@ def check_boxes(
         classes: Names that count; none: all that there are, in alphabetical order.
         named: Where the boxes come from, for people.
         bad: What has been left out before.
+        needs_all: Whether each of the classes must have a box.
 
     Raises:
-        ValueError: There is no image, no box, or no box of a class that was asked for.
+        ValueError: There is no image, no box, or no box of a class that must have one.
     """
     present = sorted({box.name for image in images for box in image.boxes})
     known = tuple(classes) or tuple(present)
-    if missing := [name for name in classes if name not in present]:
+    if needs_all and (missing := [name for name in classes if name not in present]):
         there = f"its classes are {quoted(present)}" if present else "it has none at all"
         raise ValueError(f"data.classes {quoted(missing)}: {named} has no box of that class; {there}")
     numbers = {name: i for i, name in enumerate(known)}

@@ -33,8 +33,10 @@ def list_boxed_images(config: Config, *, holds_out: bool) -> Images:
     """
     data, boxes = config.data, config.detection
     log.info(f"listing {data.uri}")
-    options = resolve_storage_options(data.uri, data.storage_options)
-    train = read_boxes(data.uri, boxes.annotations, boxes.split, data.classes or (), options)
+    options, json_options = (
+        resolve_storage_options(uri, data.storage_options) for uri in (data.uri, boxes.annotations or data.uri)
+    )
+    train = read_boxes(data.uri, boxes.annotations, boxes.split, data.classes or (), options, json_options)
     _say(train, f"to train on: ({boxes.annotations or boxes.split}) ", config)
     manifest, bad = _manifest(train), list(train.bad)
     test = _read_test(config, train.classes)
@@ -69,7 +71,8 @@ def _read_test(config: Config, classes: tuple[str, ...]) -> BoxedImages | None:
             )
         if not tested or not (boxes.annotations or has_split(uri, tested, options)):
             return None
-    return read_boxes(uri, boxes.test_annotations, boxes.test_split, classes, options)
+    json_options = resolve_storage_options(boxes.test_annotations or uri, data.storage_options)
+    return read_boxes(uri, boxes.test_annotations, boxes.test_split, classes, options, json_options, needs_all=False)
 
 
 def _say(images: BoxedImages, which: str, config: Config) -> None:
