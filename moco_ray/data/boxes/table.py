@@ -30,7 +30,7 @@ class WrittenBox:
     corners: tuple[float, float, float, float] | None
     """x1, y1, x2, y2 in pixels from the image's upper left corner, its right and lower edge outside; None: no numbers."""
     is_difficult: bool = False
-    """Whether it is neither trained on nor counted (Pascal VOC)."""
+    """Whether it is neither found nor missed when testing (Pascal VOC); it is trained on, as in Detectron2."""
     is_crowd: bool = False
     """Whether it is around many objects (COCO); not trained on."""
 
@@ -87,7 +87,7 @@ class BoxedImages:
         empty = sum(len(own) == 0 for own in self.targets)
         lines = [
             f"{len(boxes):,} boxes in {len(self):,} images ({counted(names)})"
-            + (f"; {int(boxes[:, 5].sum()):,} are difficult and not trained on" if boxes[:, 5].any() else "")
+            + (f"; {int(boxes[:, 5].sum()):,} are difficult and not counted when testing" if boxes[:, 5].any() else "")
             + (f"; {int(boxes[:, 6].sum()):,} are crowds and not trained on" if boxes[:, 6].any() else "")
             + (f"; {empty:,} images without any show what is no object" if empty else "")
         ]
