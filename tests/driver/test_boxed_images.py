@@ -13,11 +13,13 @@ from PIL import Image
 
 from moco_ray.config import Config
 from moco_ray.data.boxes.table import BAD_BOXES
+from moco_ray.data.manifest import Images
 from moco_ray.driver.images.boxed import list_boxed_images
 from moco_ray.driver.images.current import current_images
 from moco_ray.driver.images.kept import adopt, images_of_run
 from moco_ray.driver.images.listing import list_images
 from moco_ray.run_folder.begin import begin_run
+from moco_ray.run_folder.checkpoint import CheckpointStore
 from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
 from tests.boxed import shapes_config, write_shapes
 from tests.data.test_boxes import box, coco
@@ -131,3 +133,39 @@ def test_the_boxes_may_lie_in_another_storage_than_the_images(tmp_path: Path, mo
     test = shutil.copy(boxes, tmp_path / "test.json")
     list_boxed_images(config_of(folder, tmp_path, annotations=str(boxes), test_annotations=str(test)), holds_out=False)
     assert {str(boxes), str(test), str(folder)} == set(asked)
+
+
+def test_a_run_that_holds_images_out_takes_no_other_boxes_to_test_on(tmp_path: Path) -> None:
+    boxes = coco(tmp_path / "coco")
+    config = config_of(tmp_path / "coco" / "images", tmp_path, annotations=str(boxes))
+    later = replace(config, detection=replace(config.detection, test_annotations="test.json"))
+    with pytest.raises(ValueError, match=r"detection.test-annotations was '', now 'test.json'"):
+        current_images(list_images(config), config, later)
+
+
+def test_held_out_images_that_are_gone_are_replaced_by_new_ones(tmp_path: Path) -> None:
+    folder, run = write_shapes(tmp_path / "voc", 8, 4), Storage.open(str(tmp_path / "run"), StorageOptions({}))
+    lists = folder / "ImageSets" / "Main"
+    test = (lists / "test.txt").read_text()
+    (lists / "test.txt").unlink()
+    config = config_of(folder, tmp_path)
+    before = list_images(config).train
+    held_out = {Path(before.uri(int(row))).stem for row in before.other_rows(before.train_rows())}
+    rows = [row for row in (lists / "trainval.txt").read_text().split() if row not in held_out]
+    begin_run(run, config, Images(train=before, test=None))
+    CheckpointStore(storage=run).write(1, {}, {}, {})
+    (lists / "trainval.txt").write_text("\n".join([*rows, *test.split()]))
+    now = images_of_run(run, config, _relisted(config)).images.train
+    chosen = {Path(now.uri(int(row))).stem for row in now.other_rows(now.train_rows())}
+    assert len(held_out) == len(chosen) == 2 and chosen <= set(test.split())
+
+
+def test_where_the_boxes_lie_now_is_written_down(tmp_path: Path) -> None:
+    boxes, run = coco(tmp_path / "coco"), Storage.open(str(tmp_path / "run"), StorageOptions({}))
+    old = config_of(tmp_path / "coco" / "images", tmp_path, annotations=str(boxes))
+    begin_run(run, old, list_images(old))
+    shutil.move(tmp_path / "coco", tmp_path / "moved")
+    moved = str(tmp_path / "moved" / "boxes.json")
+    config = config_of(tmp_path / "moved" / "images", tmp_path, annotations=moved)
+    adopt(run, images_of_run(run, old, config), old, config)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["detection"]["annotations"] == moved

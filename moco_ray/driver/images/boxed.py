@@ -13,7 +13,7 @@ from moco_ray.data.boxes.table import BAD_BOXES, BoxedImages, bad_lines
 from moco_ray.data.known_bad import say_known_bad
 from moco_ray.data.labels import amount
 from moco_ray.data.manifest import Images, Manifest, make_manifest
-from moco_ray.evaluate.eval_set import holdout_mask
+from moco_ray.evaluate.eval_set import holdout_mask, labels_to_draw_by
 from moco_ray.storage.storage import resolve_storage_options
 
 log = logging.getLogger(__name__)
@@ -44,8 +44,7 @@ def list_boxed_images(config: Config, *, holds_out: bool) -> Images:
         _say(test, "to test on: ", config)
         bad += test.bad
     elif holds_out:
-        some_labels = np.arange(len(manifest)) % 2  # a share is held out of each
-        manifest = manifest.with_holdout(holdout_mask(some_labels, config.eval, config.run.seed))
+        manifest = manifest.with_holdout(holdout_mask(labels_to_draw_by(manifest), config.eval, config.run.seed))
         num_held_out = len(manifest) - len(manifest.train_rows())
         log.info(
             f"{num_held_out:,} of {len(manifest):,} images are held out to test on; name others with --eval.uri or "
