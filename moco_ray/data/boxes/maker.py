@@ -81,4 +81,4 @@ class BoxedView(Maker):
 def trained_boxes(targets: NDArray[np.float32]) -> NDArray[np.float32]:
     """The rows (n, 7) of a row's targets that are trained on: all but crowds, as in Detectron2."""
     boxes = targets.reshape(-1, COLUMNS)
-    return boxes[boxes[:, 6] == 0]
+    return boxes[np.flatnonzero(boxes[:, 6] == 0)]
