@@ -10,7 +10,13 @@ from moco_ray.config.paths import local_path
 from moco_ray.data.manifest import Manifest
 from moco_ray.storage.uris import is_local
 
-EXAMPLES = {"run.storage-path": "s3://bucket/runs", "data.uri": "s3://bucket/images", "eval.uri": "s3://bucket/test"}
+EXAMPLES = {
+    "run.storage-path": "s3://bucket/runs",
+    "data.uri": "s3://bucket/images",
+    "eval.uri": "s3://bucket/test",
+    "detection.annotations": "s3://bucket/train.json",
+    "detection.test-annotations": "s3://bucket/test.json",
+}
 _CHECK_TIMEOUT_S = 120.0
 _LOOKED_FOR = 1000  # images that may be missing before one is there
 

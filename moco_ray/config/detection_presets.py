@@ -14,13 +14,14 @@ from moco_ray.config.transfer_presets import Presets
 
 
 def voc_c4() -> Config:
-    """Pascal VOC with R50-C4, as in the MoCo papers (arXiv:1911.05722, Sec. 4.2): 24,000 steps of 16 images.
+    """Pascal VOC with R50-C4, as in the MoCo papers (arXiv:1911.05722, Sec. 4.2), 16 images a step.
 
     Command: python jobs/detect.py RUN --data.uri "VOC2007 + VOC2012" --eval.uri VOC2007
     Hardware: 8 GPUs of 16 GB, two images each: BatchNorm over the global batch allows no micro-batches. Expected on VOC07
     test: AP 55.9, AP50 81.5, AP75 62.6 for v1, 57.0, 82.4, 63.6 for v2, 200 epochs each. Not yet run.
-    Differs: epochs for steps (23 of 16,551 images are 23,792 steps; rates fall at 17,585 and 21,723 of 18,000 and 22,000);
-    weight decay is on BatchNorm, too.
+    Differs: epochs for steps (in 23 epochs of 16,551 images, 23,792 steps, the papers': 24,000; rates fall at 17,585 and
+    21,723 of 18,000 and 22,000); weight decay is on BatchNorm, too; AP is COCO's, over 101 recalls; the published figures
+    are over VOC07's 11.
     """
     return Config(
         task="detection",

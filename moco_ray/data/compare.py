@@ -31,7 +31,7 @@ class Comparison:
     resized: list[str]
     """Images whose files have another size."""
     relabelled: list[str]
-    """Images with another label."""
+    """Images with another label, or other labels or boxes."""
 
     @property
     def has_same_images(self) -> bool:
@@ -50,7 +50,7 @@ class Comparison:
 
 
 def compare(old: Manifest, old_uri: str, new: Manifest, new_uri: str) -> Comparison:
-    """Compare two lists by names, sizes and labels.
+    """Compare two lists by names, sizes, labels and boxes.
 
     Args:
         old: The older list.
@@ -71,13 +71,17 @@ def compare(old: Manifest, old_uri: str, new: Manifest, new_uri: str) -> Compari
     was, now = (m.table["num_bytes"].to_numpy()[rows] for m, rows in ((old, both), (new, new_rows[both])))
     resized = both[(was >= 0) & (now >= 0) & (was != now)]
     was, now = (_label_names(m)[rows] for m, rows in ((old, both), (new, new_rows[both])))
+    is_other = was != now
+    if old.has_targets and new.has_targets:
+        pairs_of_targets = zip(old.targets(both) or [], new.targets(new_rows[both]) or [], strict=True)
+        is_other |= np.array([not np.array_equal(a, b, equal_nan=True) for a, b in pairs_of_targets], dtype=bool)
     known = set(old_names)
     return Comparison(
         new_rows=new_rows,
         removed=[old_names[row][0] for row in np.flatnonzero(new_rows < 0)],
         added=[name[0] for name in new_names if name not in known],
         resized=[old_names[row][0] for row in resized],
-        relabelled=[old_names[row][0] for row in both[was != now]],
+        relabelled=[old_names[row][0] for row in both[is_other]],
     )
 
 

@@ -27,7 +27,13 @@ def check_paths(config: Config) -> None:
                 f"{name} holds options in the command line, and Ray writes the command of a submitted job into its log; "
                 f"put them into a file on the head and name it: --{name} /path/options.json. Replace keys that were in it"
             )
-    paths = {"run.storage-path": config.run.storage_path, "data.uri": config.data.uri, "eval.uri": config.eval.uri}
+    paths = {
+        "run.storage-path": config.run.storage_path,
+        "data.uri": config.data.uri,
+        "eval.uri": config.eval.uri,
+        "detection.annotations": config.detection.annotations,
+        "detection.test-annotations": config.detection.test_annotations,
+    }
     for name, path in paths.items():
         if path and "<" in path and ">" in path:
             raise ValueError(

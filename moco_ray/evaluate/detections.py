@@ -43,6 +43,7 @@ def find_objects(
         ReadError: An image cannot be read.
     """
     from moco_ray.core.detection.canvas import on_canvas, padded_size  # here, because torchvision takes a second
+    from moco_ray.core.detection.step import no_search
 
     sizes: dict[int, tuple[int, int]] = {}
 
@@ -60,7 +61,7 @@ def find_objects(
         for done, batch in enumerate(load_images(images, scaled, at_once=1)):
             (place,), size = batch.places.tolist(), (batch.pixels.shape[1], batch.pixels.shape[2])
             flat = torch.from_numpy(batch.pixels).flatten(1).to(parameter.device)
-            with torch.autocast(parameter.device.type, dtype=autocast, enabled=autocast is not None):
+            with no_search(), torch.autocast(parameter.device.type, dtype=autocast, enabled=autocast is not None):
                 own = detector(on_canvas(flat, [size], padded_size(*size), center, scale), [size])[0]
             height, width = sizes.pop(place)
             back = np.tile([width / size[1], height / size[0]], 2)

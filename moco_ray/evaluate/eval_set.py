@@ -71,6 +71,11 @@ def holdout_mask(
     return mask
 
 
+def labels_to_draw_by(manifest: Manifest) -> NDArray[np.integer]:
+    """Labels (n,) for holdout_mask; where images have boxes or several labels, any of them may be held out."""
+    return np.arange(len(manifest)) % 2 if manifest.has_targets else manifest.labels
+
+
 def choose_eval_set(
     train: Manifest,
     held_out: Manifest | None,

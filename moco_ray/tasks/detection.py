@@ -171,6 +171,14 @@ class Detection(Task):
         classes = job.eval_set.classes
         run.write_bytes(run.join(NAME), detector_bytes(store.read(store.newest() or 0), job.config, classes))
         results = write_results(run, job.config, classes, num_train=job.num_rows, extra={"per_class_is": "AP50"})
+        if job.config.detection.test_annotations and run.exists(run.join(DETECTIONS)):
+            try:
+                _give_coco_numbers(run, job.config)
+            except Exception as error:  # ids are no reason to lose a finished run
+                log.warning(
+                    f"{DETECTIONS} has rows for ids: those of detection.test-annotations could not be read "
+                    f"({type(error).__name__}: {error})"
+                )
         try:
             from moco_ray.report.detection import draw_run  # here, because matplotlib takes half a second to import
 
@@ -216,35 +224,44 @@ def targets_of(job: Job) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
 def detection_lines(job: Job, found: list[Found]) -> bytes:
     """Detections as COCO's programs read them, with each image's place and each class's name beside the numbers.
 
-    Numbers of images and classes are those of detection.test-annotations. Without it an image's is its row among the images to
-    test on, and a class's that in the order of results.json, from 1.
+    An image's number is its row among the images to test on, and a class's that in the order of results.json, from 1.
     """
-    config, images, classes = job.config, job.eval_set.queries, job.eval_set.classes
+    images, classes = job.eval_set.queries, job.eval_set.classes
     uris = [images.manifest.uri(int(row)) for row in images.rows]
-    of_image: Mapping[str, Any] = {uri: i for i, uri in enumerate(uris)}
-    of_class: Mapping[str, Any] = {name: i + 1 for i, name in enumerate(classes)}
-    if config.detection.test_annotations:
-        of_image, of_class = coco_numbers(
-            *(
-                Storage.open(uri, resolve_storage_options(uri, config.data.storage_options))
-                for uri in (config.eval.uri or config.data.uri, config.detection.test_annotations)
-            )
-        )
     entries = [
         {
-            "image_id": of_image[uri],
-            "category_id": of_class[classes[label]],
+            "image_id": i,
+            "category_id": label + 1,
             "bbox": [round(x1, 2), round(y1, 2), round(x2 - x1, 2), round(y2 - y1, 2)],
             "score": round(score, 5),
             "category": classes[label],
             "uri": uri,
         }
-        for uri, own in zip(uris, found, strict=True)
+        for i, (uri, own) in enumerate(zip(uris, found, strict=True))
         for (x1, y1, x2, y2), label, score in zip(
             own.boxes.tolist(), own.labels.tolist(), own.scores.tolist(), strict=True
         )
     ]
     return json.dumps(entries).encode()
+
+
+def _give_coco_numbers(run: Storage, config: Config) -> None:
+    """Give the images and classes of detections.json the ids of detection.test-annotations; null where it has none."""
+    of_image, of_class = coco_numbers(
+        *(
+            Storage.open(uri, resolve_storage_options(uri, config.data.storage_options))
+            for uri in (config.eval.uri or config.data.uri, config.detection.test_annotations)
+        )
+    )
+    entries = json.loads(run.read_bytes(run.join(DETECTIONS)))
+    for entry in entries:
+        entry["image_id"], entry["category_id"] = of_image.get(entry["uri"]), of_class.get(entry["category"])
+    if unknown := sum(entry["image_id"] is None or entry["category_id"] is None for entry in entries):
+        log.warning(
+            f"{unknown:,} of {len(entries):,} entries of {DETECTIONS} have a null for an id: "
+            "detection.test-annotations does not name their image or class"
+        )
+    run.write_bytes(run.join(DETECTIONS), json.dumps(entries).encode())
 
 
 def _read_found(run: Storage, job: Job) -> list[Found]:

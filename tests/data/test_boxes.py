@@ -16,8 +16,10 @@ from moco_ray.storage.storage import resolve_storage_options
 OPTIONS = resolve_storage_options("", None)
 
 
-def read(uri: object, annotations: object = "", split: str = "trainval", classes: tuple[str, ...] = ()) -> BoxedImages:
-    return read_boxes(str(uri), str(annotations), split, classes, OPTIONS)
+def read(
+    uri: object, annotations: object = "", split: str = "trainval", classes: tuple[str, ...] = (), **more: bool
+) -> BoxedImages:
+    return read_boxes(str(uri), str(annotations), split, classes, OPTIONS, OPTIONS, **more)
 
 
 def box(name: str, *corners: object, more: str = "") -> str:
@@ -139,6 +141,10 @@ def test_classes_that_were_not_asked_for_are_left_out(tmp_path: Path) -> None:
     assert found.bad[0].reason == "class 'cat' is not among data.classes"
     with pytest.raises(ValueError, match=r"data.classes cow: .* has no box of that class; its classes are cat, dog"):
         read(folder, classes=("dog", "cow"))
+    assert read(folder, classes=("dog", "cow"), needs_all=False).classes == (
+        "dog",
+        "cow",
+    )  # a class to test on has none
 
 
 def test_what_coco_names_and_is_not_there_is_left_out(tmp_path: Path) -> None:

@@ -75,3 +75,15 @@ def test_a_file_beside_a_single_parquet_file_is_added_and_removes_nothing(uri: s
     assert not found.removed and found.added == ["w.parquet"] * 3 and found.new_rows.tolist() == [3, 4, 5]
     back = compare(two, "/a", one, uri)
     assert back.removed == ["w.parquet"] * 3 and not back.added and back.new_rows.tolist() == [-1, -1, -1, 0, 1, 2]
+
+
+def test_other_boxes_or_labels_of_an_image_are_other_labels() -> None:
+    def boxed(root: str, *targets: list[float]) -> Manifest:
+        uris = [f"{root}{i}.png" for i in range(len(targets))]
+        return make_manifest(uris=uris, labels=np.full(len(uris), -1), classes=("a",), targets=list(targets))
+
+    old = boxed("/data/", [1, 2, 3], [], [np.nan, 1], [0])
+    new = boxed("/mnt/", [1, 2, 4], [], [np.nan, 1], [0, 1])
+    found = compare(old, "/data", new, "/mnt")
+    assert found.has_same_images and found.relabelled == ["0.png", "3.png"]
+    assert not compare(old, "/data", old, "/data").relabelled

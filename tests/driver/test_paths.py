@@ -20,7 +20,9 @@ def _with(config: Config, field: str, value: str) -> Config:
     return replace(config, **{group: replace(getattr(config, group), **{name: value})})
 
 
-@pytest.mark.parametrize("field", ["run.storage-path", "data.uri", "eval.uri"])
+@pytest.mark.parametrize(
+    "field", ["run.storage-path", "data.uri", "eval.uri", "detection.annotations", "detection.test-annotations"]
+)
 @pytest.mark.parametrize("value", ["s3://<BUCKET>/images", "<FOLDER>", "s3://bucket/<your-name>"])
 def test_a_placeholder_that_was_left_is_refused_before_anything_else(field: str, value: str, tmp_path: Path) -> None:
     lines: list[str] = []

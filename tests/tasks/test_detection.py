@@ -21,6 +21,7 @@ from moco_ray.config import Config, to_json
 from moco_ray.config.model import ModelConfig
 from moco_ray.core.encoders import build_backbone
 from moco_ray.driver.run import train
+from moco_ray.storage.errors import ReadError
 from moco_ray.tasks.detection import DETECTION
 from moco_ray.weights.detector_file import load_detector
 from moco_ray.weights.encoder_file import metadata_of, tensors_of
@@ -106,7 +107,7 @@ def test_bad_boxes_are_listed_in_the_folder_of_the_run(tmp_path: Path) -> None:
     assert any("left out 1 box" in line and "bad_boxes.jsonl" in line for line in said)
 
 
-def test_what_is_found_has_the_numbers_of_coco(shapes: Path, tmp_path: Path) -> None:
+def _coco_config(shapes: Path, tmp_path: Path) -> Config:
     names = [f"{i}.png" for i in range(24)]
     content = {
         "categories": [{"id": 17, "name": "square"}, {"id": 90, "name": "disc"}],
@@ -119,8 +120,11 @@ def test_what_is_found_has_the_numbers_of_coco(shapes: Path, tmp_path: Path) -> 
         (tmp_path / f"{name}.json").write_text(json.dumps({**content, "images": content["images"][part]}))
     config = shapes_config(shapes / "JPEGImages", tmp_path, max_steps=1)
     files = {"annotations": str(tmp_path / "train.json"), "test_annotations": str(tmp_path / "test.json")}
-    config = replace(config, detection=replace(config.detection, score_threshold=0.0, **files))
-    run = Path(train(DETECTION, config, say=_quiet).folder)
+    return replace(config, detection=replace(config.detection, score_threshold=0.0, **files))
+
+
+def test_what_is_found_has_the_numbers_of_coco(shapes: Path, tmp_path: Path) -> None:
+    run = Path(train(DETECTION, _coco_config(shapes, tmp_path), say=_quiet).folder)
     found = json.loads((run / "detections.json").read_text())
     numbers = {"disc": 90, "square": 17}
     assert found and all(
@@ -129,6 +133,20 @@ def test_what_is_found_has_the_numbers_of_coco(shapes: Path, tmp_path: Path) -> 
         for entry in found
     )
     assert (run / "report" / "detections.png").exists()
+
+
+def test_a_run_ends_well_though_the_numbers_of_coco_cannot_be_read(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*storages: object) -> None:
+        raise ReadError("gone")
+
+    monkeypatch.setattr("moco_ray.tasks.detection.coco_numbers", fail)
+    said: list[str] = []
+    run = Path(train(DETECTION, _coco_config(shapes, tmp_path), say=said.append).folder)
+    assert "AP" in json.loads((run / "results.json").read_text()) and (run / "report" / "detections.png").exists()
+    assert {entry["category_id"] for entry in json.loads((run / "detections.json").read_text())} <= {1, 2}
+    assert any("has rows for ids" in line and "gone" in line for line in said)
 
 
 def test_a_run_begins_with_the_weights_that_it_is_given(shapes: Path, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ _ANCHORS = 0xA0  # keeps this draw apart from that of regions
 class Proposals(RegionProposalNetwork):  # type: ignore[misc]
     """Faster R-CNN's region proposal network (Ren et al. 2015, arXiv:1506.01497), whose losses are sums.
 
-    Their mean over the anchors that were drawn in the global batch is Detectron2's and torchvision's loss.
+    Their mean over the anchors that were drawn in the global batch is torchvision's loss, and Detectron2's where all images
+    have anchors enough.
 
     Attributes:
         beta: Where the loss of boxes turns from squares to absolute values; 0, as in Detectron2: nowhere. torchvision: 1/9.

@@ -22,7 +22,7 @@ LOSSES = ("train/loss", "train/objectness", "train/proposals", "train/classes", 
 
 
 class DetectorLearner:
-    """Trains a detector on batches of `images`, `size`, `boxes`, `labels` and `num_boxes`, as data/boxed_images.py makes them.
+    """Trains a detector on batches of `images`, `size`, `boxes`, `labels` and `num_boxes`, as data/boxes/maker.py makes them.
 
     Attributes:
         detector: What is trained.
@@ -70,7 +70,7 @@ class DetectorLearner:
             group["lr"] = lr
         self.optimizer.zero_grad()
         try:
-            with _no_search():
+            with no_search():
                 losses = self.losses(batch)  # (4,) this rank's shares
                 # DDP's mean over ranks takes the world size out again.
                 self.scaler.scale(losses.sum() * collectives.world_size()).backward()
@@ -103,7 +103,7 @@ class DetectorLearner:
 
 
 @contextmanager
-def _no_search() -> Iterator[None]:
+def no_search() -> Iterator[None]:
     """Choose convolutions on CUDA without trying them: the next images have other sizes."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False

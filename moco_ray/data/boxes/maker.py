@@ -29,8 +29,8 @@ class BoxedView(Maker):
     """A resized and perhaps mirrored image and its boxes.
 
     `images`: (P,) uint8, the rows of the image one after another, then zeros; `size`: (2,) int32 height and width; `boxes`:
-    (max_boxes, 4) float32 x1, y1, x2, y2; `labels`: (max_boxes,) int64, from 1 on; `num_boxes`: () int64. Difficult boxes and
-    crowds are not among them.
+    (max_boxes, 4) float32 x1, y1, x2, y2; `labels`: (max_boxes,) int64, from 1 on; `num_boxes`: () int64. Crowds are
+    not among them.
     """
 
     config: DetectionConfig
@@ -79,6 +79,6 @@ class BoxedView(Maker):
 
 
 def trained_boxes(targets: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The rows (n, 7) of a row's targets that are trained on: neither difficult ones nor crowds."""
+    """The rows (n, 7) of a row's targets that are trained on: all but crowds, as in Detectron2."""
     boxes = targets.reshape(-1, COLUMNS)
-    return boxes[np.flatnonzero(boxes[:, 5:].sum(axis=1) == 0)]
+    return boxes[np.flatnonzero(boxes[:, 6] == 0)]

@@ -13,7 +13,16 @@ from moco_ray.storage.uris import shown
 _AND = " + "
 
 
-def read_boxes(uri: str, annotations: str, split: str, classes: Sequence[str], options: StorageOptions) -> BoxedImages:
+def read_boxes(
+    uri: str,
+    annotations: str,
+    split: str,
+    classes: Sequence[str],
+    options: StorageOptions,
+    annotation_options: StorageOptions,
+    *,
+    needs_all: bool = True,
+) -> BoxedImages:
     """Read a data set of boxed images.
 
     Args:
@@ -21,21 +30,23 @@ def read_boxes(uri: str, annotations: str, split: str, classes: Sequence[str], o
         annotations: A JSON file of COCO's format; "": the folders are of Pascal VOC.
         split: The list of images of Pascal VOC.
         classes: Names that count; none: all.
-        options: Access to the images and the JSON file.
+        options: Access to the images.
+        annotation_options: Access to the JSON file, which may lie elsewhere.
+        needs_all: Whether each of the classes must have a box.
 
     Raises:
         ValueError: What is there is neither, or nothing of it can be used.
         ReadError: The storage does not answer.
     """
     if annotations:
-        images, bad = read_coco(Storage.open(uri, options), Storage.open(annotations, options))
-        return check_boxes(images, classes, shown(annotations), bad)
+        images, bad = read_coco(Storage.open(uri, options), Storage.open(annotations, annotation_options))
+        return check_boxes(images, classes, shown(annotations), bad, needs_all=needs_all)
     images, bad = [], []
     for place in uri.split(_AND):
         own, own_bad = _read_one(place.strip(), split, options)
         images += own
         bad += own_bad
-    return check_boxes(images, classes, f"{shown(uri)} ({split})", bad)
+    return check_boxes(images, classes, f"{shown(uri)} ({split})", bad, needs_all=needs_all)
 
 
 def has_split(uri: str, split: str, options: StorageOptions) -> bool:

@@ -30,7 +30,7 @@ class WrittenBox:
     corners: tuple[float, float, float, float] | None
     """x1, y1, x2, y2 in pixels from the image's upper left corner, its right and lower edge outside; None: no numbers."""
     is_difficult: bool = False
-    """Whether it is neither trained on nor counted (Pascal VOC)."""
+    """Whether it is neither found nor missed when testing (Pascal VOC); it is trained on, as in Detectron2."""
     is_crowd: bool = False
     """Whether it is around many objects (COCO); not trained on."""
 
@@ -87,7 +87,7 @@ class BoxedImages:
         empty = sum(len(own) == 0 for own in self.targets)
         lines = [
             f"{len(boxes):,} boxes in {len(self):,} images ({counted(names)})"
-            + (f"; {int(boxes[:, 5].sum()):,} are difficult and not trained on" if boxes[:, 5].any() else "")
+            + (f"; {int(boxes[:, 5].sum()):,} are difficult and not counted when testing" if boxes[:, 5].any() else "")
             + (f"; {int(boxes[:, 6].sum()):,} are crowds and not trained on" if boxes[:, 6].any() else "")
             + (f"; {empty:,} images without any show what is no object" if empty else "")
         ]
@@ -113,7 +113,12 @@ def bad_lines(bad: Iterable[Bad]) -> bytes:
 
 
 def check_boxes(
-    images: Sequence[WrittenImage], classes: Sequence[str], named: str, bad: Sequence[Bad] = ()
+    images: Sequence[WrittenImage],
+    classes: Sequence[str],
+    named: str,
+    bad: Sequence[Bad] = (),
+    *,
+    needs_all: bool = True,
 ) -> BoxedImages:
     """Keep what can be used. Boxes that lie partly outside of their image are cut to it.
 
@@ -122,13 +127,14 @@ def check_boxes(
         classes: Names that count; none: all that there are, in alphabetical order.
         named: Where the boxes come from, for people.
         bad: What has been left out before.
+        needs_all: Whether each of the classes must have a box.
 
     Raises:
-        ValueError: There is no image, no box, or no box of a class that was asked for.
+        ValueError: There is no image, no box, or no box of a class that must have one.
     """
     present = sorted({box.name for image in images for box in image.boxes})
     known = tuple(classes) or tuple(present)
-    if missing := [name for name in classes if name not in present]:
+    if needs_all and (missing := [name for name in classes if name not in present]):
         there = f"its classes are {quoted(present)}" if present else "it has none at all"
         raise ValueError(f"data.classes {quoted(missing)}: {named} has no box of that class; {there}")
     numbers = {name: i for i, name in enumerate(known)}

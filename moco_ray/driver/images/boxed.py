@@ -13,7 +13,7 @@ from moco_ray.data.boxes.table import BAD_BOXES, BoxedImages, bad_lines
 from moco_ray.data.known_bad import say_known_bad
 from moco_ray.data.labels import amount
 from moco_ray.data.manifest import Images, Manifest, make_manifest
-from moco_ray.evaluate.eval_set import holdout_mask
+from moco_ray.evaluate.eval_set import holdout_mask, labels_to_draw_by
 from moco_ray.storage.storage import resolve_storage_options
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,10 @@ def list_boxed_images(config: Config, *, holds_out: bool) -> Images:
     """
     data, boxes = config.data, config.detection
     log.info(f"listing {data.uri}")
-    options = resolve_storage_options(data.uri, data.storage_options)
-    train = read_boxes(data.uri, boxes.annotations, boxes.split, data.classes or (), options)
+    options, json_options = (
+        resolve_storage_options(uri, data.storage_options) for uri in (data.uri, boxes.annotations or data.uri)
+    )
+    train = read_boxes(data.uri, boxes.annotations, boxes.split, data.classes or (), options, json_options)
     _say(train, f"to train on: ({boxes.annotations or boxes.split}) ", config)
     manifest, bad = _manifest(train), list(train.bad)
     test = _read_test(config, train.classes)
@@ -42,8 +44,7 @@ def list_boxed_images(config: Config, *, holds_out: bool) -> Images:
         _say(test, "to test on: ", config)
         bad += test.bad
     elif holds_out:
-        some_labels = np.arange(len(manifest)) % 2  # a share is held out of each
-        manifest = manifest.with_holdout(holdout_mask(some_labels, config.eval, config.run.seed))
+        manifest = manifest.with_holdout(holdout_mask(labels_to_draw_by(manifest), config.eval, config.run.seed))
         num_held_out = len(manifest) - len(manifest.train_rows())
         log.info(
             f"{num_held_out:,} of {len(manifest):,} images are held out to test on; name others with --eval.uri or "
@@ -69,7 +70,8 @@ def _read_test(config: Config, classes: tuple[str, ...]) -> BoxedImages | None:
             )
         if not tested or not (boxes.annotations or has_split(uri, tested, options)):
             return None
-    return read_boxes(uri, boxes.test_annotations, boxes.test_split, classes, options)
+    json_options = resolve_storage_options(boxes.test_annotations or uri, data.storage_options)
+    return read_boxes(uri, boxes.test_annotations, boxes.test_split, classes, options, json_options, needs_all=False)
 
 
 def _say(images: BoxedImages, which: str, config: Config) -> None:

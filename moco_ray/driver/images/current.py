@@ -29,7 +29,7 @@ def current_images(stored: Images, old: Config, config: Config) -> tuple[Images,
         ones; None where they do not.
 
     Raises:
-        ValueError: A new place holds other images, or eval.uri names some for a run that holds out its own.
+        ValueError: A new place holds other images, or others to test on are named for a run that holds out its own.
     """
     relist = config.data.relist
     if relist and config.needs_labels and config.data.label_fraction < 1:
@@ -39,11 +39,15 @@ def current_images(stored: Images, old: Config, config: Config) -> tuple[Images,
         )
     data_uris = ("data.uri", old.data.uri, config.data.uri)
     eval_uris = ("eval.uri", old.eval.uri or old.data.uri, config.eval.uri)  # they may have been a part of data.uri
-    if config.eval.uri and not old.eval.uri and stored.test is None:
-        raise ValueError(
-            f"run {config.run.name} is another experiment: eval.uri was '', now {config.eval.uri!r}. Use the old value to "
-            "resume it, or another --run.name"
-        )
+    for name, was, now in (
+        ("eval.uri", old.eval.uri, config.eval.uri),
+        ("detection.test-annotations", old.detection.test_annotations, config.detection.test_annotations),
+    ):
+        if now and not was and stored.test is None:
+            raise ValueError(
+                f"run {config.run.name} is another experiment: {name} was '', now {now!r}. Use the old value to resume it, or "
+                "another --run.name"
+            )
     is_train_here = is_same_place(stored.train, *data_uris[1:])
     has_own_test = bool(config.eval.uri)
     is_test_here = stored.test is None or not has_own_test or is_same_place(stored.test, *eval_uris[1:])
@@ -55,17 +59,19 @@ def current_images(stored: Images, old: Config, config: Config) -> tuple[Images,
         return replace(stored, test=test), None
     listed = list_images(config, holds_out=False)
     train, difference = _current(stored.train, listed.train, data_uris, config)
-    if config.needs_labels and train.classes != stored.train.classes:
+    learned, known = (images.target_names or images.classes for images in (train, stored.train))
+    if (config.needs_labels or config.task == "detection") and learned != known:
         new, gone = (
             quoted([name for name in one if name not in other]) or "none"
-            for one, other in ((train.classes, stored.train.classes), (stored.train.classes, train.classes))
+            for one, other in ((learned, known), (known, learned))
         )
         raise ValueError(
             f"--data.relist: what was learned tells other classes apart (new: {new}; gone: {gone}); begin another run with "
             "another --run.name"
         )
     uris = eval_uris if has_own_test else data_uris
-    return _with_test(Images(train=train, test=stored.test), stored, listed, uris, config), difference
+    images = Images(train=train, test=stored.test, notes=listed.notes)
+    return _with_test(images, stored, listed, uris, config), difference
 
 
 def _with_test(images: Images, stored: Images, listed: Images, uris: tuple[str, str, str], config: Config) -> Images:
@@ -80,7 +86,7 @@ def _with_test(images: Images, stored: Images, listed: Images, uris: tuple[str, 
     elif stored.test is not None:
         log.warning("the images to classify are gone")
         images = replace(images, test=None)
-    same = images.train is stored.train and images.test is stored.test
+    same = images.train is stored.train and images.test is stored.test and not images.notes
     return stored if same else images
 
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from moco_ray.config import Config
+from moco_ray.data.boxes.table import BAD_BOXES
 from moco_ray.data.compare import Comparison
 from moco_ray.data.decode import BadImage
 from moco_ray.data.manifest import Images, Manifest
 from moco_ray.data.reading import decode, read_rows
 from moco_ray.driver.images.current import current_images
 from moco_ray.driver.images.listing import list_images
-from moco_ray.evaluate.eval_set import holdout_mask
+from moco_ray.evaluate.eval_set import holdout_mask, labels_to_draw_by
 from moco_ray.run_folder.begin import EVAL_MANIFEST, LINEAGE, begin_run, stored_images, write_config, write_images
 from moco_ray.run_folder.checkpoint import CheckpointStore
 from moco_ray.run_folder.metrics import stored_lines
@@ -117,7 +118,7 @@ def adopt(run: Storage, kept: RunImages, old: Config, config: Config) -> None:
         config: The one it goes on with, automatic values decided.
     """
     if kept.begins_anew:
-        for name in (LINEAGE, BAD_IMAGES, EVAL_MANIFEST):
+        for name in (LINEAGE, BAD_IMAGES, BAD_BOXES, EVAL_MANIFEST):
             run.delete(run.join(name))
         begin_run(run, config, kept.images)
         return
@@ -128,6 +129,8 @@ def adopt(run: Storage, kept: RunImages, old: Config, config: Config) -> None:
             log.info(
                 f"from step {kept.listed_at_step:,} on this run is trained on {now:,} images instead of {before:,}"
             )
+    if config.data.relist and not kept.images.notes:
+        run.delete(run.join(BAD_BOXES))
     if kept.images is kept.stored:
         return
     if kept.images.test is None:
@@ -136,7 +139,12 @@ def adopt(run: Storage, kept: RunImages, old: Config, config: Config) -> None:
     if kept.changes:
         run.delete(run.join(BAD_IMAGES))  # they bear the numbers of the old list
     data, eval_ = replace(old.data, uri=config.data.uri), replace(old.eval, uri=config.eval.uri)
-    write_config(run, replace(old, data=data, eval=eval_))
+    detection = replace(
+        old.detection,
+        annotations=config.detection.annotations,
+        test_annotations=config.detection.test_annotations,
+    )
+    write_config(run, replace(old, data=data, eval=eval_, detection=detection))
 
 
 def _keep_old_list(run: Storage, kept: RunImages, config: Config) -> None:
@@ -208,14 +216,14 @@ def _with_old_holdout(old: Manifest, new: Manifest, difference: Comparison, conf
     is_new = np.ones(len(new), dtype=bool)
     is_new[rows[rows >= 0]] = False
     if 2 * num_kept < num_old and is_new.any():
-        mask = holdout_mask(new.labels, config.eval, config.run.seed, kept=mask, among=is_new)
+        mask = holdout_mask(labels_to_draw_by(new), config.eval, config.run.seed, kept=mask, among=is_new)
         log.info(
             f"{int(mask.sum()) - num_kept:,} of the {int(is_new.sum()):,} added images are held out instead; those that only "
             "have other names now may have been trained on"
         )
     if not mask.any():
         log.warning("all images that were held out are gone: others are now, which have been trained on")
-        mask = holdout_mask(new.labels, config.eval, config.run.seed)
+        mask = holdout_mask(labels_to_draw_by(new), config.eval, config.run.seed)
     return new.with_holdout(mask)
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from moco_ray.config import Config
 from moco_ray.data.blocks import Source
@@ -22,7 +21,7 @@ from moco_ray.data.select import keep_fraction
 from moco_ray.data.sources import list_source
 from moco_ray.driver.images.boxed import list_boxed_images
 from moco_ray.driver.images.used import used_images, with_same_classes
-from moco_ray.evaluate.eval_set import EvalSet, holdout_mask
+from moco_ray.evaluate.eval_set import EvalSet, holdout_mask, labels_to_draw_by
 from moco_ray.storage.storage import StorageOptions, resolve_storage_options
 from moco_ray.tasks.task import Task
 
@@ -78,7 +77,7 @@ def _apart(train: Manifest, config: Config, *, holds_out: bool, has_test: bool) 
     """The images with some held out where none are there to classify, and of the others the share to train on."""
     data, seed, draws = config.data, config.run.seed, config.needs_labels and config.data.label_fraction < 1
     if (holds_out or draws) and not has_test and not config.eval.uri:
-        train = train.with_holdout(holdout_mask(_labels_to_draw_by(train), config.eval, seed))
+        train = train.with_holdout(holdout_mask(labels_to_draw_by(train), config.eval, seed))
     if draws:
         train = keep_fraction(train, data.label_fraction, seed)
     return train if holds_out or not draws else train.with_holdout(np.zeros(len(train), dtype=bool))
@@ -106,11 +105,6 @@ def _say_what_there_is(found: Manifest, train: Manifest, config: Config, listed:
             f"{num_held_out:,} of {num_labelled:,} labelled images are held out for {purpose} and never trained on; "
             "--eval.holdout-fraction 0 trains on all, or name a test set with --eval.uri"
         )
-
-
-def _labels_to_draw_by(train: Manifest) -> NDArray[np.int64]:
-    """Labels of which a share is held out; with several labels an image any image may be."""
-    return np.arange(len(train)) % 2 if train.target_names else train.labels
 
 
 def _without(train: Manifest, test: Manifest, config: Config) -> Manifest:
