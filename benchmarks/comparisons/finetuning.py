@@ -213,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         scratch, moco = (cases[network, start] for start in _STARTS)
         accuracy = (statistics.fmean(moco.last), statistics.fmean(scratch.last))
         rows.append(at_least(f"{network}, accuracy: MoCo against scratch", *accuracy, "%", is_judged=False))
-        swing = (moco.oscillation, scratch.oscillation)
+        swing = (moco.oscillation, scratch.oscillation or 1e-9)  # a few steps may change nothing
         rows.append(at_least(f"{network}, oscillation: MoCo against scratch", *swing, "points", is_judged=False))
     finish(rows, options.json)
 

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.comparisons import ablation, consistency, dictionary_cost, methods_knn, queue_size, shuffle_bn
+from benchmarks.comparisons import (
+    ablation,
+    consistency,
+    dictionary_cost,
+    finetuning,
+    methods_knn,
+    queue_size,
+    shuffle_bn,
+)
 from benchmarks.photos import write_patches
 
 NUM_TRAIN, NUM_TEST = 24, 6  # of each photo
@@ -92,3 +100,12 @@ def test_consistency_finds_that_keys_of_the_last_step_are_what_they_would_be_now
 def test_ablation_runs(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cases = train_and_compare(ablation.main, photos, capsys)
     assert f"{ablation.V2} against {ablation.V1}" in cases
+
+
+def test_finetuning_runs(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    classes = [folder.name for folder in sorted((photos / "photos" / "train").iterdir())][:4]
+    sizes = ["--epochs", "6", "--pretraining-epochs", "1", "--seeds", "1", "--runs", str(photos / "finetuning")]
+    cases = run(
+        finetuning.main, ["--data", str(photos / "photos"), "--classes", ",".join(classes), *sizes], photos, capsys
+    )
+    assert "ResNet, accuracy: MoCo against scratch" in cases and "ViT, oscillation: MoCo against scratch" in cases
