@@ -92,9 +92,7 @@ class Detection(Task):
 
     def build(self, job: Job, restored: State | None) -> DetectionLearner:
         """Build detector and optimizer. All ranks must call."""
-        from moco_ray.core.detection.detector import (
-            build_detector,
-        )  # here, because torchvision takes a second to import
+        from moco_ray.core.detection.detector import build_detector  # torchvision takes long
         from moco_ray.core.detection.step import DetectorLearner
 
         config, initial = job.config, job.initial_weights

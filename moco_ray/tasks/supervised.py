@@ -127,9 +127,7 @@ class Supervised(Task):
 
     def conclude(self, job: Job, run: Storage) -> list[str]:
         """Write results.json and draw the curves and the confusion matrix."""
-        from moco_ray.report.classification import (
-            draw_results,
-        )  # here, because matplotlib takes half a second to import
+        from moco_ray.report.classification import draw_results  # matplotlib takes long
 
         store = CheckpointStore(storage=run)
         state = store.read(store.newest() or 0)
