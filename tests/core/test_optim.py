@@ -268,7 +268,7 @@ def test_rates_decay_from_the_head_to_the_first_block() -> None:
     head = {scale[id(p)] for name, p in learned if name.startswith("projector.")}
     assert max(patches) < rates[0] < rates[-1] < 1 and head == {1.0}
     flat = {group["weight_decay"] for group in optimizer.param_groups for p in group["params"] if p.ndim == 1}
-    assert flat == {0.0, 0.05}  # none in the backbone, as in BEiT's; the head's bias as all parameters without it
+    assert flat == {0.0}  # as in BEiT's
 
 
 def test_without_layer_decay_there_is_one_group() -> None:
