@@ -153,7 +153,7 @@ def adopted(preset: Config, values: Mapping[str, Any]) -> Config:
     if origin.config is None or values.get("data.uri", preset.data.uri):
         return config
     theirs = origin.config
-    say(f"images: those of {origin.run}, {theirs.data.uri} (--data.uri names others)")
+    say(f"images: those of {origin.run or init}, {theirs.data.uri} (--data.uri names others)")
     names = ["uri", "image_column", "label_column", "max_pixels"]
     names += ["exclude"] if preset.task != "detection" else []
     names += ["classes"] if preset.task != "detection" and "data.target_columns" not in values else []

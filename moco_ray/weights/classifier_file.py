@@ -13,11 +13,9 @@ from torch import nn
 
 from moco_ray.config import Config
 from moco_ray.config.model import ModelConfig
-from moco_ray.config.paths import as_uri
 from moco_ray.core.classifier import with_head
 from moco_ray.core.encoders import Encoder, build_backbone
-from moco_ray.storage.storage import Storage, resolve_storage_options
-from moco_ray.weights.safetensors_file import metadata_of, tensors_of
+from moco_ray.weights.safetensors_file import read_own, tensors_of
 
 NAME = "classifier.safetensors"
 _FORMAT = "moco_ray classifier 1"
@@ -92,10 +90,5 @@ def _renamed(name: str, old: str, new: str) -> str:
 
 
 def _read(path: str | os.PathLike[str], storage_options: str | None) -> tuple[bytes, dict[str, Any]]:
-    uri = str(as_uri("path", path))
-    storage = Storage.open(uri, resolve_storage_options(uri, storage_options))
-    content = storage.read_bytes(storage.root if storage.is_file(storage.root) else storage.join(NAME))
-    metadata = metadata_of(content)
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(f"{uri} is no classifier of moco_ray; name a {NAME} or the folder of a run that has one")
+    _, content, metadata = read_own(path, NAME, _FORMAT, storage_options)
     return content, {name: json.loads(metadata[name]) for name in _JSON}

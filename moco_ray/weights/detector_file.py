@@ -11,9 +11,7 @@ import torch
 from safetensors.torch import save as save_safetensors
 
 from moco_ray.config import Config, from_json, to_json
-from moco_ray.config.paths import as_uri
-from moco_ray.storage.storage import Storage, resolve_storage_options
-from moco_ray.weights.safetensors_file import metadata_of, tensors_of
+from moco_ray.weights.safetensors_file import read_own, tensors_of
 
 if TYPE_CHECKING:
     from moco_ray.core.detection.detector import Detector
@@ -60,11 +58,6 @@ def load_detector(
     Raises:
         ValueError: There is no such file, or it is no detector of moco_ray.
     """
-    uri = str(as_uri("path", path))
-    storage = Storage.open(uri, resolve_storage_options(uri, storage_options))
-    content = storage.read_bytes(storage.root if storage.is_file(storage.root) else storage.join(NAME))
-    metadata = metadata_of(content)
-    if metadata.get("format") != _FORMAT:
-        raise ValueError(f"{uri} is no detector of moco_ray; name a {NAME} or the folder of a run that has one")
+    uri, content, metadata = read_own(path, NAME, _FORMAT, storage_options)
     config, classes = from_json(metadata["config"], uri), tuple(json.loads(metadata["classes"]))
     return state_detector({"method": tensors_of(content, uri)}, config, len(classes)), classes, config

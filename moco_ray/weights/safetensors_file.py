@@ -3,13 +3,41 @@
 from __future__ import annotations
 
 import json
+import os
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from moco_ray.config.paths import as_uri
+from moco_ray.storage.storage import Storage, resolve_storage_options
+
 MOST_HEADER_BYTES = 100_000_000
 """Of a safetensors file."""
+
+
+def read_own(
+    path: str | os.PathLike[str], name: str, file_format: str, storage_options: str | None
+) -> tuple[str, bytes, dict[str, str]]:
+    """A file that a run has left: its URI, its content and its metadata.
+
+    Args:
+        path: The file, or the folder of the run; local or an fsspec URL.
+        name: Of the file in that folder; its first part says what it holds.
+        file_format: What its metadata say that it is.
+        storage_options: Access to it: a JSON object of fsspec options or a file with one. None: the AWS environment.
+
+    Raises:
+        ValueError: There is no such file, or it is another.
+    """
+    uri = str(as_uri("path", path))
+    storage = Storage.open(uri, resolve_storage_options(uri, storage_options))
+    content = storage.read_bytes(storage.root if storage.is_file(storage.root) else storage.join(name))
+    metadata = metadata_of(content)
+    if metadata.get("format") != file_format:
+        kind = name.partition(".")[0]
+        raise ValueError(f"{uri} is no {kind} of moco_ray; name a {name} or the folder of a run that has one")
+    return uri, content, metadata
 
 
 def check_kind(content: bytes, path: str) -> None:

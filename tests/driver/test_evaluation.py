@@ -22,6 +22,7 @@ from moco_ray.driver.features import engine as engines
 from moco_ray.driver.features.evaluation import evaluate
 from moco_ray.driver.run import pretrain
 from moco_ray.evaluate.at_scale import encoding
+from moco_ray.evaluate.at_scale.encoding import Spec
 from moco_ray.weights.encoder_file import encoder_bytes
 from tests.runs import tiny_config
 
@@ -83,11 +84,14 @@ def test_knn_is_that_of_scikit_learn_on_the_same_features(encoder: Path, parts: 
     for part in ("train", "test"):
         config = job(encoder, parts / part)
         images = engine_images(config)
-        features, labels, rows = engines.all_features(
-            engine_backbone(config), images, config.views, config.run, resize_px=32
+        spec = Spec(
+            modules={"encoder": engine_backbone(config)}, sets={"images": images}, views=config.views, resize_px=32
         )
-        assert len(rows) == len(images) - 1
-        sets[part] = features, np.array([images.manifest.classes[label] for label in labels])
+        with engines.open_engine(spec, config.run) as engine:
+            found_here = engines.set_features(engine, spec, "images", what="features")
+        labels = images.labels[found_here.places]
+        assert len(labels) == len(images) - 1
+        sets[part] = found_here.features["encoder"], np.array([images.manifest.classes[label] for label in labels])
     for k in (1, 5, 20):
         peer = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=lambda d: np.exp(-d / 0.1))
         accuracy = peer.fit(*sets["train"]).score(*sets["test"])

@@ -10,15 +10,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from moco_ray.cluster.pool import choose_pool_workers, open_pool
 from moco_ray.cluster.workers import Workers
 from moco_ray.config.run import RunConfig
-from moco_ray.config.views import ViewsConfig
 from moco_ray.driver.features.progress import Progress
 from moco_ray.evaluate.at_scale.encoding import Chunk, Encoded, Encoding, FloatArray, Spec, chunks_of, encode_chunk
-from moco_ray.evaluate.features import ImageSet
 from moco_ray.worker.pool import Pool
 
 R = TypeVar("R")
@@ -101,27 +98,3 @@ def set_features(engine: Engine, spec: Spec, name: str, *, what: str) -> SetFeat
         ids=np.concatenate([part.ids for part in ordered]),
         bad=bad,
     )
-
-
-def all_features(
-    backbone: nn.Module, images: ImageSet, views: ViewsConfig, run: RunConfig, *, resize_px: int
-) -> tuple[FloatArray, NDArray[np.int64], NDArray[np.int64]]:
-    """Features of all images of a set, in memory: for what is trained on frozen features.
-
-    Args:
-        backbone: Images (n, 3, crop_px, crop_px) -> features (n, d), on the CPU.
-        images: What to encode.
-        views: Crop and standardisation.
-        run: How many workers, on what, and in which dtype.
-        resize_px: The shorter side before the centre crop.
-
-    Returns:
-        Features float32 (n, d) and labels (n,) of the images that decode, and their rows of the manifest.
-
-    Raises:
-        ValueError: None of the images decodes.
-    """
-    spec = Spec(modules={"encoder": backbone}, sets={"images": images}, views=views, resize_px=resize_px)
-    with open_engine(spec, run) as engine:
-        found = set_features(engine, spec, "images", what="features")
-    return found.features["encoder"], images.labels[found.places], images.rows[found.places]
