@@ -10,7 +10,7 @@ from moco_ray.cli.transfer import Command, parse_transfer
 from moco_ray.config.detection_presets import DETECTION_PRESETS
 
 COMMAND = Command(
-    program="jobs/detect.py",
+    program="detect",
     about="Train Faster R-CNN on images with boxes, from an encoder or from scratch.",
     task="detection",
     presets=DETECTION_PRESETS,

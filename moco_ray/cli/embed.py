@@ -12,7 +12,7 @@ from moco_ray.cli.transfer import Command, Parsed, parse_transfer, write_json
 from moco_ray.config.transfer_presets import EMBED_PRESETS
 
 COMMAND = Command(
-    program="jobs/embed.py",
+    program="embed",
     about="Keep the features of all images in a folder of Parquet files; find neighbours and near-duplicates among them.",
     task="embed",
     presets=EMBED_PRESETS,
