@@ -1,4 +1,4 @@
-"""The command line of detection."""
+"""Train a detector on images with boxes, from an encoder or from scratch."""
 
 from __future__ import annotations
 

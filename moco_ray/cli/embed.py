@@ -1,4 +1,4 @@
-"""The command line of embeddings: an encoder's features of images, kept in a folder."""
+"""Keep an encoder's features of all images; find neighbours and near-duplicates."""
 
 from __future__ import annotations
 

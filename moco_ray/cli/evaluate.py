@@ -1,4 +1,4 @@
-"""The command line of an evaluation: an encoder, on images."""
+"""Measure an encoder without training: kNN, and measures that need no labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line of fine-tuning."""
+"""Train a whole network on labels, from an encoder or from scratch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line of a linear probe: a linear classifier on frozen features."""
+"""Train a linear classifier on the frozen features of an encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line of a run: a preset, changed by flags."""
+"""Pretrain an image encoder with MoCo, or another contrastive method, without labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line of a sweep: its own flags beside those of a run."""
+"""Search for good hyper-parameters: many runs of one preset, and a report of why."""
 
 from __future__ import annotations
 
