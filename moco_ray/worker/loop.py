@@ -76,6 +76,8 @@ def train(job: Job, runtime: Runtime) -> Outcome:
             loop.run()
     except (_UserError, StreamError) as error:
         return Outcome(step=loop.step, error=str(error))
+    finally:
+        recorder.close()
     return Outcome(step=loop.step, summary=recorder.summary())
 
 
