@@ -3,3 +3,4 @@
 MANIFEST, EVAL_MANIFEST, CONFIG = "manifest.parquet", "eval_manifest.parquet", "config.json"
 LINEAGE = "lineage.jsonl"
 SWEEP = "sweep.json"
+TRACKING = "tracking.json"
