@@ -1,4 +1,4 @@
-"""The runs under a storage path, and the end of their old checkpoints."""
+"""Show the runs under a storage path, and which old checkpoints may go."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from typing import Any
 import tyro
 
 from moco_ray.cli.command import run_command, say
+from moco_ray.config.programs import spoken
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Arguments:
+class Arguments:
     """Show the runs under a storage path: state, steps, best measurement, what was changed of the preset, time, size.
 
     With --prune, show which checkpoints of theirs may go: all but the newest whole one, the best one and those of
@@ -43,13 +44,13 @@ class _Arguments:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and show the runs; returns the exit code, which is that of jobs/pretrain.py."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = tyro.cli(_Arguments, args=given, config=(tyro.conf.FlagCreatePairsOff,))
+    parsed = tyro.cli(Arguments, args=given, prog=spoken("runs"), config=(tyro.conf.FlagCreatePairsOff,))
     return run_command(
         lambda: _runs(parsed), stopped="stopped; what was deleted is gone, and the same command deletes the rest"
     )
 
 
-def _runs(given: _Arguments) -> None:
+def _runs(given: Arguments) -> None:
     if given.yes and not given.prune:
         raise ValueError("--yes deletes what --prune shows; give both, or drop --yes")
     # Imported here, because they take a while.
