@@ -53,6 +53,11 @@ class Job:
     patience: Patience = USUAL_PATIENCE
     """How long to wait for what may never come."""
 
+    def schedule_at(self, step: int) -> tuple[float, float]:
+        """The learning rate of a step, and the share of the run that is done before it."""
+        optim, position = self.config.optim, step * self.config.optim.global_batch_size
+        return optim.lr_at(position, self.num_rows), optim.progress_at(position, self.num_rows)
+
     def state(self, learned: State, step: int) -> State:
         """What a checkpoint holds: what was learned, after so many steps of which run."""
         return {

@@ -195,6 +195,9 @@ class FolderRecorder(Recorder):
             return "No checkpoint was written yet. "
         return f"The last good checkpoint is {self._store.storage.join(checkpoint_name(self._committed))}. "
 
+    def saved_step(self) -> int | None:
+        return self._committed
+
     def finish(self, step: int, state: State | None) -> None:
         assert state is not None
         log.info("writing the last checkpoint")

@@ -60,6 +60,10 @@ class Recorder:
         """Which checkpoint a stopped run can go back to."""
         return ""
 
+    def saved_step(self) -> int | None:
+        """Its steps; None without one."""
+        return None
+
     def finish(self, step: int, state: State | None) -> None:
         """Wait for what is on its way, and write what a finished run leaves; also if that was cut short before."""
 
