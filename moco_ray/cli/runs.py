@@ -100,7 +100,7 @@ def _row(run: Any) -> dict[str, Any]:
 
 
 def _prune(found: Sequence[Any], *, deletes: bool) -> list[dict[str, Any]]:
-    from moco_ray.cli.runs_table import size_words
+    from moco_ray.report.words import size_words
     from moco_ray.run_folder.found import in_threads
     from moco_ray.run_folder.prune import Pruning, preview, prune
 
@@ -124,7 +124,7 @@ def _prune(found: Sequence[Any], *, deletes: bool) -> list[dict[str, Any]]:
 
 
 def _words(pruning: Any, *, deletes: bool) -> str:
-    from moco_ray.cli.runs_table import size_words
+    from moco_ray.report.words import size_words
 
     if pruning.has_failed:
         return f"{pruning.name}: not all that was to go is known to be gone: {pruning.problem}"
