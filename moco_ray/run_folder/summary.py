@@ -131,7 +131,7 @@ def summary_of(run: FoundRun, lease: Mapping[str, Any], *, is_live: bool) -> Run
         preset=config.get("preset"),
         changes=_shown(changes_of(config)),
         best=best,
-        step=max(step, *(_step_done(value) for value in (lease.get("last_step"), [end.get("step")]))),
+        step=max(step, *(step_done(value) for value in (lease.get("last_step"), [end.get("step")]))),
         last_step=last_step,
         device_hours=None if seconds is None else {kind: value / 3600 for kind, value in seconds.items()},
         num_bytes=run.num_bytes,
@@ -164,6 +164,11 @@ def best_evaluation(run: FoundRun, marker: Mapping[str, Any], damage: list[str])
             damage.append(f"{EVALUATIONS}: line {number} is damaged")
     best = best_line(lines, best_by)
     return None if best is None else {"metric": best_by, "value": best[best_by], "step": best["step"]}
+
+
+def step_done(value: Any) -> int:
+    """Steps of the pair of steps and time that a lease notes; 0 if it is none."""
+    return value[0] if isinstance(value, list) and value and isinstance(value[0], int) else 0
 
 
 def _damaged(run: FoundRun, reason: str) -> RunSummary:
@@ -235,7 +240,3 @@ def _shown(changes: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]
         return without_secrets(value) if isinstance(value, str) else value
 
     return {path: (plain(value), plain(before)) for path, (value, before) in changes.items()}
-
-
-def _step_done(value: Any) -> int:
-    return value[0] if isinstance(value, list) and value and isinstance(value[0], int) else 0
