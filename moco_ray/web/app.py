@@ -18,7 +18,7 @@ from moco_ray.storage.errors import Missing
 from moco_ray.storage.uris import shown
 from moco_ray.web.compare import comparison
 from moco_ray.web.curves import CurvesOfRuns
-from moco_ray.web.guard import REPORT_HEADERS, Access, guard, refusal
+from moco_ray.web.guard import ICON, REPORT_HEADERS, Access, guard, refusal
 from moco_ray.web.links import REPORT, SWEEP_REPORT
 from moco_ray.web.pages import ASSETS, Pages, asset
 from moco_ray.web.run_page import run_page
@@ -54,6 +54,7 @@ class App:
         application.router.add_get(f"/sweep/{{name}}/{SWEEP_REPORT}", self.sweep)
         application.router.add_get("/api/runs.json", self.json)
         application.router.add_get("/static/{name}", self.static)
+        application.router.add_get(ICON, self.icon)
         return application
 
     async def snapshot(self) -> Snapshot:
@@ -88,9 +89,7 @@ class App:
         snapshot, path = await self.snapshot(), request.match_info["path"]
         if (seen := snapshot.runs.get(path)) is not None:
             one = seen
-            return await self._render_read(
-                request, "run", snapshot, lambda: run_page(one, self._curves, time.time()), name=path
-            )
+            return await self._render_read(request, "run", snapshot, lambda: run_page(one, self._curves, time.time()))
         name, slash, file = path.partition(f"/{REPORT}/")
         if slash and (seen := snapshot.runs.get(name)) is not None:
             return await self._file(seen, f"{REPORT}/{file}")
@@ -129,6 +128,11 @@ class App:
             raise web.HTTPNotFound
         headers = {"Cache-Control": "private, max-age=86400"}
         return web.Response(body=asset(name), content_type=ASSETS[name], headers=headers)
+
+    async def icon(self, request: web.Request) -> web.Response:
+        """What browsers ask for by themselves, for pages of reports, too, which are apart from ours."""
+        headers = {"Cross-Origin-Resource-Policy": "cross-origin"}
+        return web.Response(body=asset("icon.svg"), content_type=ASSETS["icon.svg"], headers=headers)
 
     async def _file(self, seen: Seen, path: str) -> web.Response:
         """A file that was listed in the run's report/: no other name leads anywhere."""

@@ -18,6 +18,7 @@ from moco_ray.web.table import row_of
 from moco_ray.web.watch import Snapshot, config_of
 
 MOST_RUNS = len(SERIES)
+_MOST_OTHERS = 300
 _HIGHER = ("eval/knn_top1", "eval/top1", "eval/AP", "eval/auroc", "eval/rankme", "train/accuracy")
 
 
@@ -51,6 +52,9 @@ def comparison(snapshot: Snapshot, names: Sequence[str], by: str, curves: Curves
     ]
     return {
         "names": names,
+        "others": [name for name in snapshot.runs if name not in names][:_MOST_OTHERS]
+        if len(names) < MOST_RUNS
+        else [],
         "rows": [row_of(one, now) for one in runs],
         "notes": [shown(note) for note in notes + scale_notes],
         "charts": charts_of(drawn, by),

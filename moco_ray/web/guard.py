@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from urllib.parse import parse_qsl, urlencode
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+log = logging.getLogger(__name__)
 TOKEN_VARIABLE = "MOCO_RAY_TOKEN"
 SHORTEST_TOKEN = 16
+ICON = "/favicon.ico"
 _PARAMETER = "token"
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?")
@@ -130,12 +133,17 @@ async def _answer(request: web.Request, handler: Handler, access: Access) -> web
         if not access.knows(request.query[_PARAMETER]):
             return refusal(403, "this is not the token; use the address that the server has printed")
         return _with_cookie(request, access)
-    if not access.is_let_in(request):
+    if request.path != ICON and not access.is_let_in(request):
         return refusal(403, "a token is needed; use the address that the server has printed")
     try:
         return await handler(request)
     except web.HTTPException as error:
         return refusal(error.status, "there is no such page" if error.status == 404 else error.reason)
+    except Exception as error:  # of ours; whoever looks at another page need not see it
+        log.warning(
+            f"{request.rel_url.raw_path}: {type(error).__name__}: {error}", exc_info=log.isEnabledFor(logging.DEBUG)
+        )
+        return refusal(500, "this page failed; the server has said why")
 
 
 def _with_cookie(request: web.Request, access: Access) -> web.Response:

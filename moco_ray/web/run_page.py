@@ -15,6 +15,7 @@ from moco_ray.web.table import row_of
 from moco_ray.web.watch import Seen, config_of
 
 _INDEX = f"{REPORT}/index.html"
+_DRAWN = f"{REPORT}/curves.png"  # which stand above
 _PICTURES = (".png", ".svg", ".jpg", ".webp")
 _MOST_FILES, _MOST_PICTURES = 300, 24
 
@@ -40,6 +41,7 @@ def run_page(seen: Seen, curves: CurvesOfRuns, now: float) -> dict[str, Any]:
         notes = [shown(note) for note in measured.notes]
     changes = {path: change_words(*values) for path, values in seen.summary.changes.items()}
     pictures = sorted(path for path in run.files if path.startswith(f"{REPORT}/") and path.endswith(_PICTURES))
+    pictures = [path for path in pictures if path != _DRAWN]
     files = sorted(run.files.items())
     return {
         "row": row_of(seen, now),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -28,7 +28,9 @@ COLUMNS = {
 }
 _DESCENDING_FIRST = ("progress", "best", "hours", "size")
 _PER_PAGE, _FEW_TRIALS, _MOST_CHANGES = 200, 6, 8
-_LONGEST = 200
+_LONGEST, _LONGEST_WORD = 200, 40
+Changes = frozenset[tuple[str, str]]
+"""Paths of fields, and how they differ from the preset."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +105,13 @@ def table_of(snapshot: Snapshot, query: Query, now: float) -> dict[str, Any]:
     counts = Counter(one.summary.state for one in fitting)
     runs = _in_order([one for one in fitting if query.state in ("", one.summary.state)], query.sort)
     groups = _groups(runs, query)
+    common = common_changes(runs)
     num_pages = max(1, math.ceil(len(groups) / _PER_PAGE))
     page = min(query.page, num_pages)
     shown_groups = groups[(page - 1) * _PER_PAGE : page * _PER_PAGE]
     return {
-        "groups": [_group(name, members, query, now) for name, members in shown_groups],
+        "groups": [_group(name, members, query, now, common) for name, members in shown_groups],
+        "common": words_of(common),
         "columns": [_head(name, title, query) for name, title in COLUMNS.items()],
         "query": query,
         "states": [(name, counts[name], query.url(state=name)) for name in STATES if counts[name]],
@@ -162,17 +166,19 @@ def _groups(runs: Iterable[Seen], query: Query) -> list[tuple[str, list[Seen]]]:
     return found
 
 
-def _group(name: str, members: list[Seen], query: Query, now: float) -> dict[str, Any]:
-    """A sweep with its trials, or a run that is alone."""
+def _group(name: str, members: list[Seen], query: Query, now: float, told: Changes) -> dict[str, Any]:
+    """A sweep with its trials, or a run that is alone; the changes in `told` are shown elsewhere."""
     if not name:
-        return {"sweep": None, "rows": [row_of(one, now) for one in members]}
+        return {"sweep": None, "rows": [row_of(one, now, told) for one in members]}
+    common = common_changes(members)
     is_open = query.is_narrow or query.open in (shown(name), "*") or len(members) <= _FEW_TRIALS
-    best = _in_order(members, "-best")[0]
+    best = _in_order(sorted(members, key=lambda one: one.run.name), "-best")[0]
     counts = Counter(one.summary.state for one in members)
     return {
         "sweep": shown(name),
         "report": sweep_report_url(shown(name)),
-        "rows": [row_of(one, now, is_trial=True) for one in members] if is_open else [],
+        "common": words_of(common - told),
+        "rows": [row_of(one, now, told | common, is_trial=True) for one in members] if is_open else [],
         "num_trials": len(members),
         "states": [(state, counts[state]) for state in STATES if counts[state]],
         "best": row_of(best, now)["best"],
@@ -182,19 +188,31 @@ def _group(name: str, members: list[Seen], query: Query, now: float) -> dict[str
     }
 
 
-def row_of(seen: Seen, now: float, *, is_trial: bool = False) -> dict[str, Any]:
+def common_changes(runs: Sequence[Seen]) -> Changes:
+    """What all of several runs have changed alike; nothing of one."""
+    return frozenset.intersection(*(_changes(one) for one in runs)) if len(runs) > 1 else frozenset()
+
+
+def words_of(changes: Changes) -> list[str]:
+    """Changes in words."""
+    return [f"{path} {words}" for path, words in sorted(changes)]
+
+
+def row_of(seen: Seen, now: float, told: Changes = frozenset(), *, is_trial: bool = False) -> dict[str, Any]:
     """What is shown of a run.
 
     Args:
         seen: The run.
         now: In seconds since 1970.
+        told: Changes that are shown elsewhere.
         is_trial: Whether its sweep is named already.
     """
     run, name = seen.summary, shown(seen.run.name)
     pace = [] if seen.images_per_s is None else [f"{value_text(seen.images_per_s)} img/s"]
     if seen.seconds_left is not None:
         pace.append(f"{time_words(seen.seconds_left)} left")
-    changes = [f"{path} {change_words(*values)}" for path, values in run.changes.items()]
+    own = _changes(seen) - told
+    changes = [f"{path} {words}" for path, words in _changes_in_order(seen) if (path, words) in own]
     return {
         "name": name,
         "title": name.split("/", 1)[-1] if is_trial else name,
@@ -204,7 +222,7 @@ def row_of(seen: Seen, now: float, *, is_trial: bool = False) -> dict[str, Any]:
         "damage": [shown(text) for text in run.damage],
         "task": run.task,
         "preset": run.preset,
-        "changes": [shown(text) for text in changes[:_MOST_CHANGES]],
+        "changes": changes[:_MOST_CHANGES],
         "more_changes": max(0, len(changes) - _MOST_CHANGES),
         "step": f"{run.step:,}",
         "last_step": None if run.last_step is None else f"{max(run.last_step, run.step):,}",
@@ -217,10 +235,28 @@ def row_of(seen: Seen, now: float, *, is_trial: bool = False) -> dict[str, Any]:
     }
 
 
+def short_words(value: object, before: object) -> str:
+    """A change with numbers to four digits, and with no more of a place than its end."""
+    short = [value_text(one) if isinstance(one, float) else one for one in (value, before)]
+    return shown(" ".join(_shortened(word) for word in change_words(*short).split(" ")))
+
+
 def best_of(best: Mapping[str, Any]) -> dict[str, str]:
     """The best measurement in words."""
     metric = metric_of(best["metric"])
     return {"value": value_text(best["value"]), "title": metric.title, "unit": metric.unit, "step": f"{best['step']:,}"}
+
+
+def _changes(seen: Seen) -> Changes:
+    return frozenset(_changes_in_order(seen))
+
+
+def _changes_in_order(seen: Seen) -> list[tuple[str, str]]:
+    return [(shown(path), short_words(*values)) for path, values in seen.summary.changes.items()]
+
+
+def _shortened(word: str) -> str:
+    return word if len(word) <= _LONGEST_WORD else f"…{word[-_LONGEST_WORD:]}"
 
 
 def _age(run: RunSummary, now: float) -> str:
