@@ -4,3 +4,8 @@ MANIFEST, EVAL_MANIFEST, CONFIG = "manifest.parquet", "eval_manifest.parquet", "
 LINEAGE = "lineage.jsonl"
 SWEEP = "sweep.json"
 TRACKING = "tracking.json"
+
+
+def record_of(trial: str) -> str:
+    """Path, in a sweep's folder, of what it has noted of a trial."""
+    return f"trials/{trial}.json"
