@@ -12,6 +12,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
 _LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
+_FIELDS = re.compile(r"<!-- fields of (?P<name>\w+) in (?P<file>\S+) as --(?P<group>[\w.]*) -->")
 _UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
 _MOST_CHARACTERS = 60_000
@@ -40,8 +42,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links to code and to notebooks into links to their pages."""
+    """Turn links to code and to notebooks into links to their pages, and the names of settings into tables of them."""
     source = page.file.src_uri
+    markdown = _FIELDS.sub(lambda match: fields_table(match["file"], match["name"], match["group"]), markdown)
 
     def turned(match: re.Match[str]) -> str:
         before, target, anchor, after = match.groups()
@@ -75,6 +78,35 @@ def notebook_page(notebook: dict[str, Any], name: str) -> str:
         f'This page is a notebook: [take it along]({name} "download"){{download}}. A test runs it from top to bottom.'
     )
     return "\n\n".join([title, note, *rest]) + "\n"
+
+
+def fields_table(file: str, name: str, group: str) -> str:
+    """The fields of a dataclass as a table of flags: name, type and default, and what it is.
+
+    Args:
+        file: In which the class is, from the root of the repository.
+        name: Of the class.
+        group: What flags of its fields begin with, such as "optim."; "" for none.
+    """
+    tree = ast.parse((ROOT / file).read_text())
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+    lines = ["| flag | default | |", "|---|---|---|"]
+    for item, after in pairwise(body):
+        is_told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if not isinstance(item, ast.AnnAssign) or not is_told or item.value is None:
+            continue
+        flag = f"--{group}{ast.unparse(item.target)}".replace("_", "-")
+        kind, about = ast.unparse(item.annotation), " ".join(str(after.value.value).split())
+        choices = re.search(r"Literal\[(.*?)\]", kind)
+        among = f" One of {choices[1]}.".replace("'", "`") if choices else ""
+        lines.append(f"| `{flag}` | `{_default(item.value)}` | {(about + among).replace('|', chr(92) + '|')} |")
+    return "\n".join(lines)
+
+
+def _default(value: ast.expr) -> str:
+    text = ast.unparse(value)
+    shown = re.sub(r"(\d)_(?=\d)", r"\1", text.strip("()") if isinstance(value, ast.Tuple) else text)
+    return shown.replace("'", "").replace(",", "") if isinstance(value, ast.Tuple) else shown.strip("'") or "empty"
 
 
 def _output(output: dict[str, Any]) -> Iterator[str]:
