@@ -11,7 +11,7 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def notebook_page(notebook: dict[str, Any], name: str) -> str:
             parts.append(text)
             continue
         parts.append(f"~~~~python\n{text}\n~~~~")
-        parts += [shown for output in cell.get("outputs", ()) for shown in _output(output)]
+        parts += [shown for output in _joined(cell.get("outputs", ())) for shown in _output(output)]
     title, *rest = parts
     note = (
         f'This page is a notebook: [take it along]({name} "download"){{download}}. A test runs it from top to bottom.'
@@ -107,6 +107,17 @@ def _default(value: ast.expr) -> str:
     text = ast.unparse(value)
     shown = re.sub(r"(\d)_(?=\d)", r"\1", text.strip("()") if isinstance(value, ast.Tuple) else text)
     return shown.replace("'", "").replace(",", "") if isinstance(value, ast.Tuple) else shown.strip("'") or "empty"
+
+
+def _joined(outputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Outputs with what was printed piece by piece in one."""
+    joined: list[dict[str, Any]] = []
+    for output in outputs:
+        if joined and output["output_type"] == joined[-1]["output_type"] == "stream":
+            joined[-1] = {**output, "text": ["".join(joined[-1]["text"]), "".join(output["text"])]}
+        else:
+            joined.append(output)
+    return joined
 
 
 def _output(output: dict[str, Any]) -> Iterator[str]:
