@@ -20,8 +20,9 @@ from moco_ray.tasks.arithmetic import fast_arithmetic
 from moco_ray.tasks.job import Job, Outcome
 from moco_ray.tasks.learner import Learner
 from moco_ray.worker.devices import same_devices, say_devices
+from moco_ray.worker.folder_recorder import FolderRecorder
 from moco_ray.worker.measured import Measured, Pace
-from moco_ray.worker.recorder import FolderRecorder, Recorder
+from moco_ray.worker.recorder import Recorder
 from moco_ray.worker.runtime import LEAVING, Runtime
 from moco_ray.worker.signals import Signals, gather_bad
 from moco_ray.worker.start import check_visible, choose_start, explain_mismatch, restore
