@@ -4,7 +4,7 @@ BIN := .venv/bin
 UV = $$(command -v uv || echo $(BIN)/uv)
 IN_PARALLEL := --numprocesses=4 --dist=loadfile
 
-.PHONY: install uv demo test test-slow slow-cluster slow-driver slow-sweep slow-rest test-gpu check format package
+.PHONY: install uv demo docs test test-slow slow-cluster slow-driver slow-sweep slow-rest test-gpu check format package
 
 install: .venv/.installed
 
@@ -20,6 +20,12 @@ uv:
 
 demo: install
 	$(BIN)/python jobs/demo.py
+
+# To look at it: python -m http.server --directory site
+docs: install
+	$(BIN)/python docs/drawings.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --clean
+	@echo "the site is in site/; to look at it: python -m http.server --directory site"
 
 test: install
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(IN_PARALLEL)
