@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import threading
 import time
 from collections.abc import Mapping
 
@@ -36,8 +38,15 @@ _OF_EVALUATIONS = (
 _TAGS = ("run", "task")
 
 
+_SET_AGAIN_S = 0.5
+
+
 class Gauges(Follower):
-    """Sets the gauges, which are labelled with the run's name and task and nothing else. Rank 0 has them."""
+    """Sets the gauges, which are labelled with the run's name and task and nothing else. Rank 0 has them.
+
+    Ray forgets a gauge that is not set between two of its reports, so that what has ended leaves nothing: a thread sets all
+    of them again until the run is closed.
+    """
 
     def __init__(self, job: Job, num_workers: int, num_interruptions: int) -> None:
         self._images, self._batch = job.num_rows, job.config.optim.global_batch_size
@@ -47,18 +56,32 @@ class Gauges(Follower):
         self._evaluation = Gauge(_OF_EVALUATIONS[0], description=_OF_EVALUATIONS[1], tag_keys=(*_TAGS, "measure"))
         for gauge in [*self._gauges.values(), self._evaluation]:
             gauge.set_default_tags(tags)
-        self._gauges["moco_ray_last_step"].set(job.last_step)
-        self._gauges["moco_ray_world_size"].set(num_workers)
-        self._gauges["moco_ray_interruptions"].set(num_interruptions)
+        self._values: dict[str, float] = {
+            "moco_ray_last_step": job.last_step,
+            "moco_ray_world_size": num_workers,
+            "moco_ray_interruptions": num_interruptions,
+        }
+        self._measures: dict[str, float] = {}
+        self._is_closed = threading.Event()
+        threading.Thread(target=self._keep_up, name="gauges", daemon=True).start()
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Show these values."""
-        for name, value in values.items():
-            if name in _OF_METRICS:
-                self._gauges[_OF_METRICS[name][0]].set(value)
-            elif name.startswith("eval/") and name.count("/") == 1:
-                self._evaluation.set(value, {"measure": name.removeprefix("eval/")})
+        measures = {name[5:]: value for name, value in values.items() if re.fullmatch("eval/[^/]+", name)}
+        new = {_OF_METRICS[name][0]: value for name, value in values.items() if name in _OF_METRICS}
         if "train/loss" in values:
-            self._gauges["moco_ray_step"].set(step + 1)
-            self._gauges["moco_ray_epoch"].set((step + 1) * self._batch / self._images)
-            self._gauges["moco_ray_updated_at_seconds"].set(time.time())
+            new["moco_ray_step"] = step + 1
+            new["moco_ray_epoch"] = (step + 1) * self._batch / self._images
+            new["moco_ray_updated_at_seconds"] = time.time()
+        self._values, self._measures = {**self._values, **new}, {**self._measures, **measures}
+
+    def close(self, *, is_done: bool) -> None:
+        """Show nothing more."""
+        self._is_closed.set()
+
+    def _keep_up(self) -> None:
+        while not self._is_closed.wait(_SET_AGAIN_S):
+            for name, value in self._values.items():
+                self._gauges[name].set(value)
+            for measure, value in self._measures.items():
+                self._evaluation.set(value, {"measure": measure})
