@@ -21,6 +21,7 @@ from moco_ray.driver.launch import launch
 from moco_ray.driver.naming import forget_claims, take_name
 from moco_ray.driver.paths import check_paths
 from moco_ray.driver.plan import Plan, make_plan, open_run, with_name
+from moco_ray.driver.trackers import track_finished
 from moco_ray.run_folder.begin import begin_run
 from moco_ray.run_folder.checkpoint_files import checkpoint_steps
 from moco_ray.run_folder.end import end_on_record, forget_end
@@ -111,6 +112,7 @@ def _attempt(task: Task, config: Config, pulse: Pulse, patience: Patience, *, is
         plan = make_plan(task, config, run, patience)
         if plan.goes_on and (result := finished_run(plan)) is not None:
             forget_end(run)
+            track_finished(plan.job(uses_gpu=False, lease_owner=lease.owner), run)
             return result
         return _train(plan, lease, pulse, is_first=is_first)
 

@@ -72,7 +72,7 @@ class FolderRecorder(Recorder):
         check_lease(store.storage, job.lease_owner)  # before anything of a later step is deleted
         delete_provisional_parts(store.storage, step)
         store.delete_after(step if restored else -1)
-        self._followers = followers_of(job, store.storage, step, runtime)
+        self._followers = followers_of(job, store.storage, step, runtime, self._interruptions.count)
 
     def begin(self) -> None:
         self._progress.begin()
