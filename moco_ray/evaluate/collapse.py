@@ -14,7 +14,7 @@ from typing import Any
 from moco_ray.evaluate.diagnosis import SETTLED, Learning, cure
 
 _FALLEN_SPREAD, _FALLEN_RANK = 1 / 10, 1 / 3  # of the highest so far
-_SMALLEST_RANK = 6.0  # to fall from: below it, few images are measured, or the network tells few apart
+_SMALLEST_SPREAD, _SMALLEST_RANK = 0.02, 6.0  # to fall from: below it, few images are measured, or hardly told apart
 _AT_CHANCE = 0.01  # of the way from the loss of chance to its floor
 _FEWEST_STEPS, _SHARE_OF_RUN, _EPOCHS = 100, 0.05, 2.0
 _CHANCE_KEYS = 2.0  # times as many queries that find their key as by chance
@@ -23,9 +23,9 @@ _CHANCE_KEYS = 2.0  # times as many queries that find their key as by chance
 def fallen(lines: Sequence[Mapping[str, Any]], learning: Learning) -> str | None:
     """Say that embeddings have come together over the run, if the last two evaluations show it.
 
-    Their spread is -uniformity, of which learning makes more. RankMe of the backbone is compared with that of trained
-    weights alone: that of those that training begins with may be anything. Nothing is said while running statistics of
-    BatchNorm still are those of the start.
+    Their spread is -uniformity, of which learning makes more. Weights are compared with trained ones alone: those that
+    training begins with may have any spread and rank, and often lose some of it in the first steps, of runs that learn, too.
+    Nothing is said while running statistics of BatchNorm still are those of the start.
 
     Args:
         lines: Of eval.jsonl, by step.
@@ -33,14 +33,9 @@ def fallen(lines: Sequence[Mapping[str, Any]], learning: Learning) -> str | None
     """
     if learning.norm_updates is not None and learning.norm_updates < SETTLED:
         return None
-    spread = _fall([line for line in lines if "eval/uniformity" in line], "eval/uniformity", -1.0, _FALLEN_SPREAD, 0.0)
-    rank = _fall(
-        [line for line in lines if line["step"] > 0 and "eval/rankme" in line],
-        "eval/rankme",
-        1.0,
-        _FALLEN_RANK,
-        _SMALLEST_RANK,
-    )
+    trained = [line for line in lines if line["step"] > 0]
+    spread = _fall(trained, "eval/uniformity", -1.0, _FALLEN_SPREAD, _SMALLEST_SPREAD)
+    rank = _fall(trained, "eval/rankme", 1.0, _FALLEN_RANK, _SMALLEST_RANK)
     for what, fall in (("the spread of the embeddings (-uniformity)", spread), ("RankMe of the features", rank)):
         if fall is not None:
             high, then, low, now = fall
@@ -55,6 +50,7 @@ def _fall(
     lines: Sequence[Mapping[str, Any]], name: str, sign: float, share: float, smallest: float
 ) -> tuple[float, int, float, int] | None:
     """The highest value before the last two, its step, and the last value and its step, if both are that much lower."""
+    lines = [line for line in lines if name in line]
     if len(lines) < 3:
         return None
     values = [sign * float(line[name]) for line in lines]
