@@ -10,8 +10,8 @@ from moco_ray.config import Config, from_json
 from moco_ray.report.charts import Level, Mark, Series, line_chart, series_of
 from moco_ray.report.run_curves import WORLD_SIZE
 from moco_ray.report.story import Line, Story
+from moco_ray.report.texts import is_number, plain
 from moco_ray.report.thinning import Thinned
-from moco_ray.report.words import is_number, plain
 
 _MOST_OTHERS = 24
 _TRAINING = {

@@ -19,7 +19,7 @@ from moco_ray.report.pictures_html import (
     views_html,
 )
 from moco_ray.report.story import Line, Story
-from moco_ray.report.words import figure, is_number, number, plain, plural, size, stamp
+from moco_ray.report.texts import figure, is_number, number, plain, plural, size, stamp
 
 _MOST_CLASSES, _FEW_CLASSES, _MOST_TILES, _MOST_SESSIONS = 200, 12, 12, 50
 _PACKAGES = ("moco_ray", "torch", "python", "ray")

@@ -15,7 +15,7 @@ from moco_ray.report import run_details, run_sections
 from moco_ray.report.page import Section, render_page
 from moco_ray.report.run_curves import RunCurves
 from moco_ray.report.story import Story, read_story
-from moco_ray.report.words import plain, size
+from moco_ray.report.texts import plain, size
 from moco_ray.run_folder.found import FoundRun
 from moco_ray.run_folder.lease import read_lease
 from moco_ray.run_folder.summary import summaries, summary_of

@@ -1,72 +1,45 @@
-"""Texts and numbers on pages, the same everywhere: never a credential, never a line without an end."""
+"""What is known of runs in a few words: sizes, hours, ages, changes."""
 
 from __future__ import annotations
 
 import json
-import math
-import time
-from typing import Any, TypeGuard
+from collections.abc import Mapping
 
-from moco_ray.report.page import Fact, Number
-from moco_ray.report.scales import number_text
-from moco_ray.storage.uris import shown, without_secrets
-
-_LONGEST = 300
+_KINDS = {"cuda": "GPU h", "cpu": "CPU h"}
 
 
-def plain(value: Any, most: int = _LONGEST) -> str:
-    """Something from a run's folder as text."""
+def size_words(num_bytes: int) -> str:
+    """A size, in decimal units."""
+    size, units = float(num_bytes), ["B", "kB", "MB", "GB", "TB"]
+    while size >= 999.5 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{size:.0f} {units[0]}" if units[0] == "B" or size >= 99.5 else f"{size:.3g} {units[0]}"
+
+
+def hours_words(hours: Mapping[str, float] | None) -> str:
+    """Hours of devices by their kind; empty of runs that did not count them."""
+    return " + ".join(f"{_figure(value)} {_KINDS.get(kind, kind)}" for kind, value in (hours or {}).items())
+
+
+def time_words(seconds: float) -> str:
+    """A span of time, in its largest unit."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length or (unit == "min" and seconds >= length):
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
+
+
+def change_words(value: object, before: object) -> str:
+    """A value beside the one it stands in the place of."""
+    return value_words(value) if before in ("", None) else f"{value_words(value)} ({value_words(before)})"
+
+
+def value_words(value: object) -> str:
+    """The value of a field of a configuration."""
     if value is None:
         return "none"
-    text = shown(without_secrets(value if isinstance(value, str) else json.dumps(value, default=str)))
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    return value if isinstance(value, str) and value else json.dumps(value)
 
 
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether something is a number, and finite."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def number(value: Any) -> Number | str:
-    """A number of the record for a table; what is none as text."""
-    if not is_number(value):
-        return "" if value is None else plain(value, 40)
-    return Number(value=json.dumps(value), text=number_text(value))
-
-
-def figure(name: str, value: Any, unit: str = "", remark: str = "") -> Fact:
-    """A number of the record that matters."""
-    found = number(value)
-    if isinstance(found, str):
-        return Fact(name=name, text=found or "unknown", remark=remark)
-    return Fact(name=name, text=f"{found.text}{unit}", value=found.value, remark=remark)
-
-
-def stamp(seconds: Any) -> str:
-    """A time since 1970 as people read it, to the minute."""
-    try:
-        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(float(seconds)))
-    except (ValueError, TypeError, OverflowError, OSError):
-        return "unknown"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:,.1f} h"
-
-
-def size(num_bytes: float) -> str:
-    """Bytes as people say them."""
-    for unit, letter in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if num_bytes >= unit:
-            return f"{num_bytes / unit:.1f} {letter}"
-    return f"{num_bytes / 1e3:.1f} kB"
-
-
-def plural(count: int, one: str, many: str = "") -> str:
-    """A count with its noun."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:.2g}" if value >= 0.01 else "<0.01"

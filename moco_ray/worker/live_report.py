@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import json
-import logging
+from collections.abc import Sequence
 
 import torch
 
 from moco_ray.report.run_page import RunReport
 from moco_ray.report.story import ENVIRONMENT
+from moco_ray.run_folder.metrics import Line
 from moco_ray.run_folder.sessions import versions
 from moco_ray.storage.storage import Storage
 from moco_ray.tasks.job import Job
+from moco_ray.worker.follower import Follower
 
-log = logging.getLogger(__name__)
 
-
-class LiveReport:
-    """Writes report/index.html now and then; called by the thread that writes checkpoints, never by training."""
+class LiveReport(Follower):
+    """Writes report/index.html now and then; in the thread that writes checkpoints, never in that of training."""
 
     def __init__(self, job: Job, run: Storage, num_ranks: int) -> None:
         self._job, self._run, self._num_ranks = job, run.at_first(), num_ranks
         self._page = RunReport(self._run)
         self._is_prepared = False
 
-    def write(self) -> None:
-        """Write the page if it is time to; a failure is a warning."""
-        self._page.write_live(self._prepare)
+    def commit(self, lines: Sequence[Line], evaluations: Sequence[Line]) -> None:
+        """Write the page if it is time to; a failure is a warning. Where there are no lines, the driver will write it soon."""
+        if lines:
+            self._page.write_live(self._prepare)
 
     def _prepare(self) -> None:
         """Note once what this rank runs on."""
