@@ -77,4 +77,4 @@ def demo(storage_path: str = "runs", *, say: Callable[[str], None] = print) -> N
         f"kNN on 1,000 digits it never saw: {before:.1f} % before, {after:.1f} ± {error:.1f} % after pretraining without labels"
     )
     say("guessing among ten digits gives 10 %")
-    say(f"look at {result.folder}/report: views.png, neighbours.png, curves.png")
+    say(f"look at {result.folder}/report/index.html")

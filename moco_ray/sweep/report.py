@@ -137,18 +137,21 @@ def report_page(name: str, result: SweepResult, space: Space, metric: str) -> st
             heading="All trials",
             notes=["A line is a trial, from its parameters to its value; red is the best, dashed were stopped early."],
             picture=pictures.parallel_picture(records, best, space, metric),
+            is_drawn=True,
         ),
         Section(
             heading=f"{metric} against each parameter",
             notes=["Filled: finished. Hollow: stopped early, so measured after fewer images."],
             picture=pictures.parameters_picture(records, best, space, metric),
+            is_drawn=True,
         ),
         Section(
             heading="Learning curves",
             notes=["Green: finished. Yellow, with a cross: stopped early. Red: the best."],
             picture=pictures.curves_picture(records, best, metric),
+            is_drawn=True,
         ),
-        Section(heading="Cost", picture=pictures.cost_picture(records, best)),
+        Section(heading="Cost", picture=pictures.cost_picture(records, best), is_drawn=True),
         Section(heading="Numbers", rows=_table(records, best, space, metric)),
     ]
     return render_page(name, sections)
