@@ -9,7 +9,7 @@ import mimetypes
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
 
@@ -25,10 +25,10 @@ from moco_ray.web.run_page import run_page
 from moco_ray.web.table import Query, chosen, table_of
 from moco_ray.web.watch import Seen, Snapshot, Watch
 
-_EVERY_S, _PATIENCE_S, _LATE_S = 3.0, 1.0, 10.0
+_EVERY_S, _LATE_S = 3.0, 10.0
+_PATIENCE_S, _OLD_S = (0.3, 5.0), 20.0  # for what is known and not old, and for what is
 _MOST_NAMES, _LARGEST_FILE = 50, 64 << 20
 _SHOWN_TYPES = ("text/html", "text/plain", "text/css", "image/", "application/json")
-T = TypeVar("T")
 
 
 class App:
@@ -63,7 +63,8 @@ class App:
         if self._look is None or (self._look.done() and now - self._begun > _EVERY_S):
             self._begun = now
             self._look = asyncio.create_task(asyncio.to_thread(self._watch.refresh))
-        await asyncio.wait({self._look}, timeout=_PATIENCE_S)
+        is_old = not self._watch.latest.problem and time.time() - self._watch.latest.at > _OLD_S
+        await asyncio.wait({self._look}, timeout=_PATIENCE_S[is_old])
         latest, waited = self._watch.latest, time.monotonic() - self._begun
         if not self._look.done() and waited > _LATE_S:
             return replace(latest, problem=f"the storage has not answered for {time_words(waited)}")

@@ -54,7 +54,7 @@ class _Lines:
         num_damaged = 0
         while text := lines.readline(_LONGEST_LINE):
             try:
-                line = json.loads(text)
+                line = json.loads(text.decode())
                 step = float(line["step"])
             except (ValueError, KeyError, TypeError, RecursionError):
                 num_damaged += bool(text.strip())
