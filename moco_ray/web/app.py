@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import mimetypes
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -15,6 +16,7 @@ from aiohttp import web
 
 from moco_ray.report.words import time_words
 from moco_ray.storage.errors import Missing
+from moco_ray.storage.storage import Storage
 from moco_ray.storage.uris import shown
 from moco_ray.web.compare import comparison
 from moco_ray.web.curves import CurvesOfRuns
@@ -101,7 +103,7 @@ class App:
         """The report of a sweep, which it writes at its end."""
         snapshot, name = await self.snapshot(), request.match_info["name"]
         sweeps = [one.run.sweep for key, one in snapshot.runs.items() if key.startswith(f"{name}/")]
-        if not sweeps or (storage := sweeps[0]) is None:
+        if not sweeps or (storage := sweeps[0]) is None or not _is_inside(storage, SWEEP_REPORT):
             raise web.HTTPNotFound
         try:
             content = await asyncio.to_thread(storage.read_bytes, storage.join(SWEEP_REPORT))
@@ -138,7 +140,7 @@ class App:
     async def _file(self, seen: Seen, path: str) -> web.Response:
         """A file that was listed in the run's report/: no other name leads anywhere."""
         run = seen.run
-        if path not in run.files:
+        if path not in run.files or not _is_inside(run.storage, path):
             raise web.HTTPNotFound
         if run.files[path][0] > _LARGEST_FILE:
             return refusal(413, f"larger than {_LARGEST_FILE >> 20} MiB; open it where it lies: {shown(path)}")
@@ -187,6 +189,14 @@ class App:
         if isinstance(value, float) and not math.isfinite(value):
             return None
         return self._pages.plain(value) if isinstance(value, str) else value
+
+
+def _is_inside(folder: Storage, path: str) -> bool:
+    """Whether a file lies in its folder itself, and no link leads elsewhere."""
+    if folder.protocol != "file":
+        return True
+    file, root = os.path.realpath(folder.join(*path.split("/"))), os.path.realpath(folder.root)
+    return os.path.commonpath([file, root]) == root
 
 
 def _values(seen: Seen) -> dict[str, Any]:
