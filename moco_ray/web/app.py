@@ -27,7 +27,9 @@ from moco_ray.web.run_page import run_page
 from moco_ray.web.table import Query, chosen, table_of
 from moco_ray.web.watch import Seen, Snapshot, Watch
 
-_EVERY_S, _LATE_S = 3.0, 10.0
+EVERY_S = 3.0
+"""Between two looks at the storage."""
+_LATE_S = 10.0
 _PATIENCE_S, _OLD_S = (0.3, 5.0), 20.0  # for what is known and not old, and for what is
 _MOST_NAMES, _LARGEST_FILE = 50, 64 << 20
 _SHOWN_TYPES = ("text/html", "text/plain", "text/css", "image/", "application/json")
@@ -36,14 +38,15 @@ _SHOWN_TYPES = ("text/html", "text/plain", "text/css", "image/", "application/js
 class App:
     """The pages of all runs, read from one storage path."""
 
-    def __init__(self, watch: Watch, pages: Pages) -> None:
+    def __init__(self, watch: Watch, pages: Pages, every_s: float = EVERY_S) -> None:
         """Nothing is looked at before somebody asks.
 
         Args:
             watch: Of the storage path.
             pages: Show them.
+            every_s: At least, between two looks at them.
         """
-        self._watch, self._pages, self._curves = watch, pages, CurvesOfRuns()
+        self._watch, self._pages, self._every_s, self._curves = watch, pages, every_s, CurvesOfRuns()
         self._look: asyncio.Task[Snapshot] | None = None
         self._begun = -math.inf
 
@@ -62,7 +65,7 @@ class App:
     async def snapshot(self) -> Snapshot:
         """The runs, looked at again if that was a while ago; nobody waits for long for a slow storage."""
         now = time.monotonic()
-        if self._look is None or (self._look.done() and now - self._begun > _EVERY_S):
+        if self._look is None or (self._look.done() and now - self._begun > self._every_s):
             self._begun = now
             self._look = asyncio.create_task(asyncio.to_thread(self._watch.refresh))
         is_old = not self._watch.latest.problem and time.time() - self._watch.latest.at > _OLD_S

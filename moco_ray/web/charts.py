@@ -8,7 +8,6 @@ from typing import Any
 
 from moco_ray.report.charts import Mark, Series, line_chart, series_of
 from moco_ray.report.thinning import Thinned
-from moco_ray.report.words import time_words
 from moco_ray.web.figures import FIRST, metric_of
 
 _LEFT_OUT: tuple[str, ...] = (
@@ -89,6 +88,6 @@ def _varies(name: str, runs: Sequence[Drawn]) -> bool:
 def interruption_words(line: Mapping[str, Any]) -> str:
     """An interruption in a sentence."""
     seconds, redone = line.get("seconds"), line.get("steps_redone")
-    cost = [f"{time_words(seconds)} without a step"] if isinstance(seconds, int | float) else []
+    cost = [f"{seconds:,.0f} s without a step"] if isinstance(seconds, int | float) else []
     cost += [f"{redone:,} step{'' if redone == 1 else 's'} done again"] if isinstance(redone, int) and redone else []
     return f"{line.get('cause', 'interrupted')}: {', '.join(cost)}" if cost else str(line.get("cause", "interrupted"))

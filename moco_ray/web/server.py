@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from aiohttp import web
 
 from moco_ray.storage.storage import StorageOptions
-from moco_ray.web.app import App
+from moco_ray.web.app import EVERY_S, App
 from moco_ray.web.guard import SHORTEST_TOKEN, TOKEN_VARIABLE, Access, is_loopback
 from moco_ray.web.pages import Pages
 from moco_ray.web.watch import Watch
@@ -98,10 +98,12 @@ def serve(
 
 
 @contextmanager
-def serving(watch: Watch, sock: socket.socket, access: Access, options: StorageOptions) -> Iterator[threading.Event]:
+def serving(
+    watch: Watch, sock: socket.socket, access: Access, options: StorageOptions, every_s: float = EVERY_S
+) -> Iterator[threading.Event]:
     """Inside, requests are answered, in a thread; gives what is set when that has ended."""
     hidden = StorageOptions({"token": access.token, **_secret_variables()})
-    application = App(watch, Pages([options, hidden])).application(access)
+    application = App(watch, Pages([options, hidden]), every_s).application(access)
     loop, ended = asyncio.new_event_loop(), threading.Event()
     thread = threading.Thread(target=_run, args=(loop, application, sock, ended), name="web", daemon=True)
     thread.start()

@@ -127,13 +127,18 @@ class Served:
 
 @contextmanager
 def served(
-    uri: str | Path, *, host: str = "127.0.0.1", token: str | None = None, patience: Patience = USUAL_PATIENCE
+    uri: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    token: str | None = None,
+    patience: Patience = USUAL_PATIENCE,
+    every_s: float = 0.0,
 ) -> Iterator[Served]:
-    """Serve the runs under a storage path at a free port."""
+    """Serve the runs under a storage path at a free port, looked at anew for every request."""
     options: StorageOptions = resolve_storage_options(str(uri), None)
     watch = Watch(Storage.open(str(uri), options, is_quick=True), patience=patience)
     with listen(host, 0) as sock:
         port = sock.getsockname()[1]
         watch.refresh()
-        with serving(watch, sock, Access(host, token), options):
+        with serving(watch, sock, Access(host, token), options, every_s):
             yield Served(port, watch)
