@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 IN_PARALLEL := --numprocesses=4 --dist=loadfile
 
-.PHONY: install demo test test-slow slow-cluster slow-driver slow-sweep slow-rest test-gpu check format
+.PHONY: install demo docs test test-slow slow-cluster slow-driver slow-sweep slow-rest test-gpu check format
 
 install: .venv/.installed
 
@@ -17,6 +17,12 @@ install: .venv/.installed
 
 demo: install
 	$(BIN)/python jobs/demo.py
+
+# To look at it: python -m http.server --directory site
+docs: install
+	$(BIN)/python docs/drawings.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --clean
+	@echo "the site is in site/; to look at it: python -m http.server --directory site"
 
 test: install
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(IN_PARALLEL)

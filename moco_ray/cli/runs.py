@@ -1,4 +1,4 @@
-"""The runs under a storage path, and the end of their old checkpoints."""
+"""Show the runs under a storage path, and which old checkpoints may go."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from typing import Any
 import tyro
 
 from moco_ray.cli.command import run_command, say
+from moco_ray.config.programs import spoken
 
 log = logging.getLogger(__name__)
 _HOST, _PORT = "127.0.0.1", 8080
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Arguments:
+class Arguments:
     """Show the runs under a storage path: state, steps, best measurement, what was changed of the preset, time, size.
 
     With --prune, show which checkpoints of theirs may go: all but the newest whole one, the best one and those of
@@ -51,14 +52,14 @@ class _Arguments:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and show the runs; returns the exit code, which is that of jobs/pretrain.py."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = tyro.cli(_Arguments, args=given, config=(tyro.conf.FlagCreatePairsOff,))
+    parsed = tyro.cli(Arguments, args=given, prog=spoken("runs"), config=(tyro.conf.FlagCreatePairsOff,))
     return run_command(
         lambda: _serve(parsed) if parsed.serve else _runs(parsed),
         stopped="stopped; what was deleted is gone, and the same command deletes the rest",
     )
 
 
-def _runs(given: _Arguments) -> None:
+def _runs(given: Arguments) -> None:
     if given.yes and not given.prune:
         raise ValueError("--yes deletes what --prune shows; give both, or drop --yes")
     if given.port is not None or given.host is not None:
@@ -83,7 +84,7 @@ def _runs(given: _Arguments) -> None:
             raise OSError(f"not pruned, as said above: {', '.join(failed)}")
 
 
-def _serve(given: _Arguments) -> None:
+def _serve(given: Arguments) -> None:
     if given.prune or given.yes or given.json is not None:
         raise ValueError("--serve only shows runs, until it is stopped; drop --prune, --yes and --json")
     # Imported here, because they take a while.

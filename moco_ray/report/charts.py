@@ -84,6 +84,7 @@ class _Frame:
     x: tuple[float, float]
     y: tuple[float, float]
     height: int
+    is_whole: bool
 
     @classmethod
     def around(
@@ -96,7 +97,12 @@ class _Frame:
                 values += [value - error, value + error]
         low, high = spread(min([*values, 0.0] if from_zero else values), max(values))
         first, last = min(steps), max(steps)
-        return cls((first, last) if last > first else (first - 1, first + 1), (low, high), height)
+        return cls(
+            (first, last) if last > first else (first, first + 1),
+            (low, high),
+            height,
+            all(line.is_stairs for line in series),
+        )
 
     def across(self, step: float) -> float:
         share = (step - self.x[0]) / (self.x[1] - self.x[0])
@@ -113,7 +119,7 @@ class _Frame:
 
     def axes(self, x_label: str) -> list[str]:
         bottom, right = self.height - _BOTTOM, _WIDTH - _RIGHT
-        ups = round_ticks(*self.y, 4)
+        ups = round_ticks(*self.y, 4, whole=self.is_whole)
         steps = round_ticks(*self.x, 4, whole=True)
         lines = "".join(f"M{_LEFT} {self.up(tick)}H{right}" for tick in ups)
         texts = [

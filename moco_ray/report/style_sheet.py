@@ -50,6 +50,7 @@ p.failure { border-left: 3px solid var(--bad); padding-left: .7rem; white-space:
   vertical-align: .2em; margin-left: .5rem; white-space: nowrap; color: var(--muted) }
 .state.running { color: var(--accent) } .state.ended { color: var(--good) }
 .state.failed, .state.damaged { color: var(--bad) } .state.stopped { color: var(--warn) }
+progress { width: 100%; max-width: 30rem; height: .45rem; accent-color: var(--accent); display: block; margin: .5rem 0 }
 dl.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .7rem 1.2rem; margin: .8rem 0 }
 dl.facts > div { border-top: 2px solid var(--grid); padding-top: .3rem; min-width: 0 }
 dl.facts dt { font-size: .8rem; color: var(--muted) } dl.facts dd { margin: 0; font-size: 1.15rem; line-height: 1.3;
@@ -58,7 +59,8 @@ pre { background: var(--paper); border-radius: .3rem; padding: .7rem .8rem; over
   overflow-wrap: anywhere; font-size: .85rem; margin: .5rem 0 }
 table { border-collapse: collapse; font-size: .85rem } td, th { padding: .22rem .7rem; text-align: right; vertical-align: top }
 th { border-bottom: 1px solid var(--line); font-weight: 600 } td { border-bottom: 1px solid var(--grid);
-  font-variant-numeric: tabular-nums } td.left, th.left { text-align: left; overflow-wrap: anywhere; min-width: 4.5rem }
+  font-variant-numeric: tabular-nums; white-space: nowrap } th { overflow-wrap: normal; white-space: nowrap }
+td.left, th.left { text-align: left; overflow-wrap: anywhere; white-space: normal; min-width: 6.5rem }
 tr.best { background: var(--rose) }
 .scroll { overflow-x: auto; margin: .5rem 0; max-height: 34rem } .scroll th { position: sticky; top: 0; background: var(--back) }
 details { margin: .5rem 0 } summary { cursor: pointer; color: var(--accent) }
@@ -69,6 +71,28 @@ details { margin: .5rem 0 } summary { cursor: pointer; color: var(--accent) }
 .tiles img { max-width: 100%; height: 6rem; object-fit: contain; object-position: left bottom; display: block }
 .tiles .blank { height: 6rem; display: grid; place-items: center; background: var(--paper); color: var(--muted); font-size: .8rem }
 @media print { body { padding: 0; max-width: none } nav { display: none } .scroll { max-height: none } h2 { break-after: avoid } }
+"""
+
+PICTURES = """\
+.views { display: grid; grid-template-columns: repeat(auto-fill, minmax(5.4rem, 1fr)); gap: .9rem .7rem; margin: .7rem 0;
+  max-width: 66rem } .views > div { display: grid; gap: .25rem }
+.views img { width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--paper); border-radius: .2rem }
+.near { display: grid; grid-template-columns: repeat(8, minmax(0, 1fr)); gap: .6rem; margin: .5rem 0 .9rem; max-width: 66rem }
+.near img { width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--paper); border-radius: .2rem; display: block;
+  border: 2.5px solid transparent } .near .right img { border-color: var(--good) } .near .wrong img { border-color: var(--bad) }
+.near figcaption { font-weight: 400; font-size: .74rem; color: var(--muted); line-height: 1.25; display: block }
+.near .query figcaption { font-weight: 600; color: var(--ink) } .near .query img { border-color: var(--ink) }
+.map svg { width: 100%; max-width: 66rem; height: auto; display: block; background: var(--paper); border-radius: .3rem }
+.map circle { fill: currentColor; opacity: .75 } .map rect { fill: none; stroke: currentColor; stroke-width: 2 }
+.map i { display: inline-block; width: .75rem; height: .75rem; border-radius: .2rem; background: currentColor; margin-right: .35rem;
+  vertical-align: -.05rem } .map li { color: var(--ink) }
+.confusion caption { text-align: left; color: var(--muted); padding-bottom: .3rem }
+.confusion td { text-align: center; padding: .3rem .45rem; border: 1px solid var(--back);
+  background: color-mix(in srgb, var(--accent) var(--share, 0%), var(--paper)) } .confusion td.much { color: var(--back) }
+.confusion th { border: 0; text-align: right; white-space: nowrap } .confusion th[scope=col] { vertical-align: bottom; padding: .2rem }
+.confusion th[scope=col] span { writing-mode: vertical-rl; transform: rotate(180deg) } .confusion tr:first-child td { background: none }
+@media (max-width: 600px) { .near { grid-template-columns: repeat(4, minmax(0, 1fr)) } }
+@media print { .views, .near, .map svg { max-width: 40rem } .near { break-inside: avoid } }
 """
 
 SCRIPT = """\
@@ -98,4 +122,4 @@ for (const svg of document.querySelectorAll(".chart > svg[data-frame]")) {
 
 def style_sheet() -> str:
     """All of it."""
-    return css_variables() + PAGE + CHARTS
+    return css_variables() + PAGE + CHARTS + PICTURES

@@ -3,6 +3,7 @@
 MANIFEST, EVAL_MANIFEST, CONFIG = "manifest.parquet", "eval_manifest.parquet", "config.json"
 LINEAGE = "lineage.jsonl"
 SWEEP = "sweep.json"
+TRACKING = "tracking.json"
 
 
 def record_of(trial: str) -> str:
