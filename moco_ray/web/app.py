@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from moco_ray.config.programs import spoken
 from moco_ray.report.words import time_words
 from moco_ray.storage.errors import Missing
 from moco_ray.storage.storage import Storage
@@ -78,7 +79,9 @@ class App:
     async def table(self, request: web.Request) -> web.Response:
         """The table of runs."""
         snapshot, query = await self.snapshot(), Query.read(request.query)
-        return self._render(request, "table", snapshot, **table_of(snapshot, query, time.time()))
+        table: dict[str, Any] = {"begin": spoken("pretrain"), "demo": spoken("demo")}
+        table |= table_of(snapshot, query, time.time())
+        return self._render(request, "table", snapshot, **table)
 
     async def compare(self, request: web.Request) -> web.Response:
         """Several runs side by side."""

@@ -125,7 +125,7 @@ def test_runs_are_compared_by_what_they_have_measured(pages: Served, root: Path)
     assert '<td class="winner">70</td>' in page and "highest" in page
     differing = re.findall(r"<td class=\"left\"><code>([^<]+)</code>", page)
     assert differing == ["optim.lr"] and "0.05" in page and "0.13" in page
-    for title in ("Contrast accuracy", "RankMe", "Learning rate", "Images per second"):
+    for title in ("Contrast accuracy", "Effective rank", "Learning rate", "Throughput"):
         assert f'aria-label="{title}' in page
 
 
@@ -161,7 +161,7 @@ def test_the_page_of_a_run_holds_its_figures_or_its_report(tmp_path: Path) -> No
         page = server.get(address)
         assert page.status == 200 and _points(page.text, "Loss", "sweep x/trial #1\\?")
         for text in (
-            "node lost: 90 s without a step, 3 steps done again",
+            "interruption 1, node lost: 90 s without a step, 3 steps redone",
             "step 20",
             "config.json",
             "<code>optim.lr</code>",
@@ -179,6 +179,7 @@ def test_odd_runs_have_pages(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text('{"preset": "smo')
     odd = write_run(tmp_path, "odd")
+    shutil.rmtree(tmp_path / "odd" / "metrics")
     lines = [
         '{"step": 0, "train/loss": NaN}',
         '{"step": 1, "train/loss": 3}',
@@ -206,7 +207,11 @@ def test_odd_runs_have_pages(tmp_path: Path) -> None:
         ):
             assert server.get(path).status == 200, path
         page = server.get("/run/odd").text
-        assert _points(page, "Loss", "odd") == [[1, 3]] and "2 lines cannot be read" in page and "not finite" in page
+        assert (
+            _points(page, "Loss", "odd") == [[1, 3]]
+            and "metrics.jsonl: line 3 is damaged" in page
+            and "not finite" in page
+        )
         assert "No metrics yet" in server.get("/run/early").text
         shutil.rmtree(tmp_path / "odd")
         assert server.get("/compare?run=odd&run=early").status == 200  # deleted while it was looked at
@@ -273,6 +278,7 @@ def test_a_thousand_runs_are_a_page_within_a_second(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_hundred_thousand_steps_are_compared_in_seconds(tmp_path: Path) -> None:
     run = write_run(tmp_path, "long")
+    shutil.rmtree(tmp_path / "long" / "metrics")
 
     def line(step: int) -> dict[str, Any]:
         interval = {"train/lr": 0.03, "perf/images_per_s": 3e3, "train/contrast_accuracy": step % 100}
