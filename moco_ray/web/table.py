@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from moco_ray.report.texts import is_number
 from moco_ray.report.words import change_words, hours_words, size_words, time_words
 from moco_ray.run_folder.summary import RunSummary
 from moco_ray.storage.uris import shown
-from moco_ray.web.figures import is_finite, metric_of, value_text
+from moco_ray.web.figures import metric_of, value_text
 from moco_ray.web.links import run_url, sweep_report_url
 from moco_ray.web.watch import Seen, Snapshot
 
@@ -143,7 +144,7 @@ def _in_order(runs: Iterable[Seen], sort: str) -> list[Seen]:
 def _sort_value(seen: Seen, column: str) -> Any:
     run = seen.summary
     if column == "best":
-        return run.best["value"] if run.best is not None and is_finite(run.best["value"]) else None
+        return run.best["value"] if run.best is not None and is_number(run.best["value"]) else None
     if column == "progress":
         return run.step / run.last_step if run.last_step else None
     if column == "hours":
