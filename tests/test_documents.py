@@ -264,7 +264,7 @@ def test_a_page_works_from_top_to_bottom(page: str, folder: Path, tmp_path: Path
         if language == "python":
             programs.append(f"python - <<'END'\n{block}END")
         else:
-            programs += [f"{line} {shorter(line)}" for line in block.splitlines()]
+            programs += [f"{line} {shorter(line)}" for line in commands_of(block)]
     assert len(programs) >= 5
     for program in programs:
         line = re.sub(r"(pretrain.py.*)--run.max-steps", r"\1--run.num-workers 0 --run.max-steps", program)
