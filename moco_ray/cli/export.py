@@ -1,4 +1,4 @@
-"""What a run has learned so far, as the files of a finished one: encoder, metrics, pictures or classifier."""
+"""Write what a run has learned so far: encoder, metrics, pictures, classifier, detector."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from moco_ray.config import Config, from_json
+from moco_ray.config.programs import spoken
 from moco_ray.driver.images.listing import run_eval_set
 from moco_ray.report.run_report import illustrate
 from moco_ray.run_folder.begin import CONFIG, is_run, stored_images
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Arguments:
+class Arguments:
     """Write encoder.safetensors, metrics.jsonl and pictures of a run that was stopped or goes on, into its folder."""
 
     run: tyro.conf.Positional[str]
@@ -46,7 +47,7 @@ class _Arguments:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and export; returns the exit code, which is that of jobs/pretrain.py."""
-    given = tyro.cli(_Arguments, args=arguments)
+    given = tyro.cli(Arguments, args=arguments, prog=spoken("export"))
     try:
         export_run(
             given.run,

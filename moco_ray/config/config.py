@@ -56,7 +56,7 @@ _OF_TRAINING = frozenset(
             for name in ("name", "min_workers", "resize_every_s", "retries", "compile", "compress_gradients")
         ),
         *(f"run.{name}" for name in ("max_steps", "checkpoint_every_s", "checkpoint_every_steps", "keep_last")),
-        *(f"run.{name}" for name in ("keep_every_steps", "log_every_steps", "micro_batch_groups")),
+        *(f"run.{name}" for name in ("keep_every_steps", "log_every_steps", "micro_batch_groups", "track")),
     }
 )
 _OF_LABELS = frozenset(f"eval.{name}" for name in ("uri", "holdout_fraction", "max_queries", "max_bank", "temperature"))

@@ -70,6 +70,10 @@ class MethodConfig(ABC):
     def chance_loss(self, global_batch_size: int) -> float:
         """The loss of embeddings that know nothing."""
 
+    def floor_loss(self, global_batch_size: int, dim: int) -> float | None:
+        """The loss of embeddings of `dim` numbers that could not be better; None where that is not known."""
+        return None
+
     @abstractmethod
     def build(self, query_encoder: Encoder, setting: Setting) -> Method:
         """Build the method around a query encoder with plain BatchNorm."""

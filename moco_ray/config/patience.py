@@ -25,6 +25,8 @@ class Patience:
     """For the end of a group that was asked to save: steps done meanwhile would be done again."""
     finish: float = 600.0
     """For storage that fails when the last checkpoint is written, and for evaluations that still run then."""
+    replay: float = 300.0
+    """For the steps since the last checkpoint, done again to see where a loss that is not finite comes from."""
     line: float = 5.0
     """Between two lines of progress."""
 

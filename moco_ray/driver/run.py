@@ -13,6 +13,7 @@ from moco_ray.cluster.store import is_connected
 from moco_ray.cluster.workers import choose_workers
 from moco_ray.config import Config
 from moco_ray.config.patience import USUAL_PATIENCE, Patience
+from moco_ray.config.programs import spoken
 from moco_ray.driver.finished import RunResult as RunResult
 from moco_ray.driver.finished import finished_run, result_of
 from moco_ray.driver.images.kept import adopt
@@ -155,4 +156,4 @@ def _leave(plan: Plan) -> None:
         if run.protocol == "file":
             run.write_bytes(run.join("metrics.jsonl"), join_parts(run))
         if checkpoint_steps(run):
-            log.info(f"to use what it has learned so far: python jobs/export.py {shlex.quote(plan.folder)}")
+            log.info(f"to use what it has learned so far: {spoken('export')} {shlex.quote(plan.folder)}")

@@ -11,6 +11,7 @@ from moco_ray.evaluate.eval_set import EvalSet
 from moco_ray.run_folder.checkpoint import State
 from moco_ray.storage.storage import StorageOptions
 from moco_ray.tasks.task import Task
+from moco_ray.tasks.tracker import TrackerAccess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,15 @@ class Job:
     """Whether to train on a GPU."""
     lease_owner: str
     """Who must hold the run's lease for a checkpoint to be committed."""
+    trackers: tuple[TrackerAccess, ...] = ()
+    """What follows the run besides TensorBoard."""
     patience: Patience = USUAL_PATIENCE
     """How long to wait for what may never come."""
+
+    def schedule_at(self, step: int) -> tuple[float, float]:
+        """The learning rate of a step, and the share of the run that is done before it."""
+        optim, position = self.config.optim, step * self.config.optim.global_batch_size
+        return optim.lr_at(position, self.num_rows), optim.progress_at(position, self.num_rows)
 
     def state(self, learned: State, step: int) -> State:
         """What a checkpoint holds: what was learned, after so many steps of which run."""

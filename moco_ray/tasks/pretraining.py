@@ -96,11 +96,21 @@ class Pretraining(Task):
         return method_learner(method, job, restored)
 
     def opening(self, config: Config) -> list[str]:
-        """The learning rate, and the loss of embeddings that know nothing."""
+        """The learning rate, and the losses of embeddings that know nothing and that could not be better."""
         optim, method = config.optim, config.method
-        return [
+        chance = method.chance_loss(optim.global_batch_size)
+        floor = method.floor_loss(optim.global_batch_size, config.model.dim)
+        lines = [
             f"effective learning rate {optim.effective_lr:g} (optim.lr {optim.lr:g} for 256 images); a loss of about "
-            f"{method.chance_loss(optim.global_batch_size):.2f} is chance{_COURSES.get(method.name, '')}",
+            f"{chance:.2f} is chance{_COURSES.get(method.name, '')}"
+        ]
+        if floor is not None:
+            lines.append(
+                f"a loss of {floor:.2f} is the floor at method.temperature {method.temperature:g}: of embeddings that are alike "
+                "for the views of an image and spread evenly over all images"
+            )
+        return [
+            *lines,
             "below, key is how often a query finds its own key, and img/s how many images are trained on a second",
         ]
 

@@ -22,6 +22,7 @@ from moco_ray.tasks.learner import Learner
 from moco_ray.worker.devices import same_devices, say_devices
 from moco_ray.worker.folder_recorder import FolderRecorder
 from moco_ray.worker.measured import Measured, Pace
+from moco_ray.worker.not_finite import LossNotFinite, explain
 from moco_ray.worker.recorder import Recorder
 from moco_ray.worker.runtime import LEAVING, Runtime
 from moco_ray.worker.signals import Signals, gather_bad
@@ -76,6 +77,10 @@ def train(job: Job, runtime: Runtime) -> Outcome:
             loop.run()
     except (_UserError, StreamError) as error:
         return Outcome(step=loop.step, error=str(error))
+    except LossNotFinite as failed:
+        return Outcome(step=loop.step, error=loop.explain(failed))
+    finally:
+        recorder.close()
     return Outcome(step=loop.step, summary=recorder.summary())
 
 
@@ -143,11 +148,8 @@ class _Loop:
         batch = loaded.batch.to(self.learner.device, self._copies)
         if is_first and self.runtime.num_ranks > 1 and self.job.uses_gpu:
             self.learner.try_memory(batch)
-        optim, num_rows = self.job.config.optim, self.job.num_rows
-        position = self.step * optim.global_batch_size
-        return self.learner.step(
-            batch, lr=optim.lr_at(position, num_rows), progress=optim.progress_at(position, num_rows)
-        )
+        lr, progress = self.job.schedule_at(self.step)
+        return self.learner.step(batch, lr=lr, progress=progress)
 
     def _is_sync_step(self) -> bool:
         """Whether this rank, and so every rank, reads its results now."""
@@ -177,7 +179,7 @@ class _Loop:
         first, values = measured.take(everything=saves or self._is_eval_step())
         for offset, value in enumerate(values):
             if not math.isfinite(value["train/loss"]):
-                self._stop_on_nan(first + offset, value["train/loss"])
+                raise LossNotFinite(first + offset, value["train/loss"], pace.steps_per_s)
         if signals.num_bad:
             bad = gather_bad(bad, self._between_hosts)
         self.recorder.add_bad(bad)
@@ -226,15 +228,10 @@ class _Loop:
         if too_many:
             raise _UserError(too_many)
 
-    def _stop_on_nan(self, step: int, loss: float) -> None:
-        good = self.recorder.last_checkpoint_text()
-        if step == 0:
-            why = self.job.task.explain_first_nan(self.job.config, self.learner.dtype)
-            raise _UserError(f"the loss of step 0 is {loss}, before anything was learned: {why}")
-        raise _UserError(
-            f"the loss of step {step} is {loss}: training has diverged. {good}"
-            "A lower optim.lr, a warm-up (optim.warmup-epochs) or run.dtype float32 often cures it"
-        )
+    def explain(self, failed: LossNotFinite) -> str:
+        """Why a loss is not finite. All ranks must call."""
+        self.learner.optimizer.zero_grad()  # their memory is needed
+        return explain(failed, self.job, self.runtime, self.recorder, self.learner.dtype, self._between_hosts)
 
     def _check_agreement(self) -> None:
         if ranks_agree(self.learner.module):

@@ -60,8 +60,15 @@ class Recorder:
         """Which checkpoint a stopped run can go back to."""
         return ""
 
+    def saved_step(self) -> int | None:
+        """Its steps; None without one."""
+        return None
+
     def finish(self, step: int, state: State | None) -> None:
         """Wait for what is on its way, and write what a finished run leaves; also if that was cut short before."""
+
+    def close(self) -> None:
+        """Let go of what follows the run, however it ended."""
 
     def summary(self) -> dict[str, float] | None:
         """Last values of all metrics."""

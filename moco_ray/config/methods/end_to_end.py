@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from moco_ray.config.method import MethodConfig
 from moco_ray.config.methods.checks import check_shuffle
+from moco_ray.config.methods.floor import info_nce_floor
 
 if TYPE_CHECKING:
     from moco_ray.core.encoders import Encoder
@@ -37,6 +38,10 @@ class EndToEndConfig(MethodConfig):
     def chance_loss(self, global_batch_size: int) -> float:
         """log(B)."""
         return math.log(global_batch_size)
+
+    def floor_loss(self, global_batch_size: int, dim: int) -> float:
+        """InfoNCE's among B keys."""
+        return info_nce_floor(global_batch_size - 1, self.temperature, dim)
 
     def build(self, query_encoder: Encoder, setting: Setting) -> Method:
         from moco_ray.core.methods.end_to_end import EndToEnd

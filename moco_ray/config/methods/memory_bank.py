@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from moco_ray.config.method import MethodConfig
 from moco_ray.config.methods.checks import check_dictionary
+from moco_ray.config.methods.floor import info_nce_floor
 
 if TYPE_CHECKING:
     from moco_ray.core.encoders import Encoder
@@ -63,6 +64,11 @@ class MemoryBankConfig(MethodConfig):
         """log(K + 1)."""
         assert self.num_negatives is not None
         return math.log(self.num_negatives + 1)
+
+    def floor_loss(self, global_batch_size: int, dim: int) -> float:
+        """InfoNCE's among K entries of other images and the image's own."""
+        assert self.num_negatives is not None
+        return info_nce_floor(self.num_negatives, self.temperature, dim)
 
     def build(self, query_encoder: Encoder, setting: Setting) -> Method:
         from moco_ray.core.methods.memory_bank import MemoryBank

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from moco_ray.config.method import MethodConfig
 from moco_ray.config.methods.checks import check_dictionary, check_shuffle
+from moco_ray.config.methods.floor import info_nce_floor
 
 if TYPE_CHECKING:
     from moco_ray.core.encoders import Encoder
@@ -78,6 +79,10 @@ class MoCoConfig(MethodConfig):
     def chance_loss(self, global_batch_size: int) -> float:
         """log(K + 1), for each of the losses."""
         return (1 + self.symmetric) * math.log(self.num_entries(0) + 1)
+
+    def floor_loss(self, global_batch_size: int, dim: int) -> float:
+        """InfoNCE's for a queue that holds all directions alike, for each of the losses."""
+        return (1 + self.symmetric) * info_nce_floor(self.num_entries(0), self.temperature, dim)
 
     def build(self, query_encoder: Encoder, setting: Setting) -> Method:
         from moco_ray.core.methods.moco import MoCo

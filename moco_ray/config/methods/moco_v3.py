@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from moco_ray.config.method import MethodConfig
+from moco_ray.config.methods.floor import info_nce_floor
 
 if TYPE_CHECKING:
     from moco_ray.core.encoders import Encoder
@@ -41,6 +42,10 @@ class MoCoV3Config(MethodConfig):
     def chance_loss(self, global_batch_size: int) -> float:
         """Two losses of 2 tau log(B)."""
         return 4 * self.temperature * math.log(global_batch_size)
+
+    def floor_loss(self, global_batch_size: int, dim: int) -> float:
+        """Two losses of 2 tau times InfoNCE's among B keys."""
+        return 4 * self.temperature * info_nce_floor(global_batch_size - 1, self.temperature, dim)
 
     def build(self, query_encoder: Encoder, setting: Setting) -> Method:
         from moco_ray.core.encoders import feature_dim

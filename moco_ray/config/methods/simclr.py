@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from moco_ray.config.method import MethodConfig
+from moco_ray.config.methods.floor import info_nce_floor
 
 if TYPE_CHECKING:
     from moco_ray.core.encoders import Encoder
@@ -26,6 +27,10 @@ class SimCLRConfig(MethodConfig):
     def chance_loss(self, global_batch_size: int) -> float:
         """log(2B - 1)."""
         return math.log(2 * global_batch_size - 1)
+
+    def floor_loss(self, global_batch_size: int, dim: int) -> float:
+        """InfoNCE's among both views of B images, but the query itself."""
+        return info_nce_floor(2 * global_batch_size - 2, self.temperature, dim)
 
     def build(self, query_encoder: Encoder, setting: Setting) -> Method:
         from moco_ray.core.methods.simclr import SimCLR
