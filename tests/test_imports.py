@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 STOREYS = (
-    *("cli", "sweep", "driver", "cluster", "worker", "tasks", "report"),
+    *("cli", "web", "sweep", "driver", "cluster", "worker", "tasks", "report"),
     *("evaluate", "weights", "run_folder", "data", "storage", "core", "config"),
 )
 """Packages of moco_ray: each may import those after it."""

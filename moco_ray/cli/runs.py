@@ -84,7 +84,7 @@ def _runs(given: Arguments) -> None:
             raise OSError(f"not pruned, as said above: {', '.join(failed)}")
 
 
-def _serve(given: _Arguments) -> None:
+def _serve(given: Arguments) -> None:
     if given.prune or given.yes or given.json is not None:
         raise ValueError("--serve only shows runs, until it is stopped; drop --prune, --yes and --json")
     # Imported here, because they take a while.
