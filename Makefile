@@ -23,7 +23,6 @@ demo: install
 
 # To look at it: python -m http.server --directory site
 docs: install
-	$(BIN)/python docs/drawings.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --clean
 	@echo "the site is in site/; to look at it: python -m http.server --directory site"
 
