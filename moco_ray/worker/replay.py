@@ -114,7 +114,8 @@ def _words_of_weights(
     others = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
     so = f", and so the output of {seen.name} ({seen.kind})" if seen else ""
     if step == first:
-        return f"{weights[0]}{others} is not finite in {_start(first)}{so}"
+        back = "; delete its folder to go back to the one before" if first else ""
+        return f"{weights[0]}{others} is not finite in {_start(first)}{so}{back}"
     lr, _ = job.schedule_at(step - 1)
     if gradients:
         return f"the gradient of {gradients[0]} in step {step - 1} was not finite, though its loss was{so}"
