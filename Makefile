@@ -1,22 +1,30 @@
 # Every target installs first if need be: `make demo` and `make test` work on a machine with only Python and make.
 PYTHON ?= python3
 BIN := .venv/bin
+UV = $$(command -v uv || echo $(BIN)/uv)
 IN_PARALLEL := --numprocesses=4 --dist=loadfile
 
-.PHONY: install demo test test-slow slow-cluster slow-driver slow-sweep slow-rest test-gpu check format
+.PHONY: install uv demo docs test test-slow slow-cluster slow-driver slow-sweep slow-rest test-gpu check format package
 
 install: .venv/.installed
 
-.venv/.installed: pyproject.toml constraints.txt
+uv:
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+.venv/.installed: pyproject.toml constraints.txt | uv
 	@echo "installing into .venv (about 6 GB)"
-	@$$(command -v uv || echo $(BIN)/uv) pip install --quiet --compile-bytecode --python $(BIN)/python \
+	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python \
 		--constraint constraints.txt --editable '.[test,demo]'
 	@touch $@
 
 demo: install
 	$(BIN)/python jobs/demo.py
+
+# To look at it: python -m http.server --directory site
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --clean
+	@echo "the site is in site/; to look at it: python -m http.server --directory site"
 
 test: install
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(IN_PARALLEL)
@@ -44,3 +52,8 @@ check: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# dist/: a source distribution, and the wheel that is built from it. Needs neither PyTorch nor Ray.
+package: uv
+	@$(UV) build --quiet --out-dir dist
+	@ls dist/*

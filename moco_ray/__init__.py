@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from moco_ray.weights.detector_file import load_detector
     from moco_ray.weights.encoder_file import encoder_info, load_encoder
 
+__version__ = "0.1.0"
+
 __all__ = [
     "Config",
     "RunResult",

@@ -1,11 +1,13 @@
 """README and docs: every command that needs neither a cluster in a cloud nor hours is run, as it stands there.
 
-What would take hours is shortened by flags that are put behind it. A command that no rule here knows fails a test, so that
-nothing new is documented without being run.
+What would take hours is shortened by flags that are put behind it. Commands of other pages, which differ from those in
+their arguments only, are read by the programs' own parsers. A command that no rule here knows fails a test, so that nothing
+new is documented without being tried.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,19 +18,32 @@ import pytest
 from moco_ray.data.sample import write_digits
 from tests.bare import ROOT, run_bare
 from tests.boxed import write_shapes
+from tests.docs.pages import (
+    DOCUMENTS,
+    all_flags,
+    blocks,
+    check_command,
+    commands,
+    commands_of,
+    fenced,
+    inline,
+    is_of_this_program,
+    name_of,
+    text_of,
+)
 from tests.s3 import S3Server, s3_server
-
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # First words of commands that are not run here, and why not.
 ELSEWHERE = {
-    "make": "the demo is below, and `make test` is what runs this",
+    "make": "the demo is below, tests/docs/test_site.py makes the docs, and `make test` is what runs this",
     "aws": "needs an account",
     "kubectl": "needs a Kubernetes cluster; tests/cluster/test_kuberay.py checks the file",
     "export": "tests/cluster/test_jobs.py",
     "ray": "tests/cluster/test_jobs.py, and a cloud",
     "pip": "needs a package index",
     "uv": "needs a package index",
+    "source": "a shell's own",
+    "tensorboard": "serves until it is stopped; tests/worker reads its files",
     "python -m benchmarks.gpu": "needs a GPU; tests/benchmarks/test_gpu.py runs it in small",
 }
 TINY = (
@@ -50,31 +65,21 @@ SHORTER = {
     "--run.max-steps 2 --run.num-workers 0",
     "jobs/detect.py": "--optim.global-batch-size 4 --optim.bn-groups 2 --run.max-steps 2 --run.num-workers 0",
 }
-IN_ORDER = ("encoders.md", "evaluate.md")  # each of their blocks builds on those before
-
-
-def blocks(language: str) -> list[tuple[str, str]]:
-    """(Document, text) of every fenced block of a language."""
-    found = []
-    for document in DOCUMENTS:
-        for marked, text in re.findall(r"^```(\w*)\n(.*?)^```", document.read_text(), flags=re.DOTALL | re.MULTILINE):
-            if marked == language:
-                found.append((document.name, text))
-    return found
-
-
-def commands() -> list[tuple[str, str]]:
-    """(Document, command) of every line of the blocks that hold commands, continued lines joined, comments left out."""
-    found = []
-    for document, text in blocks(""):
-        if re.search("[│├└►]", text):  # a drawing
-            continue
-        for line in text.replace("\\\n", " ").splitlines():
-            command = re.sub(r"(^|\s)#.*$", "", line)
-            command = " ".join(re.sub(r"\[any flag.*?\]", "", command).split())
-            if command:
-                found.append((document, command))
-    return found
+IN_ORDER = ("encoders.md", "evaluate.md")  # each of their blocks builds on those before, in a shell for each command
+IN_ONE_PROCESS = {  # likewise, one process for the whole page; with what stands there instead, to be short
+    "tutorial.md": {'write_patches(Path("photos"))': 'write_patches(Path("photos")); few(Path("photos"))'},
+    "choosing.md": {
+        '"resnet50", pretrained=True': '"test_resnet", pretrained=False',
+        "--fast --baselines": "--fast --views.crop-px 32",
+    },
+}
+ALONE = (
+    "README.md",
+    "cloud.md",
+    "comparisons.md",
+    "performance.md",
+    "sweeps.md",
+)  # each of their commands is run by itself
 
 
 def shorter(command: str) -> str | None:
@@ -87,14 +92,76 @@ def shorter(command: str) -> str | None:
 RUNNABLE = [(document, command) for document, command in commands() if shorter(command) is not None]
 
 
-def test_every_command_of_the_documents_is_run_or_listed_with_a_reason() -> None:
+def test_every_command_of_the_documents_is_run_or_parsed_or_listed_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert len(RUNNABLE) > 5
-    unknown = [
-        f"{document}: {command}"
-        for document, command in commands()
-        if shorter(command) is None and not command.startswith(tuple(ELSEWHERE))
+    unknown = []
+    for document, command in commands():
+        is_run = document in (*IN_ORDER, *IN_ONE_PROCESS, *ALONE) and shorter(command) is not None
+        if is_run or command.startswith(tuple(ELSEWHERE)):
+            continue
+        unknown += _problems(document, command, monkeypatch)
+    assert not unknown, "neither run nor right, nor listed with a reason:\n" + "\n".join(unknown)
+
+
+def test_a_command_inside_a_sentence_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = [page for page in DOCUMENTS if page.name != "extending.md"]  # whose method only its own test has
+    found = [(name_of(page), code) for page in pages for code in inline(page) if is_of_this_program(code)]
+    assert len(found) > 20
+    wrong = [problem for document, command in found for problem in _problems(document, command, monkeypatch)]
+    assert not wrong, "\n".join(wrong)
+
+
+def _problems(document: str, command: str, patch: pytest.MonkeyPatch) -> list[str]:
+    try:
+        if not is_of_this_program(command):
+            raise ValueError("no rule here knows it")
+        check_command(command, patch)
+    except (ValueError, SystemExit, AssertionError) as error:
+        return [f"{document}: {command}: {error}"]
+    return []
+
+
+def test_every_flag_and_setting_that_is_named_is_there() -> None:
+    known = all_flags()
+    assert "--optim.lr" in known and "--method.no-symmetric" in known and "--duplicates" in known
+    groups = {flag[2:].partition(".")[0] for flag in known if "." in flag}
+    wrong = []
+    for page in DOCUMENTS:
+        for code in inline(page):
+            named = re.findall(r"(?<![\w-])--[a-z]+\.[\w-]+", code)
+            named += [
+                f"--{word}" for word in re.findall(r"^[a-z]+\.[a-z][\w-]*$", code) if word.partition(".")[0] in groups
+            ]
+            wrong += [f"{name_of(page)}: {flag}" for flag in named if flag.replace("_", "-") not in known | _FILES]
+    assert not wrong, wrong
+
+
+_FILES = {"--eval.jsonl", "--views.png"}  # what looks like a setting and is none
+
+
+def test_every_piece_of_python_is_run() -> None:
+    """The README's are below, those of pages in order with them, and tests/test_extending.py has its own."""
+    of_readme = [text for document, text in blocks("python") if document == "README.md"]
+    elsewhere = [
+        document
+        for document, text in blocks("python")
+        if document not in ("README.md", "extending.md", *IN_ORDER, *IN_ONE_PROCESS) and text not in of_readme
     ]
-    assert not unknown, f"neither run nor listed with a reason: {unknown}"
+    assert not elsewhere, f"Python that nothing runs, in {elsewhere}"
+    for document, text in blocks("json"):
+        assert json.loads(text), document
+
+
+def test_every_link_of_the_documents_leads_to_a_file_of_the_repository() -> None:
+    broken = []
+    for page in DOCUMENTS:
+        prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\(([^)\s#]+)[^)]*\)", prose):
+            if not target.startswith("http") and not (page.parent / target).exists():
+                broken.append(f"{name_of(page)}: {target}")
+    assert not broken, broken
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +210,7 @@ def _some_images(scratch: Path, each: int = 16) -> list[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "command", [command for name, command in RUNNABLE if name not in IN_ORDER], ids=lambda command: command[:60]
+    "command", [command for name, command in RUNNABLE if name in ALONE], ids=lambda command: command[:60]
 )
 def test_a_command_of_the_documents_works_in_a_bare_shell(
     command: str, folder: Path, server: S3Server, tmp_path: Path
@@ -195,15 +262,60 @@ def test_the_python_of_the_readme_works_in_a_bare_shell(folder: Path, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", IN_ORDER)
 def test_a_page_works_from_top_to_bottom(page: str, folder: Path, tmp_path: Path) -> None:
-    text = (ROOT / "docs" / page).read_text()
     programs = []
-    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE):
+    for language, block in fenced(text_of(page)):
         if language == "python":
             programs.append(f"python - <<'END'\n{block}END")
         else:
-            programs += [f"{line} {shorter(line)}" for line in block.splitlines()]
+            programs += [f"{line} {shorter(line)}" for line in commands_of(block)]
     assert len(programs) >= 5
     for program in programs:
         line = re.sub(r"(pretrain.py.*)--run.max-steps", r"\1--run.num-workers 0 --run.max-steps", program)
         done = run_bare(line, tmp_path / "home", folder=folder)
         assert done.returncode == 0, f"{line}\n{done.stdout[-4000:]}"
+
+
+_ONE_PROCESS = """
+import runpy, shlex, sys
+from pathlib import Path
+
+def few(photos):
+    for folder in photos.glob("*/*"):
+        for path in sorted(folder.iterdir())[4:]:
+            path.unlink()
+
+def job(line):
+    print("$", line, flush=True)
+    sys.argv = shlex.split(line)[1:]
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, f"{line} ended with {end.code}"
+
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", IN_ONE_PROCESS)
+def test_a_page_works_from_top_to_bottom_in_one_process(page: str, folder: Path, tmp_path: Path) -> None:
+    """Which imports what all its commands need once: their shells are those of the pages above."""
+    parts = []
+    for language, block in fenced(text_of(page)):
+        if language == "python":
+            parts.append(block)
+        elif language == "":
+            parts += [
+                f"job({f'{command} {shorter(command)}'!r})\n"
+                for command in commands_of(block)
+                if not command.startswith(tuple(ELSEWHERE))
+            ]
+    program = _ONE_PROCESS + "".join(parts)
+    for was, now in IN_ONE_PROCESS[page].items():
+        assert was in program, f"{page} has no {was} any more"
+        program = program.replace(was, now)
+    program = re.sub(r"--model.arch resnet50\b", "--model.arch tiny_resnet", program)
+    program = re.sub(r"(pretrain.py[^\n]*)--run.max-steps", r"\1--run.num-workers 0 --run.max-steps", program)
+    (folder / "page.py").write_text(program)
+    done = run_bare("python page.py", tmp_path / "home", folder=folder, PYTHONPATH=".", OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert done.stdout.count("\n$ ") + done.stdout.startswith("$ ") >= 3, done.stdout

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 STOREYS = (
-    *("cli", "sweep", "driver", "cluster", "worker", "tasks", "report"),
+    *("cli", "web", "sweep", "driver", "cluster", "worker", "tasks", "report"),
     *("evaluate", "weights", "run_folder", "data", "storage", "core", "config"),
 )
 """Packages of moco_ray: each may import those after it."""
@@ -38,7 +38,7 @@ def files_of(package: str) -> list[Path]:
 def test_every_package_has_a_storey() -> None:
     found = {folder.name for folder in (ROOT / "moco_ray").iterdir() if (folder / "__init__.py").exists()}
     assert found == set(STOREYS)
-    assert [file.name for file in (ROOT / "moco_ray").glob("*.py")] == ["__init__.py"]
+    assert {file.name for file in (ROOT / "moco_ray").glob("*.py")} == {"__init__.py", "__main__.py"}
 
 
 @pytest.mark.parametrize("package", STOREYS)
@@ -187,6 +187,7 @@ LATE = {"torchvision", "timm", "matplotlib", "tensorboard", "boto3", "botocore",
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
+        ("moco_ray.cli.main", {*HEAVY, "tyro", "rich"}),
         ("moco_ray.cli.pretrain", {*HEAVY, "tyro", "rich"}),
         ("moco_ray.cli.sweep", {*HEAVY, "rich"}),
         ("moco_ray.cli.runs", HEAVY),

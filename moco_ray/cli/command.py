@@ -7,11 +7,13 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from moco_ray.cli.flags import Given
 from moco_ray.cli.output import OutputClosed, own_output
 from moco_ray.config import Config
+from moco_ray.config.programs import DOORS, program
 from moco_ray.driver.signals import interrupt_on
 from moco_ray.tasks.failure import RunFailed
 
@@ -71,33 +73,48 @@ def again(given: Iterable[Given]) -> list[str]:
     return [argument for item in kept for argument in item.arguments()]
 
 
-def command_line(program: str, arguments: Iterable[str]) -> str:
+def command_line(name: str, arguments: Iterable[str]) -> str:
     """A command for a shell: the program's, or that of submitting it, where this process was submitted itself."""
-    command = shlex.join(["python", program, *arguments])
-    job = os.environ.get(_JOB)
-    if job is None:
+    command = shlex.join([*program(name), *arguments])
+    environment = _environment_of_job()
+    if environment is None:
         return command
-    environment = json.loads(job).get("runtime_env") or {}
     options = ["--working-dir", "."] if "working_dir" in environment else []
-    if any(environment.get(name) for name in _INSTALLS):
+    if _installs(environment) and _is_of_the_repository(name):
         options += ["--runtime-env", "deploy/runtime_env.yaml"]
     return f"{shlex.join(['ray', 'job', 'submit', *options])} -- {command}"
 
 
-def resume_command(program: str, arguments: Iterable[str], given: Iterable[Given], name: str | None) -> str:
+def resume_command(name: str, arguments: Iterable[str], given: Iterable[Given], run: str | None) -> str:
     """The same command with {name} for the run's name, and without what may hold credentials.
 
     Args:
-        program: As the README names it.
+        name: Of the program.
         arguments: Those of the command.
         given: Its flags, of which some may hold credentials.
-        name: That was given for the run.
+        run: The name that was given for the run.
     """
-    typed = sys.argv[0] if sys.argv[0].endswith(program) else program
-    command = command_line(typed, arguments).replace("{", "{{").replace("}", "}}")
-    secret = any(item.flag.is_secret for item in given)
-    flag = "--run.name=" if name is not None and name.startswith("-") else "--run.name "
-    return f"{command} {flag}{{name}}" + (" (and the same storage options)" if secret else "")
+    command = command_line(name, arguments).replace("{", "{{").replace("}", "}}")
+    flag = "--run.name=" if run is not None and run.startswith("-") else "--run.name "
+    unsaid = ["storage options"] if any(item.flag.is_secret for item in given) else []
+    if _installs(_environment_of_job() or {}) and not _is_of_the_repository(name):
+        unsaid.append("runtime environment")
+    return f"{command} {flag}{{name}}" + (f" (and the same {' and '.join(unsaid)})" if unsaid else "")
+
+
+def _environment_of_job() -> dict[str, Any] | None:
+    """The runtime environment that this process was submitted with; None if it was not."""
+    job = os.environ.get(_JOB)
+    return None if job is None else json.loads(job).get("runtime_env") or {}
+
+
+def _installs(environment: Mapping[str, Any]) -> bool:
+    return any(environment.get(name) for name in _INSTALLS)
+
+
+def _is_of_the_repository(name: str) -> bool:
+    """Whether the command is of a file of the repository, beside deploy/."""
+    return program(name)[-1].endswith(DOORS[name])
 
 
 def _fail(message: str, code: int) -> int:

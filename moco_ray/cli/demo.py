@@ -1,25 +1,26 @@
-"""The demo: the ordinary job on real digits that a package ships, and what it learned."""
+"""Pretrain on handwritten digits that a package ships, and show what was learned."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from moco_ray.cli.command import run_command
 from moco_ray.cli.output import outlive_output
-from moco_ray.cli.screen import Screen
 from moco_ray.config import Config
 from moco_ray.config.data import DataConfig
 from moco_ray.config.eval import EvalConfig
 from moco_ray.config.methods.moco import MoCoConfig
 from moco_ray.config.model import ModelConfig
 from moco_ray.config.optim import OptimConfig
+from moco_ray.config.programs import spoken
 from moco_ray.config.run import RunConfig
 from moco_ray.config.views import v2_views
-from moco_ray.data.sample import write_digits
-from moco_ray.driver.run import pretrain
 
 
 def demo_config(images: Path, storage_path: str) -> Config:
@@ -39,19 +40,33 @@ def demo_config(images: Path, storage_path: str) -> Config:
     )
 
 
-def main() -> int:
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Pretrain on 4,000 handwritten digits with two workers, and show how kNN does on 1,000 others before and after."""
+
+    storage_path: Annotated[str, tyro.conf.arg(name="run.storage-path")] = "runs"
+    """Where the digits and the run go."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo in a terminal; returns the exit code."""
-    return run_command(_demo_on_screen, stopped="stopped")
+    given = tyro.cli(Arguments, args=arguments, prog=spoken("demo"))
+    return run_command(lambda: _demo_on_screen(given.storage_path), stopped="stopped")
 
 
-def _demo_on_screen() -> None:
+def _demo_on_screen(storage_path: str) -> None:
+    from moco_ray.cli.screen import Screen  # here, because it takes a while to import
+
     outlive_output()
     with Screen() as say:
-        demo(say=say)
+        demo(storage_path, say=say)
 
 
 def demo(storage_path: str = "runs", *, say: Callable[[str], None] = print) -> None:
     """Write the digits, pretrain on them without their labels, and say how kNN did before and after."""
+    from moco_ray.data.sample import write_digits  # here, because these take seconds to import
+    from moco_ray.driver.run import pretrain
+
     say("writing 5,000 handwritten digits as PNG files")
     images = write_digits(Path(storage_path).expanduser() / "digits")
     result = pretrain(demo_config(images.resolve(), storage_path), say=say)
@@ -62,4 +77,4 @@ def demo(storage_path: str = "runs", *, say: Callable[[str], None] = print) -> N
         f"kNN on 1,000 digits it never saw: {before:.1f} % before, {after:.1f} ± {error:.1f} % after pretraining without labels"
     )
     say("guessing among ten digits gives 10 %")
-    say(f"look at {result.folder}/report: views.png, neighbours.png, curves.png")
+    say(f"look at {result.folder}/report/index.html")

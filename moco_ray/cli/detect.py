@@ -1,4 +1,4 @@
-"""The command line of detection."""
+"""Train a detector on images with boxes, from an encoder or from scratch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from moco_ray.cli.transfer import Command, parse_transfer
 from moco_ray.config.detection_presets import DETECTION_PRESETS
 
 COMMAND = Command(
-    program="jobs/detect.py",
+    program="detect",
     about="Train Faster R-CNN on images with boxes, from an encoder or from scratch.",
     task="detection",
     presets=DETECTION_PRESETS,

@@ -1,4 +1,4 @@
-"""The command line of embeddings: an encoder's features of images, kept in a folder."""
+"""Keep an encoder's features of all images; find neighbours and near-duplicates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from moco_ray.cli.transfer import Command, Parsed, parse_transfer, write_json
 from moco_ray.config.transfer_presets import EMBED_PRESETS
 
 COMMAND = Command(
-    program="jobs/embed.py",
+    program="embed",
     about="Keep the features of all images in a folder of Parquet files; find neighbours and near-duplicates among them.",
     task="embed",
     presets=EMBED_PRESETS,

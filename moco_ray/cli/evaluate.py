@@ -1,4 +1,4 @@
-"""The command line of an evaluation: an encoder, on images."""
+"""Measure an encoder without training: kNN, and measures that need no labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from moco_ray.config.transfer_presets import EVALUATE_PRESETS
 
 DEFAULT_K = (10, 20, 100, 200)
 COMMAND = Command(
-    program="jobs/evaluate.py",
+    program="evaluate",
     about="Measure an encoder without training: kNN on all labelled images, and measures that need no labels.",
     task="evaluate",
     presets=EVALUATE_PRESETS,

@@ -1,4 +1,4 @@
-"""What a run has learned so far, as the files of a finished one: encoder, metrics, pictures or classifier."""
+"""Write what a run has learned so far: encoder, metrics, report, classifier, detector."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from rich.panel import Panel
 from rich.text import Text
 
 from moco_ray.config import Config, from_json
-from moco_ray.driver.images.listing import run_eval_set
+from moco_ray.config.programs import spoken
+from moco_ray.driver.images.listing import row_options, run_eval_set
+from moco_ray.driver.report import note_images
+from moco_ray.report.bad_images import write_bad_images
+from moco_ray.report.run_page import write_report
 from moco_ray.report.run_report import illustrate
+from moco_ray.report.story import FACTS
 from moco_ray.run_folder.begin import CONFIG, is_run, stored_images
 from moco_ray.run_folder.checkpoint import CheckpointStore
 from moco_ray.run_folder.checkpoint_files import checkpoint_name
@@ -29,8 +34,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Arguments:
-    """Write encoder.safetensors, metrics.jsonl and pictures of a run that was stopped or goes on, into its folder."""
+class Arguments:
+    """Write encoder.safetensors, metrics.jsonl and the report of a run that was stopped or goes on, into its folder."""
 
     run: tyro.conf.Positional[str]
     """The run's folder, local or an fsspec URL."""
@@ -46,7 +51,7 @@ class _Arguments:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and export; returns the exit code, which is that of jobs/pretrain.py."""
-    given = tyro.cli(_Arguments, args=arguments)
+    given = tyro.cli(Arguments, args=arguments, prog=spoken("export"))
     try:
         export_run(
             given.run,
@@ -76,8 +81,8 @@ def export_run(
         run: The run's folder.
         checkpoint: Steps of another checkpoint, for `output`.
         output: File of the encoder, which is then all that is written. None: encoder.safetensors, metrics.jsonl and
-            report/ of the run's folder; of one that learns from labels classifier.safetensors instead of report/, of
-            one of detection detector.safetensors and metrics.jsonl.
+            report/ of the run's folder; of one that learns from labels classifier.safetensors and the report without
+            pictures, of one of detection detector.safetensors, metrics.jsonl and such a report.
         storage_options: Access to the run's folder.
         data_storage_options: Access to its images, for the pictures.
         say: Prints a line for the user.
@@ -100,7 +105,9 @@ def export_run(
             if output is not None:
                 raise ValueError(f"--output {output} is for an encoder, and {uri} trains a detector; drop the flag")
             _write_metrics(storage)
-            return _write_learned(storage, config)
+            learned = _write_learned(storage, config)
+            _report(storage, config, data_storage_options)
+            return learned
         source = uri if checkpoint is None else f"{uri}/{checkpoint_name(checkpoint)}"
         content = read_encoder(source, storage_options)
         target = os.fspath(output) if output is not None else f"{uri}/{NAME}"
@@ -113,7 +120,23 @@ def export_run(
                 _draw(storage, config, target, storage_options, data_storage_options)
             else:
                 _write_learned(storage, config)
+            _report(storage, config, data_storage_options)
         return target
+
+
+def _report(run: Storage, config: Config, data_storage_options: str | None) -> None:
+    """Write report/index.html, with what can be known of the images."""
+    config = replace(config, data=replace(config.data, storage_options=data_storage_options))
+    try:
+        images = stored_images(run)
+        options = row_options(images.train, config)
+        if not run.exists(run.join(*FACTS.split("/"))):
+            note_images(run, images, "", [run.options, options])
+        write_bad_images(run, images.train, options)
+    except Exception as error:  # the images may be elsewhere by now
+        log.warning(f"the images could not be looked at ({type(error).__name__}: {error})")
+    if (place := write_report(run)) is not None:
+        log.info(f"report: {place}")
 
 
 def _write_metrics(run: Storage) -> None:

@@ -1,4 +1,4 @@
-"""The command line of fine-tuning."""
+"""Train a whole network on labels, from an encoder or from scratch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from moco_ray.cli.transfer import Command, parse_transfer
 from moco_ray.config.transfer_presets import FINETUNE_PRESETS
 
 COMMAND = Command(
-    program="jobs/finetune.py",
+    program="finetune",
     about="Train a whole network on labels, from an encoder or from scratch.",
     task="finetune",
     presets=FINETUNE_PRESETS,

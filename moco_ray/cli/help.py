@@ -15,18 +15,18 @@ from moco_ray.config.config import GROUPS, UNUSED
 from moco_ray.config.fields import docs_of, is_switch, types_of
 from moco_ray.config.methods import method_names
 from moco_ray.config.presets import PRESETS, preset_list
+from moco_ray.config.programs import as_typed, spoken
 
 if TYPE_CHECKING:
     from moco_ray.cli.transfer import Command
 
 
-def print_help(default: Config, name: str, *, program: str = "jobs/pretrain.py") -> None:
+def print_help(default: Config, name: str) -> None:
     """Print what a preset is, and every flag of a run with the preset's value.
 
     Args:
         default: The preset, perhaps with another method.
         name: As --preset has it.
-        program: The command.
     """
     about = f"the run of {name}, which was of preset {default.preset}"
     if name in PRESETS:
@@ -34,9 +34,9 @@ def print_help(default: Config, name: str, *, program: str = "jobs/pretrain.py")
     print("Pretrain an image encoder with MoCo on your own images. Defaults are those of the preset.")
     print(f"\n{preset_list()}")
     print(f"\nMethods (--method NAME puts another into a preset): {', '.join(method_names())}")
-    print(f"\nPreset {name}: {about}\n")
+    print(f"\nPreset {name}: {as_typed(about)}\n")
     preset = Flag(path="preset", hint=str, about="Name of the preset that the other fields start from.")
-    print_flags(_class_of(default, name, [preset, DRY_RUN, LIST_PRESETS]), None, program)
+    print_flags(_class_of(default, name, [preset, DRY_RUN, LIST_PRESETS]), None, "pretrain")
 
 
 def print_transfer_help(command: Command, default: Config, name: str, common: Sequence[Flag]) -> None:
@@ -44,10 +44,10 @@ def print_transfer_help(command: Command, default: Config, name: str, common: Se
     preset = command.presets.get(name)
     print(f"{command.about} Defaults are those of the preset.")
     print(
-        f"\npython {command.program} ENCODER --data.uri IMAGES: ENCODER is --model.init, a run's folder or a file of weights."
+        f"\n{spoken(command.program)} ENCODER --data.uri IMAGES: ENCODER is --model.init, a run's folder or a file of weights."
     )
     print(f"\n{preset_list(command.presets)}")
-    print(f"\nPreset {name}: {inspect.getdoc(preset) if preset else 'of a run'}\n")
+    print(f"\nPreset {name}: {as_typed(inspect.getdoc(preset) or '') if preset else 'of a run'}\n")
     print_flags(_class_of(default, name, [flag for flag in common if flag.path != "help"]), None, command.program)
 
 
@@ -63,7 +63,7 @@ def _class_of(default: Config, preset: str, own: Sequence[Flag]) -> type[object]
         hints, docs = types_of(type(part)), docs_of(type(part))
         shown = [name for name in hints if f"{group}.{name}" not in UNUSED[default.task]]
         own_fields = [
-            (name, Annotated[hints[name], tyro.conf.arg(help=docs[name])], field(default=getattr(part, name)))
+            (name, Annotated[hints[name], tyro.conf.arg(help=as_typed(docs[name]))], field(default=getattr(part, name)))
             for name in shown
         ]
         cls = make_dataclass(type(part).__name__, own_fields, frozen=True)
@@ -73,13 +73,13 @@ def _class_of(default: Config, preset: str, own: Sequence[Flag]) -> type[object]
 
 
 def print_flags(cls: type[object], default: object | None, program: str) -> None:
-    """Print the flags of a dataclass."""
+    """Print the flags of a dataclass, as those of a program."""
     try:
         tyro.cli(
             cls,
             args=["--help"],
             default=default,
-            prog=program,
+            prog=spoken(program),
             description="",
             config=(tyro.conf.AvoidSubcommands,),  # the preset has chosen the method
         )

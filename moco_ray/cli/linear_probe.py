@@ -1,4 +1,4 @@
-"""The command line of a linear probe: a linear classifier on frozen features."""
+"""Train a linear classifier on the frozen features of an encoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FAST = (
 )
 _BASELINES = "With --fast: fit features of the untrained network and raw pixels, too."
 COMMAND = Command(
-    program="jobs/linear_probe.py",
+    program="linear-probe",
     about="Train a linear classifier on the frozen features of an encoder.",
     task="linear-probe",
     presets=LINEAR_PRESETS,

@@ -1,4 +1,4 @@
-"""The command line of a run: a preset, changed by flags."""
+"""Pretrain an image encoder with MoCo, or another contrastive method, without labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from moco_ray.config.methods import AnyMethod, method_class
 from moco_ray.config.presets import preset_list
 
 _DEFAULT_PRESET = "moco-v2"
-_PROGRAM = "jobs/pretrain.py"
+_PROGRAM = "pretrain"
 _OWN = [
     Flag(path="preset", hint=str, default="small"),
     Flag(path="method", hint=str, default="moco"),

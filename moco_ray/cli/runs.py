@@ -1,4 +1,4 @@
-"""The runs under a storage path, and the end of their old checkpoints."""
+"""Show the runs under a storage path, and which old checkpoints may go."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from typing import Any
 import tyro
 
 from moco_ray.cli.command import run_command, say
+from moco_ray.config.programs import spoken
 
 log = logging.getLogger(__name__)
+_HOST, _PORT = "127.0.0.1", 8080
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Arguments:
+class Arguments:
     """Show the runs under a storage path: state, steps, best measurement, what was changed of the preset, time, size.
 
     With --prune, show which checkpoints of theirs may go: all but the newest whole one, the best one and those of
@@ -38,20 +40,30 @@ class _Arguments:
     """Show which checkpoints may go, and how much space that wins."""
     yes: bool = False
     """With --prune: delete them."""
+    serve: bool = False
+    """Show the runs as a page in a browser instead: a table that stays up to date, and curves of several on top of each other."""
+    port: int | None = None
+    """With --serve: where, 8080 by default; 0: any that is free."""
+    host: str | None = None
+    """With --serve: the address to listen at, 127.0.0.1 by default, which only this machine reaches. On any other one, such as
+    0.0.0.0, whoever wants to see the page needs the token of MOCO_RAY_TOKEN, or the one that is printed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and show the runs; returns the exit code, which is that of jobs/pretrain.py."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parsed = tyro.cli(_Arguments, args=given, config=(tyro.conf.FlagCreatePairsOff,))
+    parsed = tyro.cli(Arguments, args=given, prog=spoken("runs"), config=(tyro.conf.FlagCreatePairsOff,))
     return run_command(
-        lambda: _runs(parsed), stopped="stopped; what was deleted is gone, and the same command deletes the rest"
+        lambda: _serve(parsed) if parsed.serve else _runs(parsed),
+        stopped="stopped; what was deleted is gone, and the same command deletes the rest",
     )
 
 
-def _runs(given: _Arguments) -> None:
+def _runs(given: Arguments) -> None:
     if given.yes and not given.prune:
         raise ValueError("--yes deletes what --prune shows; give both, or drop --yes")
+    if given.port is not None or given.host is not None:
+        raise ValueError(f"--{'port' if given.port is not None else 'host'} is where --serve listens; give both")
     # Imported here, because they take a while.
     from moco_ray.cli.transfer import write_json
     from moco_ray.run_folder.found import find_runs
@@ -70,6 +82,29 @@ def _runs(given: _Arguments) -> None:
             write_json(given.json, (json.dumps(rows, indent=1) + "\n").encode(), given.storage_options)
         if failed := [row["name"] for row in rows if row.get("has_failed")]:
             raise OSError(f"not pruned, as said above: {', '.join(failed)}")
+
+
+def _serve(given: Arguments) -> None:
+    if given.prune or given.yes or given.json is not None:
+        raise ValueError("--serve only shows runs, until it is stopped; drop --prune, --yes and --json")
+    # Imported here, because they take a while.
+    from moco_ray.storage.checks import check_access
+    from moco_ray.storage.storage import Storage, resolve_storage_options
+    from moco_ray.web.server import access_of, listen, serve
+    from moco_ray.web.watch import Watch
+    from moco_ray.worker.console import said_by
+
+    with said_by(say):
+        host = given.host or _HOST
+        access = access_of(host)
+        uri = given.storage_path
+        options = resolve_storage_options(uri, given.storage_options)
+        check_access(uri, options)
+        watch = Watch(Storage.open(uri, options, is_quick=True), given.run)
+        with listen(host, _PORT if given.port is None else given.port) as sock:
+            with _status(f"looking at the runs in {uri}"):
+                watch.latest = watch.look()
+            serve(watch, sock, access, options, say)
 
 
 def _status(what: str) -> AbstractContextManager[object]:
@@ -100,7 +135,7 @@ def _row(run: Any) -> dict[str, Any]:
 
 
 def _prune(found: Sequence[Any], *, deletes: bool) -> list[dict[str, Any]]:
-    from moco_ray.cli.runs_table import size_words
+    from moco_ray.report.words import size_words
     from moco_ray.run_folder.found import in_threads
     from moco_ray.run_folder.prune import Pruning, preview, prune
 
@@ -124,7 +159,7 @@ def _prune(found: Sequence[Any], *, deletes: bool) -> list[dict[str, Any]]:
 
 
 def _words(pruning: Any, *, deletes: bool) -> str:
-    from moco_ray.cli.runs_table import size_words
+    from moco_ray.report.words import size_words
 
     if pruning.has_failed:
         return f"{pruning.name}: not all that was to go is known to be gone: {pruning.problem}"

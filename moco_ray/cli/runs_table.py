@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.text import Text
 
 from moco_ray.config.changes import KNOWN_PRESETS
+from moco_ray.report.words import change_words, hours_words, size_words, time_words
 from moco_ray.run_folder.summary import RunSummary
 from moco_ray.storage.uris import shown
 
 _HEADER = ("run", "state", "steps", "time", "size", "age")
 _NUM_WORDS = 2  # columns, before those of figures
 _STYLES = {"running": "green", "ended": "bold", "stopped": "yellow", "failed": "red", "damaged": "red"}
-_KINDS = {"cuda": "GPU h", "cpu": "CPU h"}
 _NARROWEST_NAME = 12
 _GAP, _INDENT = 2, 4
 
@@ -42,14 +41,6 @@ def print_runs(runs: Sequence[RunSummary], console: Console, now: float) -> None
                 console.print(Text(" " * _INDENT) + part, soft_wrap=True)
 
 
-def size_words(num_bytes: int) -> str:
-    """A size, in decimal units."""
-    size, units = float(num_bytes), ["B", "kB", "MB", "GB", "TB"]
-    while size >= 999.5 and len(units) > 1:
-        size, units = size / 1000, units[1:]
-    return f"{size:.0f} {units[0]}" if units[0] == "B" or size >= 99.5 else f"{size:.3g} {units[0]}"
-
-
 def _print_line(console: Console, cells: Sequence[str], widths: Sequence[int], styles: Sequence[str]) -> None:
     """Words to the left, figures to the right; a name that is too long has a line of its own, whole."""
     if len(cells[0]) > widths[0]:
@@ -64,10 +55,9 @@ def _print_line(console: Console, cells: Sequence[str], widths: Sequence[int], s
 
 def _cells(run: RunSummary, now: float) -> tuple[str, ...]:
     of = "?" if run.last_step is None else f"{max(run.last_step, run.step):,}"
-    hours = [f"{_figure(value)} {_KINDS.get(kind, kind)}" for kind, value in (run.device_hours or {}).items()]
-    age = _age(now - run.changed_at) if run.changed_at else "?"
+    age = time_words(now - run.changed_at) if run.changed_at else "?"
     steps = "-" if run.state == "damaged" and not run.step else f"{run.step:,}/{of}"
-    return shown(run.name), run.state, steps, " + ".join(hours) or "-", size_words(run.num_bytes), age
+    return shown(run.name), run.state, steps, hours_words(run.device_hours) or "-", size_words(run.num_bytes), age
 
 
 def _details(run: RunSummary) -> list[tuple[str, str]]:
@@ -81,29 +71,8 @@ def _details(run: RunSummary) -> list[tuple[str, str]]:
     if facts:
         lines.append((" · ".join(facts), ""))
     if run.preset is not None:
-        changes = [f"{path} {_change(*values)}" for path, values in run.changes.items()]
+        changes = [f"{path} {change_words(*values)}" for path, values in run.changes.items()]
         unchanged = "nothing changed" if run.preset in KNOWN_PRESETS else "which is not known here"
         text = f"{run.task}, preset {run.preset}: {', '.join(changes) or unchanged}"
         lines.append((shown(text), "dim"))
     return lines
-
-
-def _change(value: object, before: object) -> str:
-    return _value(value) if before in ("", None) else f"{_value(value)} ({_value(before)})"
-
-
-def _value(value: object) -> str:
-    if value is None:
-        return "none"
-    return value if isinstance(value, str) and value else json.dumps(value)
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 99.5 else f"{value:.2g}" if value >= 0.01 else "<0.01"
-
-
-def _age(seconds: float) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length or (unit == "min" and seconds >= length):
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(0, seconds):.0f} s"

@@ -1,4 +1,4 @@
-"""The command line of a sweep: its own flags beside those of a run."""
+"""Search for good hyper-parameters: many runs of one preset, and a report of why."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from moco_ray.cli.command import again, check_uri, run_command, say
 from moco_ray.cli.flags import Flag, Given, flags_of, scan
 from moco_ray.cli.output import outlive_output
 from moco_ray.cli.transfer import Command, parse_given, transfer_flags
+from moco_ray.config.programs import as_typed
 from moco_ray.sweep.config import SweepConfig
 
-_PROGRAM = "tune/sweep.py"
+_PROGRAM = "sweep"
 _TASK = Flag(path="task", hint=str, default="pretraining")
 _STOPPED = "stopped; the same command goes on with this sweep"
 
@@ -32,7 +33,7 @@ def _sweep(arguments: Sequence[str]) -> None:
     if any(item.flag.path == "help" for item in rest):
         from moco_ray.cli.help import print_flags
 
-        print(f"{SweepConfig.__doc__}\n")
+        print(f"{as_typed(SweepConfig.__doc__ or '')}\n")
         print_flags(SweepConfig, None, _PROGRAM)
         print("\n--task linear-probe, finetune or detection makes trials of these jobs, from --model.init ENCODER on.")
         print("\nand every flag of a run, which all trials have in common:\n")

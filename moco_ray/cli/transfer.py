@@ -12,6 +12,7 @@ from moco_ray.cli.presets import load_preset
 from moco_ray.config import Config
 from moco_ray.config.config import TaskName
 from moco_ray.config.fields import with_values
+from moco_ray.config.programs import spoken
 from moco_ray.config.transfer_presets import Presets
 
 JSON = Flag(path="json", hint=str, default="results.json", about="Write the results to this file, too.")
@@ -24,7 +25,7 @@ class Command:
     """A job that starts from an encoder."""
 
     program: str
-    """As the README names it."""
+    """Its name in `config.programs`."""
     about: str
     """What it is for, in a sentence."""
     task: TaskName
@@ -121,7 +122,7 @@ def _preset(name: str, command: Command, values: Mapping[str, Any]) -> Config:
         ) from error
     if config.task != command.task:
         raise ValueError(
-            f"--preset {name!r} is of {config.task}, and {command.program} is for {command.task}; use one of "
+            f"--preset {name!r} is of {config.task}, and {spoken(command.program)} is for {command.task}; use one of "
             f"{', '.join(command.presets)}"
         )
     return config

@@ -1,4 +1,4 @@
-"""The command line of an encoder's files: written in the layouts of other tools."""
+"""Write an encoder for torchvision, timm, Hugging Face, Detectron2 or ONNX."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Literal
 import tyro
 
 from moco_ray.cli.command import run_command, say
+from moco_ray.config.programs import spoken
 
 _STOPPED = "stopped; nothing was written"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Arguments:
+class Arguments:
     """Write a pretrained encoder for another tool, once that tool has loaded the file and given the same features.
 
     torchvision: state dict of a ResNet without fc. timm: state dict without a classifier. safetensors: ours, with what
@@ -49,11 +50,11 @@ class _Arguments:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and write; returns the exit code, which is that of jobs/pretrain.py."""
-    given = tyro.cli(_Arguments, args=arguments)
+    given = tyro.cli(Arguments, args=arguments, prog=spoken("weights"))
     return run_command(lambda: _export(given), stopped=_STOPPED)
 
 
-def _export(given: _Arguments) -> None:
+def _export(given: Arguments) -> None:
     from moco_ray.storage.storage import Storage, resolve_storage_options
     from moco_ray.tasks.failure import RunFailed
     from moco_ray.weights.layouts.export import export_weights, to_json

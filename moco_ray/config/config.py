@@ -57,7 +57,8 @@ _OF_TRAINING = frozenset(
             for name in ("name", "min_workers", "resize_every_s", "retries", "compile", "compress_gradients")
         ),
         *(f"run.{name}" for name in ("max_steps", "checkpoint_every_s", "checkpoint_every_steps", "keep_last")),
-        *(f"run.{name}" for name in ("keep_every_steps", "log_every_steps", "micro_batch_groups", "stop_on_collapse")),
+        *(f"run.{name}" for name in ("keep_every_steps", "log_every_steps", "micro_batch_groups", "track")),
+        "run.stop_on_collapse",
     }
 )
 _OF_LABELS = frozenset(f"eval.{name}" for name in ("uri", "holdout_fraction", "max_queries", "max_bank", "temperature"))

@@ -81,6 +81,9 @@ def describe(hint: Any, none: str = "none") -> str:
             words.append(_or([str(value) for value in typing.get_args(member)]))
         elif typing.get_origin(member) is tuple:
             number = tuple_length(member) or "one or more"
+            if typing.get_origin(item := typing.get_args(member)[0]) is Literal:
+                words.append(f"{number} of {', '.join(typing.get_args(item))}")
+                continue
             what = {int: "whole numbers", float: "numbers"}.get(typing.get_args(member)[0], "texts")
             words.append(f"{number} {what}")
         else:

@@ -20,6 +20,7 @@ from moco_ray.driver.images.listing import (
     warn_of_mixing,
 )
 from moco_ray.driver.naming import check_name, check_preset
+from moco_ray.driver.trackers import tracker_accesses
 from moco_ray.evaluate.eval_set import EvalSet
 from moco_ray.run_folder.begin import CONFIG
 from moco_ray.run_folder.checkpoint_files import checkpoint_steps
@@ -29,6 +30,7 @@ from moco_ray.storage.checks import check_access
 from moco_ray.storage.storage import Storage, resolve_storage_options
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.task import Task
+from moco_ray.tasks.tracker import TrackerAccess
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,8 @@ class Plan:
     """Those to evaluate on."""
     initial_weights: bytes | None
     """What the task has read to start from."""
+    trackers: tuple[TrackerAccess, ...]
+    """What follows the run besides TensorBoard."""
     patience: Patience
     """How long to wait for what may never come."""
 
@@ -97,6 +101,7 @@ class Plan:
             eval_set=self.eval_set,
             uses_gpu=uses_gpu,
             lease_owner=lease_owner,
+            trackers=self.trackers,
             patience=self.patience,
         )
 
@@ -113,6 +118,7 @@ def make_plan(task: Task, config: Config, run: Storage, patience: Patience = USU
     Raises:
         ValueError: Something that the user must mend.
     """
+    trackers = tracker_accesses(config, run)
     old = _stored_config(run)
     if old is None:
         _check_empty(run)
@@ -154,6 +160,7 @@ def make_plan(task: Task, config: Config, run: Storage, patience: Patience = USU
         source=source,
         eval_set=eval_set,
         initial_weights=weights,
+        trackers=trackers,
         patience=patience,
     )
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 from moco_ray.cluster.connection import disconnect
 from moco_ray.cluster.store import is_connected
-from moco_ray.cluster.workers import choose_workers
+from moco_ray.cluster.workers import Workers, choose_workers
 from moco_ray.config import Config
 from moco_ray.config.patience import USUAL_PATIENCE, Patience
+from moco_ray.config.programs import spoken
 from moco_ray.driver.finished import RunResult as RunResult
 from moco_ray.driver.finished import finished_run, result_of
 from moco_ray.driver.images.kept import adopt
@@ -20,6 +21,9 @@ from moco_ray.driver.launch import launch
 from moco_ray.driver.naming import forget_claims, take_name
 from moco_ray.driver.paths import check_paths
 from moco_ray.driver.plan import Plan, make_plan, open_run, with_name
+from moco_ray.driver.report import begin_report, end_report
+from moco_ray.driver.trackers import track_finished
+from moco_ray.report.run_page import write_report
 from moco_ray.run_folder.begin import begin_run
 from moco_ray.run_folder.checkpoint_files import checkpoint_steps
 from moco_ray.run_folder.end import end_on_record, forget_end
@@ -27,6 +31,7 @@ from moco_ray.run_folder.lease import Lease, hold_run
 from moco_ray.run_folder.metrics import join_parts
 from moco_ray.storage.checks import check_writable
 from moco_ray.tasks.failure import RunFailed
+from moco_ray.tasks.job import Job, Outcome
 from moco_ray.tasks.pretraining import PRETRAINING
 from moco_ray.tasks.task import Task
 from moco_ray.worker.console import said_by
@@ -76,17 +81,17 @@ def train(
         command = (resume_command or "call moco_ray.pretrain again with run.name {name}").format(name=shlex.quote(name))
         log.info(f"run {name}; to resume it: {command}")
         try:
-            return _attempts(task, config, patience)
+            return _attempts(task, config, patience, command if resume_command else None)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_STOPPED) from None
 
 
-def _attempts(task: Task, config: Config, patience: Patience) -> RunResult:
+def _attempts(task: Task, config: Config, patience: Patience, command: str | None) -> RunResult:
     pulse = Pulse()
     is_ours = not is_connected()  # a connection of the caller's stays
     for attempt in range(config.run.retries + 1):
         try:
-            return _attempt(task, config, pulse, patience, is_first=attempt == 0)
+            return _attempt(task, config, pulse, patience, command, is_first=attempt == 0)
         except (RunFailed, OSError) as error:
             if attempt == config.run.retries:
                 raise
@@ -99,7 +104,9 @@ def _attempts(task: Task, config: Config, patience: Patience) -> RunResult:
     raise AssertionError
 
 
-def _attempt(task: Task, config: Config, pulse: Pulse, patience: Patience, *, is_first: bool) -> RunResult:
+def _attempt(
+    task: Task, config: Config, pulse: Pulse, patience: Patience, command: str | None, *, is_first: bool
+) -> RunResult:
     """Go on with the run from where its folder stands, to its end."""
     run = open_run(config)
     if is_first:  # later on, a folder that cannot be written to has failed: it is no mistake of the user
@@ -110,11 +117,12 @@ def _attempt(task: Task, config: Config, pulse: Pulse, patience: Patience, *, is
         plan = make_plan(task, config, run, patience)
         if plan.goes_on and (result := finished_run(plan)) is not None:
             forget_end(run)
+            track_finished(plan.job(uses_gpu=False, lease_owner=lease.owner), run)
             return result
-        return _train(plan, lease, pulse, is_first=is_first)
+        return _train(plan, lease, pulse, command, is_first=is_first)
 
 
-def _train(plan: Plan, lease: Lease, pulse: Pulse, *, is_first: bool) -> RunResult:
+def _train(plan: Plan, lease: Lease, pulse: Pulse, command: str | None, *, is_first: bool) -> RunResult:
     """Train to the last step, and say what there is."""
     try:
         workers = choose_workers(plan.config)
@@ -127,7 +135,25 @@ def _train(plan: Plan, lease: Lease, pulse: Pulse, *, is_first: bool) -> RunResu
     job = plan.job(uses_gpu=workers.uses_gpu, lease_owner=lease.owner)
     if plan.old is None:
         begin_run(plan.run, plan.config, plan.images)
+    begin_report(plan, workers, command)
     start = time.monotonic()
+    try:
+        outcome, usage = _to_the_end(plan, job, workers, lease, pulse)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            write_report(plan.run.at_first(), is_live=False)
+        raise
+    log.info(
+        f"done: {outcome.step:,} steps, {time.monotonic() - start:,.0f} s in this session; results in {plan.folder}"
+    )
+    end_report(plan)
+    for line in usage:
+        log.info(line)
+    return result_of(plan, outcome.step, outcome.summary or {})
+
+
+def _to_the_end(plan: Plan, job: Job, workers: Workers, lease: Lease, pulse: Pulse) -> tuple[Outcome, list[str]]:
+    """Train, and conclude; how it ended otherwise is on record."""
     options = (plan.run.options, plan.source.options)
     with end_on_record(plan.run, lease, lambda: pulse.newest, options):
         try:
@@ -139,13 +165,7 @@ def _train(plan: Plan, lease: Lease, pulse: Pulse, *, is_first: bool) -> RunResu
             raise ValueError(outcome.error)
         if outcome.failure is not None:
             raise RunFailed(outcome.failure)
-        usage = plan.task.conclude(job, plan.run)
-    log.info(
-        f"done: {outcome.step:,} steps, {time.monotonic() - start:,.0f} s in this session; results in {plan.folder}"
-    )
-    for line in usage:
-        log.info(line)
-    return result_of(plan, outcome.step, outcome.summary or {})
+        return outcome, plan.task.conclude(job, plan.run)
 
 
 def _leave(plan: Plan) -> None:
@@ -155,4 +175,4 @@ def _leave(plan: Plan) -> None:
         if run.protocol == "file":
             run.write_bytes(run.join("metrics.jsonl"), join_parts(run))
         if checkpoint_steps(run):
-            log.info(f"to use what it has learned so far: python jobs/export.py {shlex.quote(plan.folder)}")
+            log.info(f"to use what it has learned so far: {spoken('export')} {shlex.quote(plan.folder)}")

@@ -1,13 +1,15 @@
-"""A page of a run or a sweep: one HTML file that needs nothing else, no network and no scripts."""
+"""A page of a run or a sweep: one HTML file that needs nothing else, no network and no script."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, StrictUndefined
 
-from moco_ray.report import style
+from moco_ray.report.style_sheet import SCRIPT, style_sheet
 
 _TEMPLATE = """\
 <!doctype html>
@@ -15,46 +17,96 @@ _TEMPLATE = """\
 <head>
 <title>{{ title }}</title>
 <meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{{ script_digest }}'">
 <style>
-body { font: 15px/1.5 system-ui, sans-serif; color: {{ style.INK }}; max-width: 66rem; margin: 2rem auto; padding: 0 1rem }
-h1 { font-size: 1.5rem; margin-bottom: 0 } h2 { font-size: 1.1rem; margin-top: 2.2rem }
-p.note { color: {{ style.MUTED }}; margin-top: .2rem }
-pre { background: {{ style.PAPER }}; padding: .8rem; overflow-x: auto; white-space: pre-wrap; word-break: break-word }
-table { border-collapse: collapse; font-size: .85rem } td, th { padding: .2rem .7rem; text-align: right }
-th { border-bottom: 1px solid {{ style.LINE }} } td.left, th.left { text-align: left }
-tr.best { background: {{ style.ROSE }} }
-.picture { width: 100%; height: auto } .scroll { overflow-x: auto }
-</style>
+{{ style | safe }}</style>
 </head>
 <body>
-<h1>{{ title }}</h1>
+<main>
+<h1>{{ title }}{% if state %} <span class="state {{ state }}">{{ state }}</span>{% endif %}</h1>
 {% for section in sections %}
 {% if section.heading %}
-<h2>{{ section.heading }}</h2>
+<h2{% if section.anchor %} id="{{ section.anchor }}"{% endif %}>{{ section.heading }}</h2>
 {% endif %}
+{% for note in section.warnings %}
+<p class="{{ "failure" if section.is_failure else "warning" }}">{{ note }}</p>
+{% endfor %}
 {% for note in section.notes %}
 <p class="note">{{ note }}</p>
 {% endfor %}
+{% if section.share is not none %}
+<progress max="1" value="{{ section.share }}" aria-label="steps done"></progress>
+{% endif %}
+{% if section.facts %}
+<dl class="facts">
+{% for fact in section.facts %}
+<div><dt>{{ fact.name }}</dt><dd>
+{%- if fact.value is none %}{{ fact.text }}{% else %}<data value="{{ fact.value }}">{{ fact.text }}</data>{% endif %}
+{%- if fact.remark %}<small>{{ fact.remark }}</small>{% endif %}</dd></div>
+{% endfor %}
+</dl>
+{% endif %}
 {% for line in section.code %}
 <pre>{{ line }}</pre>
 {% endfor %}
+{% if section.picture and section.is_drawn %}
+<div class="drawn">{{ section.picture | safe }}</div>
+{% else %}
 {{ section.picture | safe }}
+{% endif %}
 {% if section.rows %}
-<div class="scroll"><table>
+{% if section.fold %}<details><summary>{{ section.fold }}</summary>{% endif %}
+<div class="scroll" tabindex="0" role="region" aria-label="{{ section.heading or "table" }}"><table>
 {% for row in section.rows %}
 {% set cell = "th" if loop.first else "td" %}
 <tr{% if row.is_best %} class="best"{% endif %}>
 {%- for text in row.words %}<{{ cell }} class="left">{{ text }}</{{ cell }}>{% endfor %}
-{%- for text in row.numbers %}<{{ cell }}>{{ text }}</{{ cell }}>{% endfor %}
-{%- if row.remark %}<td class="left">{{ row.remark }}</td>{% endif -%}
+{%- for text in row.numbers %}
+{%- if text is string %}<{{ cell }}>{{ text }}</{{ cell }}>
+{%- else %}<{{ cell }}><data value="{{ text.value }}">{{ text.text }}</data></{{ cell }}>{% endif %}
+{%- endfor %}
+{%- if row.remark %}<{{ cell }} class="left">{{ row.remark }}</{{ cell }}>{% endif -%}
 </tr>
 {% endfor %}
 </table></div>
+{% if section.fold %}</details>{% endif %}
+{% endif %}
+{% if section.is_top and anchors %}
+<nav aria-label="sections">{% for anchor, heading in anchors %}<a href="#{{ anchor }}">{{ heading }}</a>{% endfor %}</nav>
 {% endif %}
 {% endfor %}
+</main>
+{% if script %}
+<script>{{ script | safe }}</script>
+{% endif %}
 </body>
 </html>
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """A number in a table, with what it is exactly."""
+
+    value: str
+    """As the record has it."""
+    text: str
+    """For people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One figure that matters, with its name."""
+
+    name: str
+    """What it is."""
+    text: str
+    """The figure, for people."""
+    value: str | None = None
+    """As the record has it, if it is a number of the record."""
+    remark: str = ""
+    """Below it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +115,7 @@ class Row:
 
     words: Sequence[str]
     """On the left of their columns."""
-    numbers: Sequence[str]
+    numbers: Sequence[str | Number]
     """On the right of theirs."""
     remark: str = ""
     """Beside the row."""
@@ -77,17 +129,50 @@ class Section:
 
     heading: str = ""
     """None for what belongs to the title."""
+    anchor: str = ""
+    """By which links within the page find it; empty: none do."""
+    warnings: Sequence[str] = ()
+    """Paragraphs that stand out."""
+    is_failure: bool = False
+    """Whether they say why a run has failed."""
     notes: Sequence[str] = ()
     """Paragraphs."""
+    share: float | None = None
+    """How much of something is done."""
+    facts: Sequence[Fact] = ()
+    """Figures that matter."""
     code: Sequence[str] = ()
     """Commands and lines of code to copy."""
     picture: str = ""
-    """An svg element, which is trusted: the one part that is not escaped."""
+    """SVG and HTML that is trusted: the one part that is not escaped."""
+    is_drawn: bool = False
+    """Whether the picture has colours of its own, for a white background."""
     rows: Sequence[Row] = ()
     """A table; its first row is the head."""
+    fold: str = ""
+    """What to click for the table; empty: it is open."""
+    is_top: bool = False
+    """Whether the links to all sections follow."""
 
 
-def render_page(title: str, sections: Sequence[Section]) -> str:
-    """The page as HTML."""
+def render_page(title: str, sections: Sequence[Section], *, state: str = "") -> str:
+    """The page as HTML.
+
+    Args:
+        title: Of the page.
+        sections: What is on it.
+        state: Of a run, in a word, beside the title.
+    """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_TEMPLATE).render(title=title, sections=sections, style=style) + "\n"
+    anchors = [(section.anchor, section.heading) for section in sections if section.anchor]
+    script = SCRIPT if any("data-frame" in section.picture for section in sections) else ""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # no other script may run
+    return environment.from_string(_TEMPLATE).render(
+        title=title,
+        sections=sections,
+        state=state,
+        anchors=anchors,
+        style=style_sheet(),
+        script=script,
+        script_digest=digest,
+    )

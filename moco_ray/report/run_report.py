@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from moco_ray.config import Config
 from moco_ray.config.views import ViewsConfig
-from moco_ray.data.decode import BadImage
-from moco_ray.data.reading import Encoded, decode, read_rows
-from moco_ray.data.views import center_view, make_view
+from moco_ray.data.views import center_view
 from moco_ray.evaluate.eval_set import EvalSet
-from moco_ray.evaluate.features import ImageSet, load_images
+from moco_ray.evaluate.features import Features, ImageSet, load_images
 from moco_ray.evaluate.knn import nearest_neighbours
 from moco_ray.evaluate.measure import features_of
+from moco_ray.report.map import make_map
 from moco_ray.report.pictures import curves_picture, neighbours_picture, views_picture
+from moco_ray.report.some_views import show_views
+from moco_ray.report.thumbs import write_json, write_neighbours
 from moco_ray.run_folder.metrics import stored_lines
 from moco_ray.storage.storage import Storage
 
@@ -30,14 +31,14 @@ Pixels = NDArray[np.uint8]
 
 
 def illustrate(config: Config, run: Storage, backbone: nn.Module, eval_set: EvalSet) -> list[str]:
-    """Draw report/views.png, report/neighbours.png and report/curves.png into a run's folder.
+    """Draw report/views.png, report/neighbours.png and report/curves.png into a run's folder, and what its page shows.
 
     Returns:
         Paths of the pictures.
     """
     pictures = {
-        "views.png": _views(config, eval_set.queries),
-        "neighbours.png": _neighbours(config, backbone, eval_set),
+        "views.png": views_picture(*show_views(config, run, eval_set.queries)),
+        "neighbours.png": _neighbours(config, run, backbone, eval_set),
         "curves.png": _curves(config, run),
     }
     paths = []
@@ -47,29 +48,7 @@ def illustrate(config: Config, run: Storage, backbone: nn.Module, eval_set: Eval
     return paths
 
 
-def _views(config: Config, images: ImageSet) -> bytes:
-    shown = _some_good(images)
-    query, key = (
-        [make_view(image, config.views, seed=config.run.seed, position=i, view=view) for i, image in enumerate(shown)]
-        for view in (0, 1)
-    )
-    return views_picture(shown, query, key)
-
-
-def _some_good(images: ImageSet) -> list[Pixels]:
-    """A few images, evenly spaced; others in the place of those that are bad."""
-    first = images.spread(_COLUMNS).rows
-    rows = np.r_[first, np.setdiff1d(images.rows, first)[:_BANK]]
-    shown: list[Pixels] = []
-    for start in range(0, len(rows), _COLUMNS):
-        contents = read_rows(images.manifest, rows[start : start + _COLUMNS], images.options)
-        shown += [image for image in map(partial(_decode, images.max_pixels), contents) if image is not None]
-        if len(shown) >= _COLUMNS:
-            break
-    return shown[:_COLUMNS]
-
-
-def _neighbours(config: Config, backbone: nn.Module, eval_set: EvalSet) -> bytes:
+def _neighbours(config: Config, run: Storage, backbone: nn.Module, eval_set: EvalSet) -> bytes:
     """A few queries, evenly spaced, beside the nearest images of the bank that are not the same image."""
     queries = eval_set.queries.spread(_ROWS)
     bank = (eval_set.bank or eval_set.queries).spread(_BANK)
@@ -83,24 +62,35 @@ def _neighbours(config: Config, backbone: nn.Module, eval_set: EvalSet) -> bytes
     ]
     good_queries, good_bank = _good(queries, config.views), _good(bank, config.views)
     images = [good_queries[i] for i in range(len(ours.labels))], [[good_bank[j] for j, _ in row] for row in kept]
+    _write_map(config, run, eval_set, ours, theirs, [*good_queries, *good_bank])
+    similarities = [[value for _, value in row] for row in kept]
     if not eval_set.has_labels:
-        return neighbours_picture(*images, similarities=[[value for _, value in row] for row in kept])
-    return neighbours_picture(
-        *images, ours.labels.tolist(), [[int(theirs.labels[j]) for j, _ in row] for row in kept], eval_set.classes
+        write_neighbours(run, *images, similarities)
+        return neighbours_picture(*images, similarities=similarities)
+    labels, found_labels = ours.labels.tolist(), [[int(theirs.labels[j]) for j, _ in row] for row in kept]
+    write_neighbours(run, *images, similarities, labels, found_labels, eval_set.classes)
+    return neighbours_picture(*images, labels, found_labels, eval_set.classes)
+
+
+def _write_map(
+    config: Config, run: Storage, eval_set: EvalSet, ours: Features, theirs: Features, pixels: list[Pixels]
+) -> None:
+    """Lay the images out that were encoded already, each once."""
+    features = torch.cat([ours.features, theirs.features]).cpu().numpy()
+    labels = torch.cat([ours.labels, theirs.labels]).tolist() if eval_set.has_labels else [-1] * len(features)
+    ids = torch.cat([ours.ids, theirs.ids]).cpu().numpy()
+    once = np.sort(np.unique(ids, return_index=True)[1])
+    found = make_map(
+        features[once], [labels[i] for i in once], eval_set.classes, [pixels[i] for i in once], seed=config.run.seed
     )
+    if found is not None:
+        write_json(run, "map", found)
 
 
 def _curves(config: Config, run: Storage) -> bytes:
     lines, evaluations = stored_lines(run, "metrics.jsonl"), stored_lines(run, "eval.jsonl")
     chance_loss = config.method.chance_loss(config.optim.global_batch_size)
     return curves_picture(lines, evaluations, chance_loss=chance_loss)
-
-
-def _decode(max_pixels: int, content: Encoded) -> Pixels | None:
-    try:
-        return decode(content, max_pixels=max_pixels)
-    except BadImage:
-        return None
 
 
 def _good(images: ImageSet, views: ViewsConfig) -> list[Pixels]:

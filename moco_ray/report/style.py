@@ -13,6 +13,48 @@ BLUE, GREEN, RED, YELLOW, SKY = "#2c6fbb", "#12805c", "#c9432e", "#d19a1f", "#5b
 ROSE = "#fdecea"  # behind what is RED elsewhere
 SCALE = ("#cfd8e3", SKY, "#123f7a")  # from low to high
 
+# Colours and dashes of the lines of a chart, in the light and in the dark; the first six are told apart without dashes.
+SERIES = (
+    ("#2c6fbb", "#6ea8e8"),
+    ("#12805c", "#3fbf93"),
+    ("#c9432e", "#f0806d"),
+    ("#a06a00", "#e0b040"),
+    ("#7a4fb5", "#b796ea"),
+    ("#0e7f93", "#4cc3d6"),
+    ("#b03a7e", "#e883bd"),
+    ("#5b6b1f", "#aec05a"),
+    ("#8a4b2a", "#cf9674"),
+    ("#3f51b5", "#96a3f2"),
+    ("#6b7684", "#a9b4c2"),
+    ("#22272e", "#e4e8ee"),
+)
+SERIES_DASHES = ("", "", "", "", "", "", "7 3", "2 3", "9 3 2 3", "7 3", "2 3", "9 3 2 3")
+
+_DARK = {
+    "ink": "#e4e8ee",
+    "muted": "#98a4b3",
+    "line": "#47505c",
+    "grid": "#2b323b",
+    "paper": "#1e242b",
+    "back": "#14181d",
+}
+_DARK |= {"rose": "#3d211e", "good": "#3fbf93", "bad": "#f0806d", "warn": "#e0b040", "accent": "#6ea8e8"}
+_LIGHT = {"ink": INK, "muted": "#5d6876", "line": LINE, "grid": GRID, "paper": PAPER, "back": "#ffffff"}
+_LIGHT |= {"rose": ROSE, "good": GREEN, "bad": RED, "warn": "#a06a00", "accent": BLUE}
+
+
+def css_variables() -> str:
+    """Colours of pages, in the light and in the dark, by the names that style sheets use."""
+    both = [
+        "".join(f"--{name}:{colour};" for name, colour in names.items())
+        + "".join(f"--s{place}:{pair[which]};" for place, pair in enumerate(SERIES))
+        for which, names in enumerate((_LIGHT, _DARK))
+    ]
+    return (
+        f":root{{color-scheme:light dark;{both[0]}}}\n"
+        f"@media screen and (prefers-color-scheme:dark){{:root{{{both[1]}}}}}\n"
+    )
+
 
 def open_axes(axes: Axes, *, without: tuple[str, ...] = ("top", "right")) -> None:
     """Give axes a faint grid, and leave out sides of their frame."""

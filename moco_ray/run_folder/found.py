@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 from moco_ray.config.resembling import most_like
 from moco_ray.run_folder.checkpoint_files import MARKER, STATE, checkpoint_name, step_of
-from moco_ray.run_folder.names import CONFIG, SWEEP
+from moco_ray.run_folder.names import CONFIG, SWEEP, record_of
 from moco_ray.storage.local import FileInfo
 from moco_ray.storage.storage import Missing, Storage
+from moco_ray.storage.uris import S3
 
 _AT_ONCE = 32
 _HIDDEN = "."
@@ -33,6 +34,8 @@ class FoundRun:
     """The folder of its sweep."""
     files: dict[str, FileInfo]
     """What is in it, by paths in it."""
+    record: FileInfo | None = None
+    """The file in which its sweep keeps a record of it."""
 
     @property
     def num_bytes(self) -> int:
@@ -77,7 +80,7 @@ class FoundRun:
 
 
 def find_runs(root: Storage, only: Collection[str] = ()) -> list[FoundRun]:
-    """The runs under a storage path, or the one whose folder it is; every folder is listed once.
+    """The runs under a storage path, or the one whose folder it is; every folder is listed once, a bucket all at once.
 
     Args:
         root: The storage path.
@@ -97,14 +100,10 @@ def find_runs(root: Storage, only: Collection[str] = ()) -> list[FoundRun]:
             )
         return [run]
     names = sorted(name for name, _, is_dir in entries if is_dir and not name.startswith(_HIDDEN))
-    is_sweep = any(name == SWEEP for name, _, is_dir in entries if not is_dir)
-    wanted = [name for name in names if not only or name in {one.split("/", 1)[0] for one in only}]
-
-    def look(name: str) -> list[FoundRun]:
-        folder = replace(root, root=root.join(name))
-        return _runs_in(name, folder, root.files(folder.root), root if is_sweep else None)
-
-    found = [run for runs in in_threads(look, wanted) for run in runs]
+    if any(name == SWEEP for name, _, is_dir in entries if not is_dir):
+        found = _trials(root, root.files(root.root), "")
+    else:
+        found = _runs_under(root, [name for name in names if not only or name in {_first(one) for one in only}], only)
     for one in only:
         if not any(_is_meant(run, one) for run in found):
             close = most_like(one, [run.name for run in found] or names)
@@ -119,20 +118,46 @@ def in_threads(work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
         return list(pool.map(work, items))
 
 
-def _runs_in(name: str, folder: Storage, files: dict[str, FileInfo], sweep: Storage | None) -> list[FoundRun]:
+def _runs_under(root: Storage, names: Collection[str], only: Collection[str]) -> list[FoundRun]:
+    """The runs in some of the folders of a storage path."""
+    at_once = _by_folder(root.files(root.root)) if root.protocol in S3 and not only else None
+
+    def look(name: str) -> list[FoundRun]:
+        folder = replace(root, root=root.join(name))
+        return _runs_in(name, folder, root.files(folder.root) if at_once is None else at_once.get(name, {}))
+
+    return [run for runs in in_threads(look, names) for run in runs]
+
+
+def _runs_in(name: str, folder: Storage, files: dict[str, FileInfo]) -> list[FoundRun]:
     """The run whose folder this is, or those of the sweep whose folder it is."""
-    if SWEEP not in files:
-        return [FoundRun(name=name, storage=folder, sweep=sweep, files=files)] if _is_run(files) else []
-    below: dict[str, dict[str, FileInfo]] = {}
-    for path, info in files.items():
-        trial, slash, rest = path.partition("/")
-        if slash:
-            below.setdefault(trial, {})[rest] = info
+    if SWEEP in files:
+        return _trials(folder, files, f"{name}/")
+    return [FoundRun(name=name, storage=folder, sweep=None, files=files)] if _is_run(files) else []
+
+
+def _trials(sweep: Storage, files: dict[str, FileInfo], prefix: str) -> list[FoundRun]:
+    """The runs of a sweep, from all files of its folder."""
     return [
-        FoundRun(name=f"{name}/{trial}", storage=replace(folder, root=folder.join(trial)), sweep=folder, files=own)
-        for trial, own in sorted(below.items())
+        FoundRun(
+            name=f"{prefix}{trial}",
+            storage=replace(sweep, root=sweep.join(trial)),
+            sweep=sweep,
+            files=own,
+            record=files.get(record_of(trial)),
+        )
+        for trial, own in sorted(_by_folder(files).items())
         if _is_run(own)
     ]
+
+
+def _by_folder(files: dict[str, FileInfo]) -> dict[str, dict[str, FileInfo]]:
+    below: dict[str, dict[str, FileInfo]] = {}
+    for path, info in files.items():
+        folder, slash, rest = path.partition("/")
+        if slash and not folder.startswith(_HIDDEN):
+            below.setdefault(folder, {})[rest] = info
+    return below
 
 
 def _is_run(files: dict[str, FileInfo]) -> bool:
@@ -146,7 +171,11 @@ def _checkpoint_of(path: str) -> int | None:
 
 
 def _is_meant(run: FoundRun, name: str) -> bool:
-    return name.rstrip("/") in (run.name, run.name.split("/", 1)[0])
+    return name.rstrip("/") in (run.name, _first(run.name))
+
+
+def _first(name: str) -> str:
+    return name.split("/", 1)[0]
 
 
 def _last(path: str) -> str:

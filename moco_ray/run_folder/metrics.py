@@ -78,6 +78,13 @@ def parts_before(storage: Storage, step: int) -> dict[str, bytes]:
     return {f"{_FOLDER}/{path.rsplit('/', 1)[-1]}": storage.read_bytes(path) for path in wanted}
 
 
+def lines_of_steps(storage: Storage, first: int, end: int) -> list[Line]:
+    """The lines of the steps from `first` on, up to the one before `end`, of which all parts are committed."""
+    wanted = [path for since, last, path in _parts(storage) if last >= first and since < end]
+    lines = [json.loads(line) for path in wanted for line in storage.read_bytes(path).splitlines()]
+    return [line for line in lines if first <= line["step"] < end]
+
+
 def stored_lines(storage: Storage, name: str) -> list[Line]:
     """Parse a file of JSON lines in a run's folder; none if there is no such file.
 

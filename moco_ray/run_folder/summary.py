@@ -18,7 +18,7 @@ from moco_ray.run_folder.end import END
 from moco_ray.run_folder.found import FoundRun, in_threads
 from moco_ray.run_folder.lease import LEASE, is_held, read_lease
 from moco_ray.run_folder.metrics import best_line
-from moco_ray.run_folder.names import CONFIG, MANIFEST
+from moco_ray.run_folder.names import CONFIG, MANIFEST, record_of
 from moco_ray.storage.uris import without_secrets
 
 log = logging.getLogger(__name__)
@@ -73,24 +73,34 @@ def summaries(runs: Sequence[FoundRun], patience: Patience = USUAL_PATIENCE) -> 
     Raises:
         OSError: The storage does not answer.
     """
-    leases = in_threads(_lease, runs)
+    leases = in_threads(lease_of, runs)
     held = {run.name: is_held(lease, patience) for run, lease in zip(runs, leases, strict=True)}
     unsure = [(run, lease) for run, lease in zip(runs, leases, strict=True) if held[run.name] is None]
     if unsure:
         log.info(f"watching for {patience.lease_watch:.0f} s whether {len(unsure)} of the runs are alive")
         time.sleep(patience.lease_watch)
-        for (run, before), now in zip(unsure, in_threads(_lease, [run for run, _ in unsure]), strict=True):
+        for (run, before), now in zip(unsure, in_threads(lease_of, [run for run, _ in unsure]), strict=True):
             held[run.name] = bool(now.get("owner")) and now != before
 
     def look(pair: tuple[FoundRun, dict[str, Any]]) -> RunSummary:
         run, lease = pair
-        try:
-            return summary_of(run, lease, is_live=bool(held[run.name]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:  # values that no version has written
-            return _damaged(run, f"{type(error).__name__}: {error}")
+        return summary_or_damage(run, lease, is_live=bool(held[run.name]))
 
     found = in_threads(look, zip(runs, leases, strict=True))
     return sorted(found, key=lambda run: (-run.changed_at, run.name))
+
+
+def lease_of(run: FoundRun) -> dict[str, Any]:
+    """The run's lease as it is now; empty if there was none when it was listed."""
+    return read_lease(run.storage) if LEASE in run.files else {}
+
+
+def summary_or_damage(run: FoundRun, lease: Mapping[str, Any], *, is_live: bool) -> RunSummary:
+    """As `summary_of`, of a run whose files may hold values that no version has written."""
+    try:
+        return summary_of(run, lease, is_live=is_live)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return _damaged(run, f"{type(error).__name__}: {error}")
 
 
 def summary_of(run: FoundRun, lease: Mapping[str, Any], *, is_live: bool) -> RunSummary:
@@ -121,7 +131,7 @@ def summary_of(run: FoundRun, lease: Mapping[str, Any], *, is_live: bool) -> Run
         preset=config.get("preset"),
         changes=_shown(changes_of(config)),
         best=best,
-        step=max(step, *(_step_done(value) for value in (lease.get("last_step"), [end.get("step")]))),
+        step=max(step, *(step_done(value) for value in (lease.get("last_step"), [end.get("step")]))),
         last_step=last_step,
         device_hours=None if seconds is None else {kind: value / 3600 for kind, value in seconds.items()},
         num_bytes=run.num_bytes,
@@ -156,6 +166,11 @@ def best_evaluation(run: FoundRun, marker: Mapping[str, Any], damage: list[str])
     return None if best is None else {"metric": best_by, "value": best[best_by], "step": best["step"]}
 
 
+def step_done(value: Any) -> int:
+    """Steps of the pair of steps and time that a lease notes; 0 if it is none."""
+    return value[0] if isinstance(value, list) and value and isinstance(value[0], int) else 0
+
+
 def _damaged(run: FoundRun, reason: str) -> RunSummary:
     return RunSummary(
         name=run.name,
@@ -183,16 +198,12 @@ def _with_end(summary: RunSummary, run: FoundRun, end: Mapping[str, Any], *, is_
 
 def _trial(run: FoundRun) -> Mapping[str, Any]:
     """What a sweep has noted of its trial; empty of other runs."""
-    if run.sweep is None:
+    if run.sweep is None or run.record is None:
         return {}
     with suppress(ValueError):  # Missing is one
-        record = json.loads(run.sweep.read_bytes(run.sweep.join("trials", f"{run.name.rsplit('/', 1)[-1]}.json")))
+        record = json.loads(run.sweep.read_bytes(run.sweep.join(*record_of(run.name.rsplit("/", 1)[-1]).split("/"))))
         return record if isinstance(record, dict) else {}
     return {}
-
-
-def _lease(run: FoundRun) -> dict[str, Any]:
-    return read_lease(run.storage) if LEASE in run.files else {}
 
 
 def _object(run: FoundRun, name: str, damage: list[str]) -> dict[str, Any] | None:
@@ -229,7 +240,3 @@ def _shown(changes: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]
         return without_secrets(value) if isinstance(value, str) else value
 
     return {path: (plain(value), plain(before)) for path, (value, before) in changes.items()}
-
-
-def _step_done(value: Any) -> int:
-    return value[0] if isinstance(value, list) and value and isinstance(value[0], int) else 0

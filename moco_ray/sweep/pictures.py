@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import matplotlib
@@ -44,7 +45,10 @@ def parallel_picture(records: Sequence[Record], best: Record, space: Space, metr
     axes.set_xlim(-0.35, len(space) + 0.35)
     axes.set_ylim(-0.12, 1.14)
     axes.axis("off")
-    return _svg(figure)
+    return _svg(
+        figure,
+        f"{len(shown)} trials as lines through their parameters to {metric}, {low:.4g} to {values.max():.4g}; the best is {best.name}",
+    )
 
 
 def parameters_picture(records: Sequence[Record], best: Record, space: Space, metric: str) -> str:
@@ -65,7 +69,7 @@ def parameters_picture(records: Sequence[Record], best: Record, space: Space, me
         _panel(axes, f"1 - {dimension.path}" if dimension.kind == "1-log" else dimension.path, metric)
     for axes in panels[len(space) :]:
         axes.axis("off")
-    return _svg(figure)
+    return _svg(figure, f"{metric} of the trials against each of {len(space)} parameters; the best is {best.name}")
 
 
 def curves_picture(records: Sequence[Record], best: Record, metric: str) -> str:
@@ -82,7 +86,7 @@ def curves_picture(records: Sequence[Record], best: Record, metric: str) -> str:
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(lambda images, _: f"{images:,.0f}")
     _panel(axes, "images seen", metric)
-    return _svg(figure)
+    return _svg(figure, f"{metric} of the trials over the images seen; the best is {best.name}")
 
 
 def _scale(axes: Axes, dimension: Dimension) -> None:
@@ -122,7 +126,7 @@ def cost_picture(records: Sequence[Record], best: Record) -> str:
         axes.annotate(f" {record.images:,} images", (record.seconds, place), va="center", fontsize=7, color=MUTED)
     axes.margins(x=0.16, y=0.02)
     _panel(axes, "seconds", "")
-    return _svg(figure)
+    return _svg(figure, f"seconds that each of {len(records)} trials took")
 
 
 def _ends(dimension: Dimension) -> tuple[str, str]:
@@ -162,8 +166,8 @@ def _panel(axes: Axes, x_name: str, y_name: str) -> None:
     open_axes(axes)
 
 
-def _svg(figure: Figure) -> str:
-    """The figure as an svg element that scales with its page, with text that can be searched."""
+def _svg(figure: Figure, words: str) -> str:
+    """The figure as an svg element that scales with its page, with text that can be searched, and what it shows in words."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "sweep"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -171,4 +175,8 @@ def _svg(figure: Figure) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], count=1, flags=re.DOTALL)
     size = re.search(r' width="([^"]*)pt" height="[^"]*pt"|height="[^"]*pt" width="([^"]*)pt"', text)
     assert size is not None
-    return text.replace(size[0], f' class="picture" style="max-width: {float(size[1] or size[2]) / 11:.0f}rem"', 1)
+    return text.replace(
+        size[0],
+        f' class="picture" role="img" aria-label="{escape(words)}" style="max-width: {float(size[1] or size[2]) / 11:.0f}rem"',
+        1,
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from moco_ray.config import from_json, to_json
+from moco_ray.config.programs import program, spoken
 from moco_ray.report.page import Row, Section, render_page
 from moco_ray.run_folder.begin import CONFIG
 from moco_ray.sweep.progress import number, shorten
@@ -84,8 +85,7 @@ def _say_result(state: SweepState, result: SweepResult) -> None:
         log.info(f"    the untrained encoder has {untrained:.4g}")
     if (noise := describe_noise(records, best, state.metric)) is not None:
         log.info(f"    {noise}")
-    program = PROGRAMS[state.config.task]
-    log.info(f"as a preset: python {program} --preset {result.preset}")
+    log.info(f"as a preset: {spoken(PROGRAMS[state.config.task])} --preset {result.preset}")
     log.info(f"as a command: {result.command}")
     log.info(f"what it learned: {usage(result.encoder)}")
     log.info(f"why: {state.storage.uri(state.storage.join(REPORT))}")
@@ -97,10 +97,10 @@ def usage(file: str) -> str:
     return f"moco_ray.load_{kind}({file!r})"
 
 
-def best_command(program: str, command: Sequence[str], parameters: dict[str, Any]) -> str:
-    """The command of an ordinary run with these parameters."""
+def best_command(name: str, command: Sequence[str], parameters: dict[str, Any]) -> str:
+    """The command of an ordinary run of a program with these parameters."""
     values = [part for path, value in parameters.items() for part in (f"--{path.replace('_', '-')}", text_of(value))]
-    return shlex.join(["python", program, *command, *values])
+    return shlex.join([*program(name), *command, *values])
 
 
 def text_of(value: Any) -> str:
@@ -129,7 +129,7 @@ def report_page(name: str, result: SweepResult, space: Space, metric: str) -> st
             notes=_about_best(records, best, metric),
             code=[
                 result.command,
-                f"{' '.join(result.command.split()[:2])} --preset {result.preset}",
+                f"{result.command.partition(' --')[0]} --preset {result.preset}",
                 f"{result.encoder.rsplit('/', 1)[-1].partition('.')[0]} = {usage(result.encoder)}",
             ],
         ),
@@ -137,18 +137,21 @@ def report_page(name: str, result: SweepResult, space: Space, metric: str) -> st
             heading="All trials",
             notes=["A line is a trial, from its parameters to its value; red is the best, dashed were stopped early."],
             picture=pictures.parallel_picture(records, best, space, metric),
+            is_drawn=True,
         ),
         Section(
             heading=f"{metric} against each parameter",
             notes=["Filled: finished. Hollow: stopped early, so measured after fewer images."],
             picture=pictures.parameters_picture(records, best, space, metric),
+            is_drawn=True,
         ),
         Section(
             heading="Learning curves",
             notes=["Green: finished. Yellow, with a cross: stopped early. Red: the best."],
             picture=pictures.curves_picture(records, best, metric),
+            is_drawn=True,
         ),
-        Section(heading="Cost", picture=pictures.cost_picture(records, best)),
+        Section(heading="Cost", picture=pictures.cost_picture(records, best), is_drawn=True),
         Section(heading="Numbers", rows=_table(records, best, space, metric)),
     ]
     return render_page(name, sections)

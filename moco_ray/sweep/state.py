@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,5 +120,5 @@ class SweepState:
         # Where one of the images lies need not be where data.uri does.
         remote = next((place for place in (self.manifest.first_uri, data.uri, evaluation.uri) if "://" in place), "")
         images = resolve_storage_options(remote, data.storage_options) if remote else StorageOptions({})
-        task = {"sweep_uri": self.uri, "folder": os.getcwd()}
+        task = {"sweep_uri": self.uri, "folder": os.getcwd(), "typed": sys.argv[0]}
         return Access(task=task, options=self.storage.options, image_options=images, metric=self.metric)

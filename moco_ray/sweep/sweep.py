@@ -105,6 +105,10 @@ def _checked_space(settings: SweepConfig, config: Config) -> Space:
             "--data.relist: the trials of a sweep are compared on the same images; leave the flag out, or begin another sweep "
             "with another --run.name"
         )
+    if config.run.track:
+        raise ValueError(
+            "--run.track follows a run of its own, not the trials of a sweep, which its report compares; leave it out"
+        )
     space = parse_space(settings.space, config)
     if settings.scheduler == "pbt":
         check_population(space, config)

@@ -44,6 +44,8 @@ class Task:
     """Access to the sweep's folder, likewise."""
     folder: str
     """Working directory of the driver, which relative paths are relative to."""
+    typed: str
+    """How the sweep was started, as in `sys.argv`: commands for the user are said alike."""
 
 
 def main() -> int:
@@ -53,6 +55,7 @@ def main() -> int:
     """
     interrupt_on(signal.SIGTERM, signal.SIGINT)
     task = Task(**json.loads(sys.stdin.readline()))
+    sys.argv[0] = task.typed
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     if os.path.isdir(task.folder):
         os.chdir(task.folder)

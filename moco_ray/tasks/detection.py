@@ -25,13 +25,14 @@ from moco_ray.data.manifest import Images
 from moco_ray.evaluate.average_precision import Found, average_precision, check_installed
 from moco_ray.evaluate.detections import find_objects
 from moco_ray.evaluate.eval_set import EvalSet, labelled_eval_set
+from moco_ray.report.evaluated import keep_results
 from moco_ray.run_folder.checkpoint import CheckpointStore, State
 from moco_ray.run_folder.results import RESULTS, write_results
 from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.tasks.arithmetic import choose_dtype
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.learner import Learner, worker_device
-from moco_ray.tasks.network import initial_backbone
+from moco_ray.tasks.network import initial_backbone, initial_place
 from moco_ray.tasks.task import Task, Tell
 from moco_ray.weights.detector_file import NAME, detector_bytes, state_detector
 
@@ -183,6 +184,8 @@ class Detection(Task):
             log.info(f"pictures: {', '.join(draw_run(run, job.eval_set, targets_of(job), _read_found(run, job)))}")
         except Exception as error:  # a picture is no reason to lose a finished run
             log.warning(f"the pictures could not be drawn ({type(error).__name__}: {error})")
+        if (encoder := initial_place(job.config)) is not None:
+            keep_results(encoder, results)
         measured = ", ".join(f"{name} {results[name]:.2f} %" for name in ("AP", "AP50", "AP75") if name in results)
         return [
             f"on {results['num_test']:,} images: {measured}; AP50 of each class:",

@@ -11,6 +11,7 @@ from moco_ray.evaluate.eval_set import EvalSet
 from moco_ray.run_folder.checkpoint import State
 from moco_ray.storage.storage import StorageOptions
 from moco_ray.tasks.task import Task
+from moco_ray.tasks.tracker import TrackerAccess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class Job:
     """Whether to train on a GPU."""
     lease_owner: str
     """Who must hold the run's lease for a checkpoint to be committed."""
+    trackers: tuple[TrackerAccess, ...] = ()
+    """What follows the run besides TensorBoard."""
     patience: Patience = USUAL_PATIENCE
     """How long to wait for what may never come."""
 

@@ -7,12 +7,12 @@ from moco_ray.config.config import TaskName
 from moco_ray.tasks.task import Task
 
 PROGRAMS: dict[TaskName, str] = {
-    "pretraining": "jobs/pretrain.py",
-    "linear-probe": "jobs/linear_probe.py",
-    "finetune": "jobs/finetune.py",
-    "detection": "jobs/detect.py",
+    "pretraining": "pretrain",
+    "linear-probe": "linear-probe",
+    "finetune": "finetune",
+    "detection": "detect",
 }
-"""The command of each, as the README names it."""
+"""The program of each, by its name in `config.programs`."""
 
 
 def task_of(config: Config) -> Task:

@@ -13,7 +13,7 @@ from moco_ray.core.crops import build_without_weights
 from moco_ray.core.encoders import Encoder, build_encoder
 from moco_ray.core.global_batch_norm import check_batch_norms, has_global_batch_norm, use_global_batch_norm
 from moco_ray.core.group_batch_norm import use_group_batch_norm
-from moco_ray.storage.storage import StorageOptions, resolve_storage_options
+from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
 from moco_ray.storage.uris import protocol_of
 from moco_ray.weights.initial_weights import load_initial_weights
 
@@ -77,6 +77,12 @@ def initial_backbone(config: Config) -> bytes | None:
     encoder, said = _initial_encoder(config, config.model.init)
     log.info(said.removesuffix("; the projector starts fresh"))
     return _saved(encoder.backbone.state_dict())
+
+
+def initial_place(config: Config) -> Storage | None:
+    """Where the weights lie that a run begins from; None: it begins from random ones, or from a name."""
+    path = config.model.init
+    return None if path is None else Storage.open(path, _access(config, path))
 
 
 def _initial_encoder(config: Config, path: str) -> tuple[Encoder, str]:

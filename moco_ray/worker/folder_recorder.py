@@ -21,11 +21,11 @@ from moco_ray.tasks.learner import Learner
 from moco_ray.worker.background import BackgroundWriter
 from moco_ray.worker.device_time import DeviceTime
 from moco_ray.worker.evaluations import Evaluations
+from moco_ray.worker.following import followers_of
 from moco_ray.worker.measured import Pace, Values
 from moco_ray.worker.progress import Progress
 from moco_ray.worker.recorder import Recorder
 from moco_ray.worker.runtime import Runtime
-from moco_ray.worker.tensorboard import Curves
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,6 @@ class FolderRecorder(Recorder):
         }
         self._evaluations = Evaluations(job, kept["evaluations"], runtime)
         self._writer = BackgroundWriter()
-        self._curves = Curves(job.run_uri, job.run_options, step)
         self._progress = Progress(job, step)
         self._watch = job.task.watch(job)
         self._watch.restore(kept.get("watch", {}))
@@ -74,6 +73,7 @@ class FolderRecorder(Recorder):
         check_lease(store.storage, job.lease_owner)  # before anything of a later step is deleted
         delete_provisional_parts(store.storage, step)
         store.delete_after(step if restored else -1)
+        self._followers = followers_of(job, store.storage, step, runtime, self._interruptions.count)
 
     def begin(self) -> None:
         self._progress.begin()
@@ -111,7 +111,7 @@ class FolderRecorder(Recorder):
         for line in lines:
             self._lines.add(line)
         self._last_values = {"train/loss": float(values[-1]["train/loss"]), **interval}
-        self._curves.add(lines[-1]["step"], self._last_values)
+        self._followers.add(lines[-1]["step"], self._last_values)
         self._progress.update(first + len(values), self._last_values)
         for text in self._watch.steps_warnings(first, values):
             log.warning(f"{text}")
@@ -162,7 +162,8 @@ class FolderRecorder(Recorder):
         self._due, self._next_checkpoint_s = False, time.monotonic() + self._checkpoint_pause_s
         kept = {"evaluations": self._evaluations.lines, "bad_images": dict(self._bad), "watch": self._watch.state()}
         state = {**state, "recorder": kept}
-        files = {**self._lines.take_part(), **self._side_files(), **self._curves.files()}
+        lines, evaluations = list(self._lines.lines), list(self._evaluations.lines)
+        files = {**self._lines.take_part(), **self._side_files(), **self._followers.files()}
         info = {
             "position": state["position"],
             "versions": {"torch": torch.__version__},
@@ -177,6 +178,7 @@ class FolderRecorder(Recorder):
             check_lease(self._store.storage, self._job.lease_owner)
             self._store.write(step, state, files, info)
             self._committed = step
+            self._followers.commit(lines, evaluations)
             self._store.prune(keep={best} if best is not None else set())
 
         self._writer.start(checkpoint_name(step), write)
@@ -213,13 +215,15 @@ class FolderRecorder(Recorder):
         self._evaluations.finish()
         self._collect_evaluations()
         storage = self._store.storage
-        for name, content in {**self._side_files(), **self._job.task.files(state)}.items():
-            storage.write_bytes(storage.join(name), content)
-        self._curves.close()
-        for name, content in self._curves.files().items():
+        for name, content in {**self._side_files(), **self._job.task.files(state), **self._followers.files()}.items():
             storage.write_bytes(storage.join(*name.split("/")), content)
         storage.write_bytes(storage.join("metrics.jsonl"), join_parts(storage))
         self._interruptions.sum_up()
+        self._followers.commit([], self._evaluations.lines)
+        self._followers.close(is_done=True)
+
+    def close(self) -> None:
+        self._followers.close(is_done=False)
 
     def summary(self) -> dict[str, float]:
         last = self._evaluations.lines[-1] if self._evaluations.lines else {}
@@ -245,7 +249,7 @@ class FolderRecorder(Recorder):
         if new:
             self._write_now("eval.jsonl")
         for line in new:
-            self._curves.add(line["step"], {name: value for name, value in line.items() if name.startswith("eval/")})
+            self._followers.add(line["step"], {name: value for name, value in line.items() if name.startswith("eval/")})
             self._progress.tell_evaluation(line, self._evaluations.untrained())
             for text in self._watch.warnings(line, self._evaluations.lines, self._last_values.get("train/loss")):
                 log.warning(f"{text}")

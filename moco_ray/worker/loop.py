@@ -79,6 +79,8 @@ def train(job: Job, runtime: Runtime) -> Outcome:
         return Outcome(step=loop.step, error=str(error))
     except LossNotFinite as failed:
         return Outcome(step=loop.step, error=loop.explain(failed))
+    finally:
+        recorder.close()
     return Outcome(step=loop.step, summary=recorder.summary())
 
 

@@ -71,6 +71,9 @@ class Recorder:
     def finish(self, step: int, state: State | None) -> None:
         """Wait for what is on its way, and write what a finished run leaves; also if that was cut short before."""
 
+    def close(self) -> None:
+        """Let go of what follows the run, however it ended."""
+
     def summary(self) -> dict[str, float] | None:
         """Last values of all metrics."""
         return None

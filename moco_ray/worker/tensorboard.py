@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from moco_ray.config.paths import BYTES, local_path
 from moco_ray.storage.storage import StorageOptions
 from moco_ray.storage.uris import is_local
+from moco_ray.worker.follower import Follower
 
 _FOLDER = "tensorboard"
 
 
-class Curves:
+class Curves(Follower):
     """Scalars for TensorBoard: written in place on a local disk, sent with each checkpoint to an object store."""
 
     def __init__(self, run_uri: str, options: StorageOptions, first_step: int) -> None:
@@ -36,9 +37,10 @@ class Curves:
         """Path in the run's folder and content of what must be sent there; nothing on a local disk."""
         if self._is_local:
             return {}
+        self._sink.flush()
         return {f"{_FOLDER}/{path.name}": path.read_bytes() for path in self._folder.iterdir()}
 
-    def close(self) -> None:
+    def close(self, *, is_done: bool) -> None:
         """Flush and close."""
         self._sink.close()
 
@@ -83,6 +85,14 @@ class TensorBoardSink:
                 for name, value in values.items():
                     self._writer.add_scalar(name, value, global_step=step)
         except OSError:  # a writer that failed once fails for good
+            self._writer = None
+
+    def flush(self) -> None:
+        """Have everything in the file."""
+        try:
+            if self._writer is not None:
+                self._writer.flush()
+        except OSError:
             self._writer = None
 
     def close(self) -> None:

@@ -7,13 +7,14 @@ import os
 import shlex
 import signal
 import socket
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from moco_ray.cli.command import again, command_line, run_command
+from moco_ray.cli.command import again, resume_command, run_command
 from moco_ray.cli.pretrain import main, parse
 from moco_ray.cli.sweep import split
 
@@ -43,7 +44,7 @@ def test_the_command_makes_the_same_run_in_a_shell(
     base = ["--preset", "smoke", "--run.num-workers", "0", "--run.storage-path", str(tmp_path / "runs")]
     arguments = [*base, "--data.uri", str(uri), *flags]
     words = shlex.split(_said(arguments, capsys))
-    assert words[:2] == ["python", "jobs/pretrain.py"]
+    assert words[:2] == ["moco-ray", "pretrain"]
     config, resumed = parse(arguments).config, parse(words[2:]).config
     name = config.run.name or resumed.run.name
     assert name and resumed == replace(config, run=replace(config.run, name=name))
@@ -70,26 +71,42 @@ def test_what_belongs_to_one_start_alone_is_left_out() -> None:
     assert again(given) == ["--preset", "small", "--optim.lr=-1"]
 
 
+DOOR, INSTALLED = "jobs/pretrain.py", "moco-ray"
+IN_FOLDER = {"working_dir": "gcs://_ray_pkg_1.zip"}
+INSTALLS = {**IN_FOLDER, "pip": {"packages": ["timm"]}}
+
+
 @pytest.mark.parametrize(
-    ("environment", "command"),
+    ("typed", "environment", "command"),
     [
-        ({}, "ray job submit -- python jobs/pretrain.py --run.name 'my run'"),
+        (DOOR, {}, "ray job submit -- python jobs/pretrain.py --run.name {name}"),
         (
-            {"working_dir": "gcs://_ray_pkg_1.zip", "env_vars": {"A": "b"}},
-            "ray job submit --working-dir . -- python jobs/pretrain.py --run.name 'my run'",
+            DOOR,
+            {**IN_FOLDER, "env_vars": {"A": "b"}},
+            "ray job submit --working-dir . -- python jobs/pretrain.py --run.name {name}",
         ),
         (
-            {"working_dir": "gcs://_ray_pkg_1.zip", "pip": {"packages": ["timm"]}},
-            "ray job submit --working-dir . --runtime-env deploy/runtime_env.yaml -- python jobs/pretrain.py --run.name 'my run'",
+            DOOR,
+            INSTALLS,
+            "ray job submit --working-dir . --runtime-env deploy/runtime_env.yaml -- python jobs/pretrain.py --run.name {name}",
+        ),
+        ("/home/a/jobs/pretrain.py", {}, "ray job submit -- python /home/a/jobs/pretrain.py --run.name {name}"),
+        (INSTALLED, {}, "ray job submit -- moco-ray pretrain --run.name {name}"),
+        (INSTALLED, IN_FOLDER, "ray job submit --working-dir . -- moco-ray pretrain --run.name {name}"),
+        (
+            INSTALLED,
+            INSTALLS,
+            "ray job submit --working-dir . -- moco-ray pretrain --run.name {name} (and the same runtime environment)",
         ),
     ],
 )
 def test_a_submitted_run_is_submitted_again(
-    environment: dict[str, object], command: str, monkeypatch: pytest.MonkeyPatch
+    typed: str, environment: dict[str, object], command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Ray's job supervisor tells the command that it starts; tests/cluster/test_jobs.py has a real one."""
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": environment, "metadata": {}}))
-    assert command_line("jobs/pretrain.py", ["--run.name", "my run"]) == command
+    monkeypatch.setattr(sys, "argv", [typed])
+    assert resume_command("pretrain", [], [], None) == command
 
 
 def test_a_name_that_no_terminal_can_show_is_no_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,7 @@ def stopped(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with punctual_checkpoints(), pytest.raises(KeyboardInterrupt):
         pretrain(replace(config, eval=replace(config.eval, every_steps=4, max_time_fraction=1.0)), say=say)
-    assert any(line.endswith(f"python jobs/export.py {folder}") for line in said), said
+    assert any(line.endswith(f"moco-ray export {folder}") for line in said), said
     assert not (folder / "encoder.safetensors").exists() and not (folder / "report").exists()
     return folder
 

@@ -81,7 +81,7 @@ def test_a_runs_config_is_a_preset(images: Path, tmp_path: Path, capsys: pytest.
     )
     assert code == 0, text
     assert re.search(
-        r"^ ?moco_ray: preset smoke, images \S+ run a; to resume it: python jobs/pretrain.py .* --run.name a ", text
+        r"^ ?moco_ray: preset smoke, images \S+ run a; to resume it: moco-ray pretrain .* --run.name a ", text
     )
     assert "effective learning rate" in text and "load_encoder(" in text
     again = [f"--preset={tmp_path / 'a' / 'config.json'}", "--run.name", "b"]

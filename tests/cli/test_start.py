@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import moco_ray
 from tests.bare import ROOT, bare_environment
 
 SOON_S = 1.5  # torch alone takes longer
@@ -26,6 +27,11 @@ ANSWERS = [
     ("jobs/pretrain.py --preset small --optim.global-batch-size 0 --data.uri x", 2, "use a batch of 8 or more"),
     ("jobs/pretrain.py --preset small", 2, "data.uri is missing"),
     ("tune/sweep.py --preset small", 2, "data.uri is missing"),
+    ("-m moco_ray", 0, "Train a linear classifier"),
+    ("-m moco_ray --version", 0, f"moco_ray {moco_ray.__version__}"),
+    ("-m moco_ray pretrian --preset small", 2, "did you mean python -m moco_ray pretrain"),
+    ("-m moco_ray pretrain --help", 0, "usage: python -m moco_ray pretrain"),
+    ("-m moco_ray demo --help", 0, "--run.storage-path"),
 ]
 
 

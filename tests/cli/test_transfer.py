@@ -81,7 +81,7 @@ def test_a_runs_configuration_is_a_preset_of_its_own_task_alone(tmp_path: Path) 
     flags = ["--preset", str(tmp_path / "config.json")]
     assert parse_transfer(flags, linear_probe.COMMAND).config == LINEAR_PRESETS["linear-v3"]()
     with pytest.raises(
-        ValueError, match=r"is of linear-probe, and jobs/finetune.py is for finetune; use one of finetune,"
+        ValueError, match=r"is of linear-probe, and moco-ray finetune is for finetune; use one of finetune,"
     ):
         parse_transfer(flags, finetune.COMMAND)
 

@@ -1,4 +1,4 @@
-"""Submitted jobs: real `ray job` commands, with a token, against a real head that the README's commands have started.
+"""Submitted jobs: real `ray job` commands, with a token, against a real head that the commands of docs/cluster.md have started.
 
 From a shell that has nothing but those commands, with folders instead of a bucket.
 """
@@ -22,16 +22,17 @@ from tests.bare import bare_environment, run_bare
 from tests.cluster.deployed import REPOSITORY
 from tests.cluster.heads import PORTS, Head, free_ports, started, wait_until
 from tests.cluster.spot import SCRIPT
+from tests.docs.pages import blocks
 from tests.runs import digests, losses, metrics, tiny_config
-from tests.test_documents import TINY, blocks
+from tests.test_documents import TINY
 
 pytestmark = pytest.mark.slow
 
 NUM_STEPS = 120  # takes some 15 seconds: fewer would be over before the job can be stopped
 
 
-README = next(text for document, text in blocks("") if document == "README.md" and "ray start" in text)
-EXPORTED, TOKEN, START, SUBMIT = (re.sub(r"\s+#.*$", "", line) for line in README.replace("\\\n", " ").splitlines())
+PAGE = next(text for document, text in blocks("") if document == "cluster.md" and "ray start" in text)
+EXPORTED, TOKEN, START, SUBMIT = (re.sub(r"\s+#.*$", "", line) for line in PAGE.replace("\\\n", " ").splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         yield running
 
 
-def test_the_readmes_commands_lead_to_a_finished_job(cluster: Head, images: Path, tmp_path: Path) -> None:
+def test_the_documents_commands_lead_to_a_finished_job(cluster: Head, images: Path, tmp_path: Path) -> None:
     submit = SUBMIT.replace("s3://bucket/images", str(images)).replace("s3://bucket/runs", str(tmp_path / "runs"))
     command = ["bash", "-c", f"{submit} {TINY}"]
     done = subprocess.run(command, cwd=REPOSITORY, env=cluster.environment, capture_output=True, text=True, timeout=300)

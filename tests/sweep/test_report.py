@@ -61,7 +61,7 @@ def _page(records: list[Record], space: Space) -> str:
         folder="runs/my sweep",
         best=best,
         preset="runs/my sweep/best.json",
-        command=best_command("jobs/pretrain.py", ["--preset", "small"], best.parameters),
+        command=best_command("pretrain", ["--preset", "small"], best.parameters),
         encoder="runs/my sweep/trial_0008/encoder.safetensors",
         records=tuple(records),
     )

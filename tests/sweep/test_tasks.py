@@ -18,7 +18,7 @@ def test_the_task_decides_which_flags_there_are() -> None:
     job, rest = job_of(
         ["--num-samples", "2", "--task", "finetune", "--data.uri", "photos", "--optim.layer-decay", "0.7"]
     )
-    assert job is not None and job.program == "jobs/finetune.py"
+    assert job is not None and job.program == "finetune"
     own, given = split(rest, job)
     assert [item.flag.path for item in own] == ["num_samples"]
     config = parse_given(given, job).config
@@ -46,7 +46,7 @@ def test_a_sweep_fine_tunes(images: Path, tmp_path: Path, shared_ray: None) -> N
     config = replace(sweep_config(images, tmp_path), task="finetune", preset="finetune")
     result = run_sweep(config, num_samples=2, space=("optim.lr=choice:0.01,0.5",))
     assert [record.state for record in result.records] == ["finished", "finished"]
-    assert result.command.startswith("python jobs/finetune.py") and "load_classifier" not in result.command
+    assert result.command.startswith("moco-ray finetune") and "load_classifier" not in result.command
     assert Path(result.encoder).name == "classifier.safetensors" and Path(result.encoder).exists()
     best = json.loads((Path(result.folder) / result.best.name / "results.json").read_text())
     assert best["task"] == "finetune" and best["top1"] == result.best.value

@@ -29,7 +29,14 @@ def _task(images: Path, folder: Path, **run: object) -> Task:
     config = tiny_config(images, folder, name="trial", checkpoint_every_steps=4, **run)
     config = replace(config, optim=replace(config.optim, epochs=5000))
     _list(config, folder)
-    return Task(config=to_json(config), sweep_uri=str(folder), data_options=None, run_options=None, folder=str(folder))
+    return Task(
+        config=to_json(config),
+        sweep_uri=str(folder),
+        data_options=None,
+        run_options=None,
+        folder=str(folder),
+        typed="tune/sweep.py",
+    )
 
 
 def _list(config: Config, folder: Path) -> None:

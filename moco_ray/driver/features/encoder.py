@@ -73,9 +73,14 @@ def images_for(config: Config, origin: Origin | None) -> Images:
     run = _run_with_these_images(config, origin)
     if run is None:
         return list_images(config)
-    images = stored_images(Storage.open(run, resolve_storage_options(run, _access(config, run))))
+    images = stored_images(run_storage(config, run))
     log.info(f"images as {run} has listed them, with what it held out: {len(images.train):,}")
     return images
+
+
+def run_storage(config: Config, run: str) -> Storage:
+    """The folder of the run that trained the encoder."""
+    return Storage.open(run, resolve_storage_options(run, _access(config, run)))
 
 
 def _run_with_these_images(config: Config, origin: Origin | None) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import nn
 from moco_ray.config import Config
 from moco_ray.core.encoders import build_backbone
 from moco_ray.data.manifest import Images
-from moco_ray.driver.features.encoder import images_for, load
+from moco_ray.driver.features.encoder import images_for, load, run_storage
 from moco_ray.driver.features.engine import Engine, open_engine, set_features
 from moco_ray.driver.features.knn import BANK, QUERIES, find_neighbours, knn_accuracies, usable_ks
 from moco_ray.driver.images.listing import row_options
@@ -26,6 +26,7 @@ from moco_ray.evaluate.eval_set import EvalSet, choose_eval_set
 from moco_ray.evaluate.measure import resize_px
 from moco_ray.evaluate.representation import alignment, rankme, uniformity
 from moco_ray.evaluate.words import describe_eval_set
+from moco_ray.report.evaluated import keep_evaluation
 from moco_ray.storage.uris import without_secrets
 from moco_ray.worker.console import said_by
 
@@ -151,12 +152,31 @@ def evaluate(
                 usable_ks(ks, eval_set)
             return None
         results = evaluate_encoder(encoder.backbone, eval_set, config, ks=ks, baselines=baselines)
+        if encoder.origin is not None and encoder.origin.run is not None:
+            _keep(config, encoder.origin.run, encoder.origin.step, results)
     data = {
         "uri": without_secrets(config.data.uri),
         "eval_uri": without_secrets(config.eval.uri) if config.eval.uri else None,
         "classes": len(eval_set.classes),
     }
     return {"encoder": encoder.about, "data": data, **results}
+
+
+def _keep(config: Config, run: str, step: int | None, results: Mapping[str, Any]) -> None:
+    """Keep the measures with the run that trained the encoder."""
+    measures = {f"kNN {top}, k {k}": found[top] for k, found in results["knn"].items() for top in ("top1", "top5")}
+    measures |= {
+        name: results[name]
+        for name in ("chance", "rankme", "alignment", "uniformity", "num_queries", "num_bank")
+        if name in results
+    }
+    for name, other in results["baselines"].items():
+        measures |= {f"{name} kNN top1, k {k}": found["top1"] for k, found in other.get("knn", {}).items()}
+    data = config.eval.uri or config.data.uri
+    known = {name: value for name, value in measures.items() if value is not None}
+    keep_evaluation(
+        run_storage(config, run), "kNN", f"{config.data.uri} {config.eval.uri or ''}".strip(), data, known, step
+    )
 
 
 def _eval_set(config: Config, images: Images) -> EvalSet:

@@ -1,0 +1,124 @@
+"""Which trackers follow a run, and how they are reached: found out before anything starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import netrc
+import os
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from moco_ray.config import Config
+from moco_ray.config.paths import BYTES, local_path
+from moco_ray.run_folder.metrics import stored_lines
+from moco_ray.storage.storage import Storage
+from moco_ray.storage.uris import is_local
+from moco_ray.tasks.job import Job
+from moco_ray.tasks.tracker import TITLES, TrackerAccess, TrackerName
+from moco_ray.worker.followers import Followers
+from moco_ray.worker.trackers.follower import TrackerFollower
+
+log = logging.getLogger(__name__)
+_PREFIXES = {"mlflow": ("MLFLOW_", "DATABRICKS_"), "wandb": ("WANDB_",)}
+# These name one run or one process, and not where runs are tracked.
+_NOT_PASSED = frozenset("MLFLOW_RUN_ID MLFLOW_RUN_NAME WANDB_RUN_ID WANDB_RESUME WANDB_NAME WANDB_SERVICE".split())
+_WANDB_HOST = "https://api.wandb.ai"
+
+
+def tracker_accesses(config: Config, run: Storage) -> tuple[TrackerAccess, ...]:
+    """The trackers that a run asks for.
+
+    Raises:
+        ValueError: One is not installed, or does not know where it is to keep the run.
+    """
+    return tuple(_access(name, config, run) for name in dict.fromkeys(config.run.track or ()))
+
+
+def track_finished(job: Job, run: Storage) -> None:
+    """Send what trackers still lack of a run that was done before: its record holds all of it."""
+    if not job.trackers:
+        return
+    followers = Followers({one.title: partial(TrackerFollower, one, job, run, job.last_step) for one in job.trackers})
+    followers.commit([], stored_lines(run, "eval.jsonl"))
+    followers.close(is_done=True)
+
+
+def _access(name: TrackerName, config: Config, run: Storage) -> TrackerAccess:
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None:  # a folder of that name is none
+        raise ValueError(
+            f"run.track {name} needs the package of {TITLES[name]}, which is not installed here; pip install "
+            "'moco_ray[track]', on every node that may train, or leave the flag out"
+        )
+    environment = {
+        variable: value
+        for variable, value in os.environ.items()
+        if variable.startswith(_PREFIXES[name]) and variable not in _NOT_PASSED
+    }
+    here = _local_folder(run)
+    more = _mlflow(environment, here) if name == "mlflow" else _wandb(environment, here)
+    return TrackerAccess(name=name, environment={**environment, **more})
+
+
+def _local_folder(run: Storage) -> Path | None:
+    """The run's folder, if that is on a disk."""
+    uri = run.uri(run.root)
+    return Path(local_path(uri)) if is_local(uri) and not uri.startswith(BYTES) else None
+
+
+def _mlflow(environment: dict[str, str], folder: Path | None) -> dict[str, str]:
+    """Where MLflow keeps the run: where it is told to, or in a database beside all runs."""
+    uri = environment.get("MLFLOW_TRACKING_URI")
+    if uri:
+        path = uri.removeprefix("sqlite:///")
+        return {"MLFLOW_TRACKING_URI": f"sqlite:///{os.path.abspath(path)}"} if path != uri else {}
+    if folder is None:
+        raise ValueError(
+            "run.track mlflow does not know where the run is to be kept: run.storage-path is no folder of a disk, so set "
+            "MLFLOW_TRACKING_URI to the address of an MLflow server, such as http://host:5000"
+        )
+    return {"MLFLOW_TRACKING_URI": f"sqlite:///{folder.parent / 'mlflow.db'}"}
+
+
+def _wandb(environment: dict[str, str], folder: Path | None) -> dict[str, str]:
+    """The key, which only this machine may have, and where copies on a disk are kept: in the run's folder."""
+    more = {} if folder is None or "WANDB_DIR" in environment else {"WANDB_DIR": str(folder)}
+    if environment.get("WANDB_MODE", "online") == "offline":
+        if folder is None and "WANDB_DIR" not in environment:
+            raise ValueError(
+                "run.track wandb does not know where WANDB_MODE=offline is to keep the run: run.storage-path is no folder of "
+                "a disk, so set WANDB_DIR to one that all nodes share"
+            )
+        return more
+    if environment.get("WANDB_MODE", "online") == "online" and not _has_wandb_key(environment):
+        key = _key_of_netrc(environment.get("WANDB_BASE_URL", _WANDB_HOST))
+        if key is None:
+            raise ValueError(
+                "run.track wandb finds no key for Weights & Biases; log in (`wandb login`), set WANDB_API_KEY, or set "
+                "WANDB_MODE=offline to keep the run on this disk"
+            )
+        more["WANDB_API_KEY"] = key
+    return more
+
+
+def _has_wandb_key(environment: dict[str, str]) -> bool:
+    if environment.get("WANDB_API_KEY") or environment.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    folder = environment.get("WANDB_CONFIG_DIR", "~/.config/wandb")
+    settings = Path(folder).expanduser() / "settings"
+    return settings.is_file() and "api_key" in settings.read_text(errors="replace")
+
+
+def _key_of_netrc(url: str) -> str | None:
+    """The key that `wandb login` has left for a server."""
+    host = urlsplit(url).hostname or ""
+    for path in [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]:
+        if path is not None:
+            with suppress(OSError, netrc.NetrcParseError):
+                found = netrc.netrc(Path(path).expanduser()).authenticators(host)
+                if found is not None:
+                    return found[2]
+    return None

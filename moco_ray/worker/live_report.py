@@ -1,0 +1,45 @@
+"""The report of a run that goes on, written beside training after checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import torch
+
+from moco_ray.report.run_page import RunReport
+from moco_ray.report.story import ENVIRONMENT
+from moco_ray.run_folder.metrics import Line
+from moco_ray.run_folder.sessions import versions
+from moco_ray.storage.storage import Storage
+from moco_ray.tasks.job import Job
+from moco_ray.worker.follower import Follower
+
+
+class LiveReport(Follower):
+    """Writes report/index.html now and then; in the thread that writes checkpoints, never in that of training."""
+
+    def __init__(self, job: Job, run: Storage, num_ranks: int) -> None:
+        self._job, self._run, self._num_ranks = job, run.at_first(), num_ranks
+        self._page = RunReport(self._run)
+        self._is_prepared = False
+
+    def commit(self, lines: Sequence[Line], evaluations: Sequence[Line]) -> None:
+        """Write the page if it is time to; a failure is a warning. Where there are no lines, the driver will write it soon."""
+        if lines:
+            self._page.write_live(self._prepare)
+
+    def _prepare(self) -> None:
+        """Note once what this rank runs on."""
+        if self._is_prepared:
+            return
+        self._is_prepared = True
+        is_cuda = self._job.uses_gpu and torch.cuda.is_available()
+        device = torch.cuda.get_device_name() if is_cuda else f"CPU, {torch.get_num_threads()} threads"
+        facts = {
+            "devices": f"{self._num_ranks} x {device}",
+            "dtype": self._job.config.run.dtype,
+            "world_size": self._num_ranks,
+            "versions": {**versions(), **({"cuda": torch.version.cuda} if is_cuda and torch.version.cuda else {})},
+        }
+        self._run.write_bytes(self._run.join(*ENVIRONMENT.split("/")), json.dumps(facts).encode())
