@@ -125,7 +125,7 @@ def _cell(src: str, text: str, alt: str, mark: str) -> str:
 
 
 def _image(src: str, alt: str) -> str:
-    return f'<img src="{_safe(src)}" alt="{escape(alt)}" loading="lazy">'
+    return f'<img src="{_safe(src)}" alt="{escape(alt)}">'
 
 
 def _colour(label: int) -> str:

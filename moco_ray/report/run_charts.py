@@ -13,7 +13,7 @@ from moco_ray.report.story import Line, Story
 from moco_ray.report.texts import is_number, plain
 from moco_ray.report.thinning import Thinned
 
-_MOST_OTHERS = 24
+_MOST_OTHERS, _MOST_MARKS = 24, 60
 _TRAINING = {
     "train/loss": ("Loss", ""),
     "train/contrast_accuracy": ("Contrast accuracy", "% of queries that find their key"),
@@ -77,7 +77,8 @@ def other_charts_html(story: Story) -> str:
 def interruption_marks(interruptions: Sequence[Line]) -> list[Mark]:
     """Where a run was interrupted, why, and what it cost."""
     marks = []
-    for place, line in enumerate(interruptions, start=1):
+    pace = -(-len(interruptions) // _MOST_MARKS) or 1
+    for place, line in list(enumerate(interruptions, start=1))[::pace]:
         if is_number(line.get("resumed_at_step")):
             cost = f"{line.get('seconds', '?')} s without a step, {line.get('steps_redone', '?')} steps redone"
             text = f"interruption {place}, {plain(line['cause'], 120)}: {cost}"
@@ -98,16 +99,12 @@ def loss_levels(story: Story) -> list[Level]:
     config = typed_config(story)
     if config is None or config.task != "pretraining":
         return []
-    levels = []
-    for name, text in (("chance_loss", "chance"), ("floor_loss", "floor")):
-        of_batch = getattr(config.method, name, None)
-        try:
-            value = of_batch(config.optim.global_batch_size) if of_batch is not None else None
-        except (ValueError, ArithmeticError, AssertionError):
-            value = None
-        if is_number(value):
-            levels.append(Level(value=float(value), text=text))
-    return levels
+    size = config.optim.global_batch_size
+    try:
+        values = {"chance": config.method.chance_loss(size), "floor": config.method.floor_loss(size, config.model.dim)}
+    except (AssertionError, ArithmeticError):  # a method that another version has decided on
+        return []
+    return [Level(value=value, text=text) for text, value in values.items() if is_number(value)]
 
 
 def _metric(story: Story, name: str, marks: Sequence[Mark]) -> str:

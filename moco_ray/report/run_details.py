@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from moco_ray.config.programs import spoken
 from moco_ray.report.page import Fact, Row, Section
 from moco_ray.report.pictures_html import (
     agreement,
@@ -161,12 +162,12 @@ def _of_encoder(story: Story, folder: str) -> list[str]:
     other = f'info = moco_ray.encoder_info({folder!r})\nprint(info["recipe"])  # builds the same network with timm or torchvision'
     uri = plain(story.of_config("data.uri") or "IMAGES", 500)
     commands = [
-        f"python jobs/evaluate.py --model.init {shlex.quote(folder)} --data.uri {shlex.quote(uri)}",
-        f"python jobs/linear_probe.py --model.init {shlex.quote(folder)} --data.uri {shlex.quote(uri)}",
-        f"python jobs/weights.py {shlex.quote(folder)} --help",
+        f"{spoken('evaluate')} --model.init {shlex.quote(folder)} --data.uri {shlex.quote(uri)}",
+        f"{spoken('linear-probe')} --model.init {shlex.quote(folder)} --data.uri {shlex.quote(uri)}",
+        f"{spoken('weights')} {shlex.quote(folder)} --help",
     ]
     if "encoder.safetensors" not in story.run.files:
-        commands.insert(0, f"python jobs/export.py {shlex.quote(folder)}")
+        commands.insert(0, f"{spoken('export')} {shlex.quote(folder)}")
     return [own, other, "\n".join(commands)]
 
 

@@ -135,16 +135,10 @@ def interruptions(story: Story) -> list[Section]:
             words=[str(place), stamp(line.get("at_s")), plain(line["cause"])],
             numbers=[number(line.get(name)) for name in names],
         )
-        for place, line in enumerate(lines, start=1)
+        for place, line in enumerate(lines[:_MOST_ROWS], start=1)
     ]
-    return [
-        Section(
-            heading="Interruptions",
-            anchor="interruptions",
-            notes=[total, *_cut(rows)],
-            rows=[head, *rows[:_MOST_ROWS]],
-        )
-    ]
+    notes = [total, *_cut(len(lines))]
+    return [Section(heading="Interruptions", anchor="interruptions", notes=notes, rows=[head, *rows])]
 
 
 def evaluations(story: Story) -> list[Section]:
@@ -160,16 +154,16 @@ def evaluations(story: Story) -> list[Section]:
             numbers=[number(line["step"]), *(number(line.get(name)) for name in names[:_MOST_COLUMNS])],
             is_best=best is not None and line["step"] == best["step"],
         )
-        for line in story.evals
+        for line in story.evals[-_MOST_ROWS:]
     ]
     head = Row(words=[], numbers=["step", *(plain(name.removeprefix("eval/"), 40) for name in names[:_MOST_COLUMNS])])
-    fold = f"Show all {len(rows):,} evaluations" if len(rows) > 8 else ""
+    fold = f"Show {len(rows):,} evaluations" if len(rows) > 8 else ""
     return [
         Section(
             heading="Evaluations on the way",
             anchor="evaluations",
-            notes=_cut(rows),
-            rows=[head, *rows[-_MOST_ROWS:]],
+            notes=_cut(len(story.evals)),
+            rows=[head, *rows],
             fold=fold,
         )
     ]
@@ -221,9 +215,5 @@ def _price(lines: list[Line]) -> tuple[float, int]:
     return float(total("seconds")), int(total("steps_redone"))
 
 
-def _cut(rows: list[Row]) -> list[str]:
-    return (
-        [f"{_MOST_ROWS} of {len(rows):,} rows are shown; the files of the run hold all."]
-        if len(rows) > _MOST_ROWS
-        else []
-    )
+def _cut(count: int) -> list[str]:
+    return [f"{_MOST_ROWS} of {count:,} rows are shown; the files of the run hold all."] if count > _MOST_ROWS else []

@@ -18,7 +18,10 @@ def plain(value: Any, most: int = _LONGEST) -> str:
     """Something from a run's folder as text."""
     if value is None:
         return "none"
-    text = shown(without_secrets(value if isinstance(value, str) else json.dumps(value, default=str)))
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    if len(text) > 4 * most:  # before anything that takes as long as a text is
+        text = text[: 4 * most]
+    text = shown(without_secrets(text) if "://" in text else text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+_FEWEST_FOR_MEANS = 100
+
 Points = tuple[list[float], list[float]]
 """Steps and values, equally many."""
 
@@ -84,7 +86,7 @@ class Thinned:
         """Running means over about a share of all steps; none where there is too little to take the mean of."""
         buckets = [self._buckets[key] for key in sorted(self._buckets)]
         half = round(share * len(buckets) / 2)
-        if half < 1 and self.count < 2 * len(buckets):
+        if self.count < _FEWEST_FOR_MEANS or (half < 1 and self.count < 2 * len(buckets)):
             return [], []
         steps, values = [], []
         for place in range(len(buckets)):
