@@ -43,6 +43,7 @@ ELSEWHERE = {
     "pip": "needs a package index",
     "uv": "needs a package index",
     "source": "a shell's own",
+    "moco-ray --print-completion": "tests/cli/test_completion.py",
     "tensorboard": "serves until it is stopped; tests/worker reads its files",
     "python -m benchmarks.gpu": "needs a GPU; tests/benchmarks/test_gpu.py runs it in small",
 }
