@@ -43,6 +43,7 @@ ELSEWHERE = {
     "pip": "needs a package index",
     "uv": "needs a package index",
     "source": "a shell's own",
+    "moco-ray --print-completion": "tests/cli/test_completion.py",
     "tensorboard": "serves until it is stopped; tests/worker reads its files",
     "python -m benchmarks.gpu": "needs a GPU; tests/benchmarks/test_gpu.py runs it in small",
 }
@@ -319,3 +320,10 @@ def test_a_page_works_from_top_to_bottom_in_one_process(page: str, folder: Path,
     done = run_bare("python page.py", tmp_path / "home", folder=folder, PYTHONPATH=".", OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout[-6000:]
     assert done.stdout.count("\n$ ") + done.stdout.startswith("$ ") >= 3, done.stdout
+    if page == "tutorial.md":
+        told = text_of("run-folder.md")
+        left = {path.name for run in ("photos", "tuned") for path in (folder / "runs" / run).iterdir()}
+        assert len(left) > 12
+        # As `name`, `name/` or `name/…`; checkpoints by the beginning of their names.
+        untold = [name for name in left if not re.search(rf"`{re.sub('_[0-9]+$', '_', re.escape(name))}[`/<]", told)]
+        assert not untold, f"run-folder.md does not tell of {untold}"
