@@ -120,6 +120,9 @@ class Given:
 
 
 DRY_RUN = Flag(path="dry_run", hint=bool, about="Look at the images and say what the run would be, without training.")
+ESTIMATES = Flag(
+    path="json", hint=str, default="estimates.json", about="With --dry-run: write what it estimates to this file, too."
+)
 LIST_PRESETS = Flag(path="list_presets", hint=bool, about="Say what each preset is for, one a line.")
 
 
