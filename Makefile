@@ -1,17 +1,20 @@
 # Every target installs first if need be: `make demo` and `make test` work on a machine with only Python and make.
 PYTHON ?= python3
 BIN := .venv/bin
+UV = $$(command -v uv || echo $(BIN)/uv)
 IN_PARALLEL := --numprocesses=4 --dist=loadfile
 
-.PHONY: install browser demo docs test test-slow slow-cluster slow-driver slow-sweep slow-rest test-gpu check format
+.PHONY: install uv browser demo docs test test-slow slow-cluster slow-driver slow-sweep slow-rest test-gpu check format package
 
 install: .venv/.installed
 
-.venv/.installed: pyproject.toml constraints.txt
+uv:
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+.venv/.installed: pyproject.toml constraints.txt | uv
 	@echo "installing into .venv (about 6 GB)"
-	@$$(command -v uv || echo $(BIN)/uv) pip install --quiet --compile-bytecode --python $(BIN)/python \
+	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python \
 		--constraint constraints.txt --editable '.[test,demo]'
 	@touch $@
 
@@ -20,7 +23,6 @@ demo: install
 
 # To look at it: python -m http.server --directory site
 docs: install
-	$(BIN)/python docs/drawings.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --clean
 	@echo "the site is in site/; to look at it: python -m http.server --directory site"
 
@@ -64,3 +66,8 @@ check: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# dist/: a source distribution, and the wheel that is built from it. Needs neither PyTorch nor Ray.
+package: uv
+	@$(UV) build --quiet --out-dir dist
+	@ls dist/*

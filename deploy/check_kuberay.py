@@ -55,7 +55,7 @@ def check_job(job: dict[str, Any]) -> list[str]:
         return [*problems, "RayJob: spec is missing"]
     problems += unknown_fields("spec", spec, JOB_FIELDS)
     if not spec.get("entrypoint"):
-        problems.append("spec.entrypoint is missing: the command to run, such as python jobs/pretrain.py …")
+        problems.append("spec.entrypoint is missing: the command to run, such as moco-ray pretrain …")
     if spec.get("ttlSecondsAfterFinished") and not spec.get("shutdownAfterJobFinishes"):
         problems.append("spec.ttlSecondsAfterFinished does nothing without shutdownAfterJobFinishes: true")
     cluster = spec.get("rayClusterSpec")

@@ -43,6 +43,7 @@ ELSEWHERE = {
     "pip": "needs a package index",
     "uv": "needs a package index",
     "source": "a shell's own",
+    "moco-ray --print-completion": "tests/cli/test_completion.py",
     "tensorboard": "serves until it is stopped; tests/worker reads its files",
     "python -m benchmarks.gpu": "needs a GPU; tests/benchmarks/test_gpu.py runs it in small",
 }
@@ -68,7 +69,10 @@ SHORTER = {
 IN_ORDER = ("encoders.md", "evaluate.md")  # each of their blocks builds on those before, in a shell for each command
 IN_ONE_PROCESS = {  # likewise, one process for the whole page; with what stands there instead, to be short
     "tutorial.md": {'write_patches(Path("photos"))': 'write_patches(Path("photos")); few(Path("photos"))'},
-    "choosing.md": {'"resnet50", pretrained=True': '"test_resnet", pretrained=False'},
+    "choosing.md": {
+        '"resnet50", pretrained=True': '"test_resnet", pretrained=False',
+        "--fast --baselines": "--fast --views.crop-px 32",
+    },
 }
 ALONE = (
     "README.md",
@@ -264,7 +268,7 @@ def test_a_page_works_from_top_to_bottom(page: str, folder: Path, tmp_path: Path
         if language == "python":
             programs.append(f"python - <<'END'\n{block}END")
         else:
-            programs += [f"{line} {shorter(line)}" for line in block.splitlines()]
+            programs += [f"{line} {shorter(line)}" for line in commands_of(block)]
     assert len(programs) >= 5
     for program in programs:
         line = re.sub(r"(pretrain.py.*)--run.max-steps", r"\1--run.num-workers 0 --run.max-steps", program)
@@ -313,6 +317,13 @@ def test_a_page_works_from_top_to_bottom_in_one_process(page: str, folder: Path,
     program = re.sub(r"--model.arch resnet50\b", "--model.arch tiny_resnet", program)
     program = re.sub(r"(pretrain.py[^\n]*)--run.max-steps", r"\1--run.num-workers 0 --run.max-steps", program)
     (folder / "page.py").write_text(program)
-    done = run_bare("python page.py", tmp_path / "home", folder=folder, PYTHONPATH=".")
+    done = run_bare("python page.py", tmp_path / "home", folder=folder, PYTHONPATH=".", OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout[-6000:]
     assert done.stdout.count("\n$ ") + done.stdout.startswith("$ ") >= 3, done.stdout
+    if page == "tutorial.md":
+        told = text_of("run-folder.md")
+        left = {path.name for run in ("photos", "tuned") for path in (folder / "runs" / run).iterdir()}
+        assert len(left) > 12
+        # As `name`, `name/` or `name/…`; checkpoints by the beginning of their names.
+        untold = [name for name in left if not re.search(rf"`{re.sub('_[0-9]+$', '_', re.escape(name))}[`/<]", told)]
+        assert not untold, f"run-folder.md does not tell of {untold}"

@@ -99,7 +99,7 @@ def test_pretraining_on_photos_beats_a_random_encoder_and_raw_pixels(tmp_path: P
 @pytest.mark.slow
 @pytest.mark.skipif(not CIFAR10.exists(), reason="needs cifar10_jpeg.tar.xz in ../shared/data; the photos above do not")
 def test_pretraining_on_cifar10_beats_a_random_encoder_and_raw_pixels(tmp_path: Path) -> None:
-    """Five minutes on 10,000 images; the command and the figures are in the README."""
+    """Five minutes on 10,000 images; the command and the figures are in docs/evaluate.md."""
     images = _unpack_cifar10(tmp_path)
     config = _config(images, tmp_path, epochs=20)
     config = replace(config, method=replace(config.method, queue_size=4096))

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from moco_ray.cluster.notes import Notes
 from moco_ray.cluster.ray_stream import rank_blocks, ray_segment
 from moco_ray.data.blocks import Block, Source, StreamSpec
 from moco_ray.run_folder.lease import StepDone
+from moco_ray.worker.follower import Follower
 from moco_ray.worker.runtime import STOPPED, Pulse, T
 
 if TYPE_CHECKING:
     from ray import ObjectRef
+
+    from moco_ray.tasks.job import Job
 
 
 _NOTE_EVERY_S = 0.05  # less than a step takes: a killed worker's last note says how many it had done
@@ -129,3 +133,9 @@ class RayRuntime:
             return ray.get(reference) if done else None
 
         return poll
+
+    def followers(self, job: Job, num_interruptions: int) -> Mapping[str, Callable[[], Follower]]:
+        """The gauges of Ray."""
+        from moco_ray.cluster.gauges import Gauges
+
+        return {"Ray's metrics": partial(Gauges, job, self.num_ranks, num_interruptions)}

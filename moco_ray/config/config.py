@@ -32,6 +32,7 @@ GROUPS: dict[TaskName, tuple[str, ...]] = {
 
 _OF_CONTRAST = frozenset(
     {
+        "run.stop_on_collapse",
         *(f"model.{name}" for name in ("projector", "projector_layers", "hidden_dim", "dim")),
         *(f"eval.{name}" for name in ("max_bank", "k", "temperature")),
     }
@@ -57,6 +58,7 @@ _OF_TRAINING = frozenset(
         ),
         *(f"run.{name}" for name in ("max_steps", "checkpoint_every_s", "checkpoint_every_steps", "keep_last")),
         *(f"run.{name}" for name in ("keep_every_steps", "log_every_steps", "micro_batch_groups", "track")),
+        "run.stop_on_collapse",
     }
 )
 _OF_LABELS = frozenset(f"eval.{name}" for name in ("uri", "holdout_fraction", "max_queries", "max_bank", "temperature"))

@@ -70,6 +70,10 @@ class MethodConfig(ABC):
     def chance_loss(self, global_batch_size: int) -> float:
         """The loss of embeddings that know nothing."""
 
+    def chance_key(self, global_batch_size: int) -> float | None:
+        """Percent of queries that find their own key by chance; None for a method that looks for none."""
+        return None
+
     def floor_loss(self, global_batch_size: int, dim: int) -> float | None:
         """The loss of embeddings of `dim` numbers that could not be better; None where that is not known."""
         return None

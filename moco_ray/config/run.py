@@ -55,6 +55,9 @@ class RunConfig:
     """Newest checkpoints that stay, besides the best one."""
     keep_every_steps: int | None = None
     """Checkpoints at multiples of so many steps stay for good."""
+    stop_on_collapse: bool = False
+    """Stop, with everything saved, where evaluations or the loss show that the encoder collapses, instead of only saying so.
+    The same command without it goes on."""
     log_every_steps: int = 10
     """Steps between lines with all metrics; train/loss and rows_digest are in every line."""
     cpus_per_worker: float | None = None

@@ -15,6 +15,7 @@ from moco_ray.driver.estimate import measure_size, measure_step
 from moco_ray.driver.images.sample import Sample, look_at_sample
 from moco_ray.driver.paths import check_paths
 from moco_ray.driver.plan import Plan, make_plan, open_run, with_name
+from moco_ray.driver.preset_costs import costs_of_presets, say_costs
 from moco_ray.storage.checks import check_writable
 from moco_ray.storage.storage import Storage, resolve_storage_options
 from moco_ray.tasks.job import Job
@@ -55,14 +56,6 @@ def dry_run(task: Task, config: Config, *, say: Callable[[str], None] = print) -
         if config.task != "pretraining":
             return
         _say_cost(plan, plan.job(uses_gpu=uses_gpu, lease_owner=""), sample)
-        log.info(f"suggested preset: {suggest_preset(len(plan.images.train), sample.median_px)}")
-
-
-def suggest_preset(num_images: int, median_px: float) -> str:
-    """The preset that fits so many images of such a shorter side, in pixels."""
-    if median_px <= 40 and num_images >= 10_000:
-        return "cifar10"
-    return "small" if num_images < 100_000 else "moco-v2"
 
 
 def _check_writable(root: Storage) -> None:
@@ -135,6 +128,17 @@ def _say_cost(plan: Plan, job: Job, sample: Sample) -> None:
         f"time, estimated here with one worker on {'a GPU' if job.uses_gpu else 'the CPU'}: {_seconds(step_s)} a step (network "
         f"{_seconds(network_s)}, images {_seconds(data_s)} beside it), {duration(step_s * job.last_step)} in all and evaluations"
     )
+    device = worker_device(job.uses_gpu)
+    costs = costs_of_presets(
+        config,
+        job.num_rows,
+        sample.median_px,
+        device,
+        flops_per_s=size.flops / network_s,
+        seconds_an_image=sample.seconds_an_image / cores,
+    )
+    for line in say_costs(costs, config, size, device):
+        log.info(line)
 
 
 def _seconds(seconds: float) -> str:

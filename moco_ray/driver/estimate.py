@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from moco_ray.config import Config
 from moco_ray.core.batch import resident_batch
@@ -40,6 +41,14 @@ class Size:
     """Whether the batch can go through the encoder in micro-batches."""
     parameters: int
     """Number of weights of the query encoder."""
+    num_groups: int
+    """BatchNorm groups of a batch."""
+    flops: float
+    """Of the convolutions and matrix products of a step."""
+
+    def groups_at_once(self, memory: float) -> int:
+        """How many groups fit into so many bytes together with what training needs anyway; of any number."""
+        return max(0, int((memory - self.training) / (self.all_activations / self.num_groups)))
 
 
 def measure_size(config: Config, num_images: int, device: torch.device) -> Size:
@@ -69,7 +78,8 @@ def measure_size(config: Config, num_images: int, device: torch.device) -> Size:
         return tensor
 
     method.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    counter = FlopCounterMode(display=False)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), counter:
         method.query_encoder(images)
     weights = {id(parameter.untyped_storage()) for parameter in method.parameters()}
     activations = sum(tensor.untyped_storage().nbytes() for name, tensor in kept.items() if name not in weights)
@@ -80,6 +90,9 @@ def measure_size(config: Config, num_images: int, device: torch.device) -> Size:
         no_pixels, no_pixels, np.arange(len(no_pixels)), step=0, seed=0, num_groups=1, shuffle_bn=False
     )
     views = sum(len(images) for images in method.query_images(batch)) // config.optim.group_size
+    passes = 3 * views  # backward passes take twice what forward passes take
+    if config.method.encoder_momentum is not None:
+        passes += method.queries_per_image  # of keys, forward
     return Size(
         checkpoint=checkpoint,
         training=checkpoint + learned,
@@ -87,6 +100,8 @@ def measure_size(config: Config, num_images: int, device: torch.device) -> Size:
         all_activations=activations * views * config.optim.bn_groups,
         can_be_cut=config.method.batch_norm == "group" or not has_batch_norm(encoder.backbone),
         parameters=sum(parameter.numel() for parameter in method.query_encoder.parameters()),
+        num_groups=config.optim.bn_groups,
+        flops=passes * counter.get_total_flops() / len(images) * config.optim.global_batch_size,
     )
 
 

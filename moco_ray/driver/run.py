@@ -22,6 +22,7 @@ from moco_ray.driver.naming import forget_claims, take_name
 from moco_ray.driver.paths import check_paths
 from moco_ray.driver.plan import Plan, make_plan, open_run, with_name
 from moco_ray.driver.report import begin_report, end_report
+from moco_ray.driver.trackers import track_finished
 from moco_ray.report.run_page import write_report
 from moco_ray.run_folder.begin import begin_run
 from moco_ray.run_folder.checkpoint_files import checkpoint_steps
@@ -116,6 +117,7 @@ def _attempt(
         plan = make_plan(task, config, run, patience)
         if plan.goes_on and (result := finished_run(plan)) is not None:
             forget_end(run)
+            track_finished(plan.job(uses_gpu=False, lease_owner=lease.owner), run)
             return result
         return _train(plan, lease, pulse, command, is_first=is_first)
 

@@ -7,14 +7,19 @@ import logging
 import netrc
 import os
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from moco_ray.config import Config
 from moco_ray.config.paths import BYTES, local_path
+from moco_ray.run_folder.metrics import stored_lines
 from moco_ray.storage.storage import Storage
 from moco_ray.storage.uris import is_local
+from moco_ray.tasks.job import Job
 from moco_ray.tasks.tracker import TITLES, TrackerAccess, TrackerName
+from moco_ray.worker.followers import Followers
+from moco_ray.worker.trackers.follower import TrackerFollower
 
 log = logging.getLogger(__name__)
 _PREFIXES = {"mlflow": ("MLFLOW_", "DATABRICKS_"), "wandb": ("WANDB_",)}
@@ -30,6 +35,15 @@ def tracker_accesses(config: Config, run: Storage) -> tuple[TrackerAccess, ...]:
         ValueError: One is not installed, or does not know where it is to keep the run.
     """
     return tuple(_access(name, config, run) for name in dict.fromkeys(config.run.track or ()))
+
+
+def track_finished(job: Job, run: Storage) -> None:
+    """Send what trackers still lack of a run that was done before: its record holds all of it."""
+    if not job.trackers:
+        return
+    followers = Followers({one.title: partial(TrackerFollower, one, job, run, job.last_step) for one in job.trackers})
+    followers.commit([], stored_lines(run, "eval.jsonl"))
+    followers.close(is_done=True)
 
 
 def _access(name: TrackerName, config: Config, run: Storage) -> TrackerAccess:

@@ -35,7 +35,7 @@ def check_installed() -> None:
     except ImportError as error:
         raise ValueError(
             f"average precision is measured with pycocotools, which cannot be imported ({error}); install it: "
-            'pip install "moco_ray[detect]"'
+            "pip install 'moco_ray[detect]'"
         ) from error
 
 

@@ -13,8 +13,9 @@ _MANY = 0.5  # share of the images
 _NO_SPREAD = 2e-3  # -uniformity: about the mean squared distance of two embeddings, times 2
 _HARDLY_MOVED = 1e-6
 _SMALL_TEMPERATURE, _SENSELESS_TEMPERATURE = 0.02, 0.005
+_LARGE_TEMPERATURE, _SMALL_MOMENTUM, _LARGE_DECAY = 2.0, 0.9, 1e-2
 _NO_LOSS = 1e-3
-_SETTLED = 20  # updates after which the start makes up an eighth of a BatchNorm's running statistics (momentum 0.1)
+SETTLED = 20  # updates after which the start makes up an eighth of a BatchNorm's running statistics (momentum 0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,10 @@ class Learning:
     """The learning rate for the batch, at its highest."""
     moved: float | None
     """How far the weights are from those of the start, relative to their length; None where that is not known."""
+    encoder_momentum: float | None = None
+    """Of the key encoder; None without one that follows."""
+    weight_decay: float = 0.0
+    """Times the learning rate, as SGD and LARS have it; 0 for others."""
     norm_updates: int | None = None
     """How often the running statistics of BatchNorm have been updated; None for a network without any."""
 
@@ -71,20 +76,30 @@ def diagnose(line: Mapping[str, Any], learning: Learning) -> dict[str, str]:
             f"decides, and nothing is left to learn{loss}; use 0.05 to 1"
         }
     if -line.get("eval/uniformity", -1.0) < _NO_SPREAD:
-        cure = (
-            f"raise method.temperature, which is {temperature:g}, to 0.07 or more"
-            if temperature < _SMALL_TEMPERATURE
-            else f"lower the learning rate (effective {learning.effective_lr:g}) or warm up (optim.warmup-epochs)"
-        )
         seen = f"all images have nearly the same embedding (uniformity {line['eval/uniformity']:.0e}, RankMe {line['eval/rankme']:.1f})"
-        if learning.norm_updates is not None and learning.norm_updates < _SETTLED:
+        if learning.norm_updates is not None and learning.norm_updates < SETTLED:
             return {
                 "unsettled": f"the encoder has collapsed, or it looks so because the running statistics of its BatchNorm are "
-                f"those of {learning.norm_updates} steps: {seen}. If an evaluation after {_SETTLED} steps or more says it "
-                f"again, begin anew, and {cure}"
+                f"those of {learning.norm_updates} steps: {seen}. If an evaluation after {SETTLED} steps or more says it "
+                f"again, begin anew, and {cure(learning)}"
             }
-        return {"collapse": f"the encoder has collapsed: {seen}. Begin anew, and {cure}"}
+        return {"collapse": f"the encoder has collapsed: {seen}. Begin anew, and {cure(learning)}"}
     return {}
+
+
+def cure(learning: Learning) -> str:
+    """What to try where all embeddings become alike, the likeliest first."""
+    tau, momentum, wishes = learning.temperature, learning.encoder_momentum, []
+    if tau is not None and tau < _SMALL_TEMPERATURE:
+        return f"raise method.temperature, which is {tau:g}, to 0.07 or more"
+    if momentum is not None and momentum < _SMALL_MOMENTUM:
+        wishes.append(f"raise method.encoder-momentum, which is {momentum:g}, to 0.99 or more")
+    if tau is not None and tau > _LARGE_TEMPERATURE:
+        wishes.append(f"lower method.temperature, which is {tau:g}, to 0.05 to 1")
+    if learning.weight_decay > _LARGE_DECAY:
+        wishes.append(f"lower optim.weight-decay, which is {learning.weight_decay:g}, to 1e-4")
+    wishes.append(f"lower the learning rate (effective {learning.effective_lr:g}) or warm up (optim.warmup-epochs)")
+    return ", or ".join(wishes)
 
 
 def relative_change(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:

@@ -26,6 +26,11 @@ class Interruptions:
         self._open: Line | None = None
         self._last_done_s = 0.0
 
+    @property
+    def count(self) -> int:
+        """How many there were, with one that has just begun."""
+        return len(self._lines) + (self._open is not None)
+
     def begin(self, cause: str, last: StepDone | None, step: int, num_workers: int) -> None:
         """A group of workers starts after another one ended.
 

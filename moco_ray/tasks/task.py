@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from moco_ray.config import Config
@@ -28,14 +28,35 @@ class Watch:
     def see(self, step: int, state: State) -> None:
         """Look at the weights that are about to be measured."""
 
-    def warnings(self, line: Mapping[str, Any], loss: float | None) -> list[str]:
+    def warnings(self, line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], loss: float | None) -> list[str]:
         """What an evaluation shows, each cause once.
 
         Args:
-            line: Of eval.jsonl.
+            line: The new one, of eval.jsonl; evaluations may end in another order than they began.
+            lines: All up to now, by step.
             loss: The newest training loss.
         """
         return []
+
+    def steps_warnings(self, first: int, values: Sequence[Mapping[str, float]]) -> list[str]:
+        """What steps show, each cause once.
+
+        Args:
+            first: Number of the first one.
+            values: What each has measured; at least one.
+        """
+        return []
+
+    def collapse(self) -> str | None:
+        """Why it is of no use to go on, as far as the newest steps and evaluations show."""
+        return None
+
+    def state(self) -> State:
+        """What a checkpoint keeps of this: plain values."""
+        return {}
+
+    def restore(self, state: State) -> None:
+        """Take over what `state` gave, or nothing."""
 
 
 class Task(ABC):

@@ -6,15 +6,18 @@ import asyncio
 import json
 import math
 import mimetypes
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
 
+from moco_ray.config.programs import spoken
 from moco_ray.report.words import time_words
 from moco_ray.storage.errors import Missing
+from moco_ray.storage.storage import Storage
 from moco_ray.storage.uris import shown
 from moco_ray.web.compare import comparison
 from moco_ray.web.curves import CurvesOfRuns
@@ -25,23 +28,26 @@ from moco_ray.web.run_page import run_page
 from moco_ray.web.table import Query, chosen, table_of
 from moco_ray.web.watch import Seen, Snapshot, Watch
 
-_EVERY_S, _PATIENCE_S, _LATE_S = 3.0, 1.0, 10.0
+EVERY_S = 3.0
+"""Between two looks at the storage."""
+_LATE_S = 10.0
+_PATIENCE_S, _OLD_S = (0.3, 5.0), 20.0  # for what is known and not old, and for what is
 _MOST_NAMES, _LARGEST_FILE = 50, 64 << 20
 _SHOWN_TYPES = ("text/html", "text/plain", "text/css", "image/", "application/json")
-T = TypeVar("T")
 
 
 class App:
     """The pages of all runs, read from one storage path."""
 
-    def __init__(self, watch: Watch, pages: Pages) -> None:
+    def __init__(self, watch: Watch, pages: Pages, every_s: float = EVERY_S) -> None:
         """Nothing is looked at before somebody asks.
 
         Args:
             watch: Of the storage path.
             pages: Show them.
+            every_s: At least, between two looks at them.
         """
-        self._watch, self._pages, self._curves = watch, pages, CurvesOfRuns()
+        self._watch, self._pages, self._every_s, self._curves = watch, pages, every_s, CurvesOfRuns()
         self._look: asyncio.Task[Snapshot] | None = None
         self._begun = -math.inf
 
@@ -60,10 +66,11 @@ class App:
     async def snapshot(self) -> Snapshot:
         """The runs, looked at again if that was a while ago; nobody waits for long for a slow storage."""
         now = time.monotonic()
-        if self._look is None or (self._look.done() and now - self._begun > _EVERY_S):
+        if self._look is None or (self._look.done() and now - self._begun > self._every_s):
             self._begun = now
             self._look = asyncio.create_task(asyncio.to_thread(self._watch.refresh))
-        await asyncio.wait({self._look}, timeout=_PATIENCE_S)
+        is_old = not self._watch.latest.problem and time.time() - self._watch.latest.at > _OLD_S
+        await asyncio.wait({self._look}, timeout=_PATIENCE_S[is_old])
         latest, waited = self._watch.latest, time.monotonic() - self._begun
         if not self._look.done() and waited > _LATE_S:
             return replace(latest, problem=f"the storage has not answered for {time_words(waited)}")
@@ -72,7 +79,9 @@ class App:
     async def table(self, request: web.Request) -> web.Response:
         """The table of runs."""
         snapshot, query = await self.snapshot(), Query.read(request.query)
-        return self._render(request, "table", snapshot, **table_of(snapshot, query, time.time()))
+        table: dict[str, Any] = {"begin": spoken("pretrain"), "demo": spoken("demo")}
+        table |= table_of(snapshot, query, time.time())
+        return self._render(request, "table", snapshot, **table)
 
     async def compare(self, request: web.Request) -> web.Response:
         """Several runs side by side."""
@@ -100,7 +109,7 @@ class App:
         """The report of a sweep, which it writes at its end."""
         snapshot, name = await self.snapshot(), request.match_info["name"]
         sweeps = [one.run.sweep for key, one in snapshot.runs.items() if key.startswith(f"{name}/")]
-        if not sweeps or (storage := sweeps[0]) is None:
+        if not sweeps or (storage := sweeps[0]) is None or not _is_inside(storage, SWEEP_REPORT):
             raise web.HTTPNotFound
         try:
             content = await asyncio.to_thread(storage.read_bytes, storage.join(SWEEP_REPORT))
@@ -137,7 +146,7 @@ class App:
     async def _file(self, seen: Seen, path: str) -> web.Response:
         """A file that was listed in the run's report/: no other name leads anywhere."""
         run = seen.run
-        if path not in run.files:
+        if path not in run.files or not _is_inside(run.storage, path):
             raise web.HTTPNotFound
         if run.files[path][0] > _LARGEST_FILE:
             return refusal(413, f"larger than {_LARGEST_FILE >> 20} MiB; open it where it lies: {shown(path)}")
@@ -186,6 +195,14 @@ class App:
         if isinstance(value, float) and not math.isfinite(value):
             return None
         return self._pages.plain(value) if isinstance(value, str) else value
+
+
+def _is_inside(folder: Storage, path: str) -> bool:
+    """Whether a file lies in its folder itself, and no link leads elsewhere."""
+    if folder.protocol != "file":
+        return True
+    file, root = os.path.realpath(folder.join(*path.split("/"))), os.path.realpath(folder.root)
+    return os.path.commonpath([file, root]) == root
 
 
 def _values(seen: Seen) -> dict[str, Any]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from moco_ray.report.charts import Mark, Series, line_chart, series_of
 from moco_ray.report.thinning import Thinned
-from moco_ray.report.words import time_words
 from moco_ray.web.figures import FIRST, metric_of
 
 _LEFT_OUT: tuple[str, ...] = (
@@ -25,12 +23,10 @@ class Drawn:
     """In the legends."""
     columns: Mapping[str, Thinned]
     """What it has measured."""
-    interruptions: Sequence[Mapping[str, Any]] = ()
+    interruptions: Sequence[Mark] = ()
     """Of a run that is drawn alone."""
     steps_per_x: float = 1.0
     """Steps of one unit of the axis."""
-    most_marks: int = 50
-    """Interruptions that are drawn."""
 
 
 @dataclass
@@ -64,12 +60,7 @@ def charts_of(runs: Sequence[Drawn], x_label: str) -> Charts:
 def _chart(name: str, runs: Sequence[Drawn], x_label: str) -> str:
     metric = metric_of(name)
     lines = [_line(name, run, place) for place, run in enumerate(runs) if name in run.columns]
-    marks = [
-        Mark(step=float(one["resumed_at_step"]) / run.steps_per_x, text=interruption_words(one))
-        for run in runs
-        for one in run.interruptions[: run.most_marks]
-        if isinstance(one.get("resumed_at_step"), int)
-    ]
+    marks = [mark for run in runs for mark in run.interruptions]
     return line_chart(metric.title, lines, unit=metric.unit, marks=marks, x_label=x_label)
 
 
@@ -84,11 +75,3 @@ def _line(name: str, run: Drawn, place: int) -> Series:
 def _varies(name: str, runs: Sequence[Drawn]) -> bool:
     values = {value for run in runs if name in run.columns for value in run.columns[name].points()[1]}
     return len(values) > 1
-
-
-def interruption_words(line: Mapping[str, Any]) -> str:
-    """An interruption in a sentence."""
-    seconds, redone = line.get("seconds"), line.get("steps_redone")
-    cost = [f"{time_words(seconds)} without a step"] if isinstance(seconds, int | float) else []
-    cost += [f"{redone:,} step{'' if redone == 1 else 's'} done again"] if isinstance(redone, int) and redone else []
-    return f"{line.get('cause', 'interrupted')}: {', '.join(cost)}" if cost else str(line.get("cause", "interrupted"))

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from moco_ray.report.style import SERIES
+from moco_ray.report.texts import is_number
 from moco_ray.run_folder.found import FoundRun, in_threads
 from moco_ray.storage.uris import shown
-from moco_ray.web.charts import Drawn, charts_of, interruption_words
+from moco_ray.web.charts import Drawn, charts_of
 from moco_ray.web.configurations import differences
-from moco_ray.web.curves import CurvesOfRuns, RunCurves
+from moco_ray.web.curves import CurvesOfRuns, Measured
 from moco_ray.web.details import interruptions_of, steps_per_epoch
-from moco_ray.web.figures import FIRST, is_finite, value_text
+from moco_ray.web.figures import FIRST, value_text
 from moco_ray.web.links import compare_url
 from moco_ray.web.table import row_of
 from moco_ray.web.watch import Snapshot, config_of
@@ -81,7 +82,7 @@ def _scales(runs: Sequence[FoundRun], by: str) -> tuple[list[float], list[str]]:
     return [length or 1.0 for length in lengths], []
 
 
-def _figures(measured: Sequence[RunCurves]) -> list[dict[str, Any]]:
+def _figures(measured: Sequence[Measured]) -> list[dict[str, Any]]:
     """A row for each metric: the last value of each run, and the highest one where more is better."""
     rows = []
     for name, metric in FIRST.items():
@@ -97,7 +98,7 @@ def _figures(measured: Sequence[RunCurves]) -> list[dict[str, Any]]:
 
 
 def _figure_row(title: str, unit: str, values: Sequence[float | None], *, is_best: bool) -> dict[str, Any]:
-    known = [value for value in values if is_finite(value)]
+    known = [value for value in values if is_number(value)]
     best = max((value for value in known if value is not None), default=None) if is_best and len(known) > 1 else None
     cells = [{"text": value_text(value), "is_best": best is not None and value == best} for value in values]
     return {"title": title, "unit": unit, "cells": cells}
@@ -106,7 +107,7 @@ def _figure_row(title: str, unit: str, values: Sequence[float | None], *, is_bes
 def _interruptions(runs: Sequence[FoundRun]) -> list[dict[str, Any]]:
     """Those of all runs, each with the place of its run."""
     return [
-        {"place": place, "run": shown(run.name), "step": line.get("resumed_at_step"), "text": interruption_words(line)}
-        for place, (run, lines) in enumerate(zip(runs, in_threads(interruptions_of, runs), strict=True))
-        for line in lines[:50]
+        {"place": place, "run": shown(run.name), "step": f"{mark.step:,.0f}", "text": mark.text}
+        for place, (run, marks) in enumerate(zip(runs, in_threads(interruptions_of, runs), strict=True))
+        for mark in marks[:50]
     ]

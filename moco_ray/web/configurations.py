@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from moco_ray.config.reading import SECRET_FIELDS
-from moco_ray.report.words import value_words
-from moco_ray.storage.uris import shown, without_secrets
+from moco_ray.report.texts import plain
 
 _OF_ONE_RUN = frozenset({"run.name", "run.storage_path", "data.relist"})
-_LONGEST = 300
 
 
 def fields_of(values: Mapping[str, Any]) -> dict[str, str]:
@@ -27,7 +24,7 @@ def fields_of(values: Mapping[str, Any]) -> dict[str, str]:
             if path in SECRET_FIELDS or name == "storage_options":
                 fields[path] = "none" if value is None else "…"
             else:
-                fields[path] = _words(value)
+                fields[path] = plain(value)
     return fields
 
 
@@ -47,8 +44,3 @@ def differences(configurations: Sequence[Mapping[str, Any]]) -> list[tuple[str, 
 def _in_order(fields: Iterable[Mapping[str, str]]) -> list[str]:
     """All paths, as they follow each other where they are first found."""
     return list(dict.fromkeys(path for one in fields for path in one))
-
-
-def _words(value: object) -> str:
-    text = shown(without_secrets(value_words(value) if not isinstance(value, list | dict) else json.dumps(value)))
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

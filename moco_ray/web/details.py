@@ -8,6 +8,8 @@ from contextlib import suppress
 from typing import Any
 
 from moco_ray.data.manifest import Manifest
+from moco_ray.report.charts import Mark
+from moco_ray.report.run_charts import interruption_marks
 from moco_ray.run_folder.found import FoundRun
 from moco_ray.run_folder.interruptions import INTERRUPTIONS
 from moco_ray.run_folder.names import MANIFEST
@@ -16,14 +18,14 @@ from moco_ray.web.watch import config_of, group_of
 _MOST_INTERRUPTIONS = 1000
 
 
-def interruptions_of(run: FoundRun) -> list[dict[str, Any]]:
+def interruptions_of(run: FoundRun) -> list[Mark]:
     """The run's interruptions; lines that cannot be read are left out."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     for text in (run.read(INTERRUPTIONS) or b"").splitlines()[:_MOST_INTERRUPTIONS]:
         with suppress(ValueError):
             line = json.loads(text)
-            lines += [line] if isinstance(line, dict) else []
-    return lines
+            lines += [{"cause": "unknown", **line}] if isinstance(line, dict) else []
+    return interruption_marks(lines)
 
 
 def steps_per_epoch(run: FoundRun, config: Mapping[str, Any] | None = None) -> float | None:

@@ -21,14 +21,14 @@ class Metric:
 FIRST = {
     "train/loss": Metric("Loss"),
     "eval/knn_top1": Metric("kNN accuracy", "%"),
-    "eval/top1": Metric("Top-1 accuracy", "%"),
+    "eval/top1": Metric("Accuracy on images not trained on", "%"),
     "eval/AP": Metric("Average precision", "%"),
-    "eval/auroc": Metric("Area under the ROC curve", "%"),
-    "train/contrast_accuracy": Metric("Contrast accuracy (keys found)", "%"),
-    "train/accuracy": Metric("Training accuracy", "%"),
-    "eval/rankme": Metric("RankMe (effective rank)"),
+    "eval/auroc": Metric("AUROC on images not trained on", "%"),
+    "train/contrast_accuracy": Metric("Contrast accuracy", "% of queries that find their key"),
+    "train/accuracy": Metric("Accuracy on training views", "%"),
+    "eval/rankme": Metric("Effective rank (RankMe)"),
     "train/lr": Metric("Learning rate"),
-    "perf/images_per_s": Metric("Images per second"),
+    "perf/images_per_s": Metric("Throughput", "images a second"),
 }
 """What is looked at first, in this order."""
 
@@ -45,8 +45,3 @@ def value_text(value: object) -> str:
     if not math.isfinite(value):
         return "not finite"
     return number_text(float(value))
-
-
-def is_finite(value: object) -> bool:
-    """Whether this is a number that can be compared with others."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -6,7 +6,7 @@ from typing import Any
 
 from moco_ray.report.words import change_words, size_words
 from moco_ray.storage.uris import shown
-from moco_ray.web.charts import Charts, Drawn, charts_of, interruption_words
+from moco_ray.web.charts import Charts, Drawn, charts_of
 from moco_ray.web.configurations import fields_of
 from moco_ray.web.curves import CurvesOfRuns
 from moco_ray.web.details import interruptions_of
@@ -53,7 +53,7 @@ def run_page(seen: Seen, curves: CurvesOfRuns, now: float) -> dict[str, Any]:
         "notes": notes,
         "fields": [(shown(path), text, path in changes) for path, text in fields_of(config_of(run)).items()],
         "changes": [(shown(path), shown(text)) for path, text in changes.items()],
-        "interruptions": [(line.get("resumed_at_step"), shown(interruption_words(line))) for line in interruptions],
+        "interruptions": [(f"{mark.step:,.0f}", mark.text) for mark in interruptions],
         "files": [(shown(path), size_words(info[0])) for path, info in files[:_MOST_FILES]],
         "num_files": len(files),
         "compare": compare_url([name]),

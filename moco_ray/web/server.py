@@ -9,13 +9,13 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from aiohttp import web
 
 from moco_ray.storage.storage import StorageOptions
-from moco_ray.web.app import App
+from moco_ray.web.app import EVERY_S, App
 from moco_ray.web.guard import SHORTEST_TOKEN, TOKEN_VARIABLE, Access, is_loopback
 from moco_ray.web.pages import Pages
 from moco_ray.web.watch import Watch
@@ -86,23 +86,33 @@ def serve(
     Raises:
         KeyboardInterrupt: The process was told to stop.
     """
+    with serving(watch, sock, access, options) as ended:
+        for line in _words(sock, access):
+            say(line)
+        try:
+            while not ended.wait(1.0):
+                pass
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt("the page is closed; the runs are as they were") from error
+    raise OSError("the server has ended by itself; what it said is above")
+
+
+@contextmanager
+def serving(
+    watch: Watch, sock: socket.socket, access: Access, options: StorageOptions, every_s: float = EVERY_S
+) -> Iterator[threading.Event]:
+    """Inside, requests are answered, in a thread; gives what is set when that has ended."""
     hidden = StorageOptions({"token": access.token, **_secret_variables()})
-    application = App(watch, Pages([options, hidden])).application(access)
+    application = App(watch, Pages([options, hidden]), every_s).application(access)
     loop, ended = asyncio.new_event_loop(), threading.Event()
     thread = threading.Thread(target=_run, args=(loop, application, sock, ended), name="web", daemon=True)
     thread.start()
-    for line in _words(sock, access):
-        say(line)
     try:
-        while not ended.wait(1.0):
-            pass
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt("the page is closed; the runs are as they were") from error
+        yield ended
     finally:
         with suppress(RuntimeError):  # it has ended by itself
             loop.call_soon_threadsafe(loop.stop)
         thread.join(_STOP_S)
-    raise OSError("the server has ended by itself; what it said is above")
 
 
 def _run(

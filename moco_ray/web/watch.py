@@ -93,11 +93,13 @@ class Watch:
             self._lives[run.name].look(run, lease, clock())
         now = clock()
         lives = {run.name: self._lives[run.name].is_live(now) for run in found}
-        stale = [run for run in found if self._kept.get(run.name, (None,))[0] != _key(run, lives[run.name])]
+        keys = {run.name: _key(run, lives[run.name]) for run in found}
+        stale = [run for run in found if self._kept.get(run.name, (None,))[0] != keys[run.name]]
         fresh = in_threads(lambda run: summary_or_damage(run, {}, is_live=bool(lives[run.name])), stale)
         for run, summary in zip(stale, fresh, strict=True):
-            self._kept[run.name] = _key(run, lives[run.name]), summary
-        seen = in_threads(lambda run: self._seen(run, lives[run.name]), found)
+            self._kept[run.name] = keys[run.name], summary
+        seen = [self._seen(run, lives[run.name]) for run in found if not lives[run.name]]
+        seen += in_threads(lambda run: self._seen(run, True), [run for run in found if lives[run.name]])
         seen.sort(key=lambda one: (-one.summary.changed_at, one.run.name))
         return Snapshot(runs={shown(one.run.name): one for one in seen}, at=time.time())
 

@@ -58,6 +58,7 @@ class FolderRecorder(Recorder):
         self._writer = BackgroundWriter()
         self._progress = Progress(job, step)
         self._watch = job.task.watch(job)
+        self._watch.restore(kept.get("watch", {}))
         past = store.marker(step).get("device_s", {}) if restored else {}
         self._device_time = DeviceTime(past, runtime.num_ranks, uses_gpu=job.uses_gpu)
         self._last_values: dict[str, float] = {}
@@ -72,7 +73,7 @@ class FolderRecorder(Recorder):
         check_lease(store.storage, job.lease_owner)  # before anything of a later step is deleted
         delete_provisional_parts(store.storage, step)
         store.delete_after(step if restored else -1)
-        self._followers = followers_of(job, store.storage, step, runtime)
+        self._followers = followers_of(job, store.storage, step, runtime, self._interruptions.count)
 
     def begin(self) -> None:
         self._progress.begin()
@@ -112,6 +113,8 @@ class FolderRecorder(Recorder):
         self._last_values = {"train/loss": float(values[-1]["train/loss"]), **interval}
         self._followers.add(lines[-1]["step"], self._last_values)
         self._progress.update(first + len(values), self._last_values)
+        for text in self._watch.steps_warnings(first, values):
+            log.warning(f"{text}")
         if self._evaluations.run_waiting():
             self._progress.restart_clock()
         self._collect_evaluations()
@@ -136,6 +139,9 @@ class FolderRecorder(Recorder):
         told = too_many_bad(bad, job.num_rows, max_fraction, advice=advice)
         return f"{told}\nbad_images.jsonl in the run's folder lists {which}"
 
+    def collapse(self) -> str | None:
+        return self._watch.collapse() if self._job.config.run.stop_on_collapse else None
+
     def wants_checkpoint(self, step: int) -> bool:
         every = self._job.config.run.checkpoint_every_steps
         self._due |= time.monotonic() >= self._next_checkpoint_s
@@ -154,7 +160,8 @@ class FolderRecorder(Recorder):
         self._writer.finish(self._job.patience.finish)
         self._checkpoint_pause_s = min(2 * self._checkpoint_pause_s, self._job.config.run.checkpoint_every_s)
         self._due, self._next_checkpoint_s = False, time.monotonic() + self._checkpoint_pause_s
-        state = {**state, "recorder": {"evaluations": self._evaluations.lines, "bad_images": dict(self._bad)}}
+        kept = {"evaluations": self._evaluations.lines, "bad_images": dict(self._bad), "watch": self._watch.state()}
+        state = {**state, "recorder": kept}
         lines, evaluations = list(self._lines.lines), list(self._evaluations.lines)
         files = {**self._lines.take_part(), **self._side_files(), **self._followers.files()}
         info = {
@@ -244,5 +251,5 @@ class FolderRecorder(Recorder):
         for line in new:
             self._followers.add(line["step"], {name: value for name, value in line.items() if name.startswith("eval/")})
             self._progress.tell_evaluation(line, self._evaluations.untrained())
-            for text in self._watch.warnings(line, self._last_values.get("train/loss")):
+            for text in self._watch.warnings(line, self._evaluations.lines, self._last_values.get("train/loss")):
                 log.warning(f"{text}")

@@ -15,12 +15,13 @@ from moco_ray.worker.tensorboard import Curves
 from moco_ray.worker.trackers.follower import TrackerFollower
 
 
-def followers_of(job: Job, run: Storage, step: int, runtime: Runtime) -> Followers:
+def followers_of(job: Job, run: Storage, step: int, runtime: Runtime, num_interruptions: int) -> Followers:
     """The followers of a run that goes on from a step; its folder holds nothing of later ones."""
     makers: dict[str, Callable[[], Follower]] = {
         "TensorBoard": lambda: Curves(job.run_uri, job.run_options, step),
         "the report": lambda: LiveReport(job, run, runtime.num_ranks),
     }
+    makers.update(runtime.followers(job, num_interruptions))
     for access in job.trackers:
         makers[access.title] = partial(TrackerFollower, access, job, run, step)
     return Followers(makers)

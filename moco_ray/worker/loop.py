@@ -105,6 +105,7 @@ class _Loop:
     def run(self) -> None:
         self._stop_if_too_many_are_bad()
         if self.step < self.job.last_step:
+            self._stop_if_collapsed()
             self._train()
         self.recorder.finish(self.step, self._state())
 
@@ -175,7 +176,7 @@ class _Loop:
         if signals.poll:
             self._polled_s = time.monotonic()
         loses_node = bool(signals.poll) and self.runtime.is_losing_a_node()
-        saves = bool(signals.checkpoint or signals.save or loses_node)
+        saves = bool(signals.checkpoint or signals.save or signals.stop or loses_node)
         first, values = measured.take(everything=saves or self._is_eval_step())
         for offset, value in enumerate(values):
             if not math.isfinite(value["train/loss"]):
@@ -193,6 +194,9 @@ class _Loop:
             self._wait_until_saved(loses_node)
         if signals.num_bad:
             self._stop_if_too_many_are_bad()
+        if signals.stop:
+            self.recorder.wait_until_saved(self.step, "stop")
+            self._stop_if_collapsed()
         if self._is_eval_step():
             self.recorder.evaluate(self.step, self._state())
 
@@ -203,6 +207,7 @@ class _Loop:
             own.checkpoint = float(self.recorder.wants_checkpoint(self.step))
             own.steps_to_next_sync = max(1, int(self.job.patience.look * pace.steps_per_s))
             own.poll = float(time.monotonic() - self._polled_s > self.job.patience.look)
+            own.stop = float(self.step < self.job.last_step and self.recorder.collapse() is not None)
             own.save = float(own.poll and self.recorder.is_asked_to_save())
         return own
 
@@ -227,6 +232,14 @@ class _Loop:
         too_many = self.runtime.from_rank_zero(self.recorder.too_many_bad(self.step))
         if too_many:
             raise _UserError(too_many)
+
+    def _stop_if_collapsed(self) -> None:
+        collapse = self.runtime.from_rank_zero(self.recorder.collapse())
+        if collapse:
+            raise _UserError(
+                f"{collapse}. Stopped after {self.step:,} steps because of run.stop-on-collapse, with everything saved: the "
+                "same command without it goes on"
+            )
 
     def explain(self, failed: LossNotFinite) -> str:
         """Why a loss is not finite. All ranks must call."""

@@ -30,6 +30,10 @@ class Recorder:
         """A sentence when more images are bad than the user accepts; the list is in the run's folder then."""
         return None
 
+    def collapse(self) -> str | None:
+        """Why it is of no use to go on, where the user wants to stop then."""
+        return None
+
     def wants_checkpoint(self, step: int) -> bool:
         """Whether a checkpoint is due and can be written now; one that cannot stays due."""
         return False

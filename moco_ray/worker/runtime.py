@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from moco_ray.data.blocks import Block, Source, StreamSpec
 from moco_ray.data.segments import local_segment
 from moco_ray.run_folder.lease import StepDone
+from moco_ray.worker.follower import Follower
+
+if TYPE_CHECKING:
+    from moco_ray.tasks.job import Job
 
 STOPPED, LEAVING = "the run was stopped", "a node of the group is being taken away"
 """Causes of interruptions."""
@@ -82,6 +86,10 @@ class Runtime(Protocol):
         """
         ...
 
+    def followers(self, job: Job, num_interruptions: int) -> Mapping[str, Callable[[], Follower]]:
+        """What makes those that follow a run in these surroundings, by name. Rank 0 calls."""
+        ...
+
 
 @dataclass(kw_only=True)
 class LocalRuntime:
@@ -136,3 +144,7 @@ class LocalRuntime:
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Callable[[], Any | None] | None:
         """Nothing is free beside the one worker."""
         return None
+
+    def followers(self, job: Job, num_interruptions: int) -> Mapping[str, Callable[[], Follower]]:
+        """None."""
+        return {}

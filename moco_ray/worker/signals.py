@@ -28,6 +28,7 @@ class Signals:
     save: float = 0.0
     poll: float = 0.0
     steps_to_next_sync: float = 0.0
+    stop: float = 0.0
     num_bad: float = 0.0
     wait_fraction: float = 0.0
 

@@ -115,7 +115,7 @@ def test_every_pod_has_the_bucket_shared_memory_limits_and_no_privileges() -> No
 
 def test_job_is_one_that_the_command_line_takes() -> None:
     words = shlex.split(manifests()["RayJob"]["spec"]["entrypoint"])
-    assert words[:2] == ["python", "/home/ray/moco_ray/jobs/pretrain.py"]
+    assert words[:2] == ["moco-ray", "pretrain"]  # what the image has installed
     run = parse(words[2:]).config.run
     assert (run.name, run.storage_path) == ("moco-v2", "s3://a-bucket/runs")  # one name, so that every start resumes
     assert run.max_workers == next(g["maxReplicas"] for g in groups().values() if g.get("groupName") == "gpu")
@@ -129,7 +129,7 @@ def test_image_copies_only_what_dockerignore_lets_through() -> None:
     copies = [
         line.split()[1:-1]
         for line in (REPOSITORY / "deploy/Dockerfile").read_text().splitlines()
-        if line[:5] == "COPY "
+        if line[:5] == "COPY " and "--from=" not in line
     ]
     assert {name for names in copies for name in names} == let_through
     assert all((REPOSITORY / name).exists() for name in let_through)

@@ -5,22 +5,23 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from moco_ray.cli import detect, embed, evaluate, export, finetune, linear_probe, pretrain, runs, sweep, weights
+from moco_ray.cli import demo, detect, embed, evaluate, export, finetune, linear_probe, pretrain, runs, sweep, weights
 from moco_ray.cli.flags import scan
 from moco_ray.cli.transfer import Command, transfer_flags
-from moco_ray.config.fields import with_values
+from moco_ray.config.fields import docs_of, with_values
+from moco_ray.config.programs import DOORS, NAME
 from tests.bare import ROOT
 
 DOCS = ROOT / "docs"
 DOCUMENTS = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 _TRANSFER = {job.program: job for job in (m.COMMAND for m in (evaluate, linear_probe, finetune, detect, embed))}
-_PLAIN = {"jobs/export.py": export, "jobs/weights.py": weights, "jobs/runs.py": runs}
+_PLAIN = {"demo": demo, "export": export, "weights": weights, "runs": runs}
 _PLACEHOLDERS = {"STEPS": "2", "STEP": "2", "LAYOUT": "timm", "N": "2"}
 _PYTHON = ("python", ".venv/bin/python")
 
@@ -74,7 +75,8 @@ def inline(document: Path) -> list[str]:
 def is_of_this_program(command: str) -> bool:
     """Whether a command starts a door of the project, or a benchmark."""
     words = command.split()
-    return len(words) > 1 and words[0] in _PYTHON and words[1].startswith(("jobs/", "tune/", "-m"))
+    is_file = len(words) > 1 and words[0] in _PYTHON and words[1].startswith(("jobs/", "tune/", "-m"))
+    return is_file or (len(words) > 1 and words[0] == NAME and not words[1].startswith("-"))
 
 
 def check_command(command: str, patch: pytest.MonkeyPatch) -> None:
@@ -84,34 +86,34 @@ def check_command(command: str, patch: pytest.MonkeyPatch) -> None:
         ValueError: A flag or a value is none.
         SystemExit: The same, of the commands that tyro parses.
     """
-    _, program, *arguments = [_PLACEHOLDERS.get(word, word) for word in shlex.split(command) if word != "…"]
+    first, program, *arguments = [_PLACEHOLDERS.get(word, word) for word in shlex.split(command) if word != "…"]
     if program == "-m":
         module = arguments[0]
         if importlib.util.find_spec(module) is None:
             raise ValueError(f"there is no module {module}")
         return
-    if not (ROOT / program).is_file():
-        raise ValueError(f"there is no {program}")
-    if program in _PLAIN:
-        _parse_plain(program, arguments, patch)
-    elif program in _TRANSFER:
-        _parse_transfer(arguments, _TRANSFER[program])
-    elif program == "jobs/pretrain.py":
+    names = list(DOORS) if first == NAME else list(DOORS.values())
+    if program not in names:
+        raise ValueError(f"there is no program {program}")
+    name = list(DOORS)[names.index(program)]
+    if name in _PLAIN:
+        _parse_plain(name, arguments, patch)
+    elif name in _TRANSFER:
+        _parse_transfer(arguments, _TRANSFER[name])
+    elif name == "pretrain":
         _parse_run(arguments)
-    elif program == "tune/sweep.py":
+    else:
+        assert name == "sweep", f"nothing here parses {name}"
         _parse_sweep(arguments)
-    elif program != "jobs/demo.py" or arguments:
-        raise ValueError(f"nothing here parses {program} {arguments}")
 
 
-def _parse_plain(program: str, arguments: Sequence[str], patch: pytest.MonkeyPatch) -> None:
-    module = _PLAIN[program]
-    works: list[Callable[[], None]] = []
+def _parse_plain(name: str, arguments: Sequence[str], patch: pytest.MonkeyPatch) -> None:
+    module = _PLAIN[name]
     with patch.context() as context:
-        if program == "jobs/export.py":
+        if name == "export":
             context.setattr(module, "export_run", lambda *place, **options: None)
         else:
-            context.setattr(module, "run_command", lambda work, stopped: works.append(work) or 0)
+            context.setattr(module, "run_command", lambda work, stopped: 0)
         assert module.main(list(arguments)) == 0
 
 
@@ -147,12 +149,7 @@ def _parse_sweep(arguments: Sequence[str]) -> None:
 def all_flags() -> set[str]:
     """Names of the flags of all commands, and of those that turn a switch off."""
     jobs = [*pretrain.run_flags(), *(flag for job in _TRANSFER.values() for flag in transfer_flags(job))]
-    own = re.findall(r"^    (\w+): .*(?= = )", "".join(_arguments_of(path) for path in _PLAIN.values()), re.MULTILINE)
-    settings = re.findall(r"^    (\w+): ", (ROOT / "moco_ray/sweep/config.py").read_text(), re.MULTILINE)
-    plain = {f"--{name.replace('_', '-')}" for name in (*own, *settings, "to", "output", "task")}
-    return {flag.name for flag in jobs} | {flag.off_name for flag in jobs} | plain
-
-
-def _arguments_of(module: object) -> str:
-    text = Path(str(getattr(module, "__file__", ""))).read_text()
-    return text[text.index("class _Arguments") : text.index("def main")]
+    plain = [name for module in _PLAIN.values() for name in docs_of(module.Arguments)]
+    plain += [*docs_of(sweep.SweepConfig), "task"]
+    names = {f"--{name.replace('_', '-')}" for name in plain}
+    return {flag.name for flag in jobs} | {flag.off_name for flag in jobs} | names

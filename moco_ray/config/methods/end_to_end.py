@@ -39,6 +39,10 @@ class EndToEndConfig(MethodConfig):
         """log(B)."""
         return math.log(global_batch_size)
 
+    def chance_key(self, global_batch_size: int) -> float:
+        """Of B keys."""
+        return 100 / global_batch_size
+
     def floor_loss(self, global_batch_size: int, dim: int) -> float:
         """InfoNCE's among B keys."""
         return info_nce_floor(global_batch_size - 1, self.temperature, dim)

@@ -65,6 +65,11 @@ class MemoryBankConfig(MethodConfig):
         assert self.num_negatives is not None
         return math.log(self.num_negatives + 1)
 
+    def chance_key(self, global_batch_size: int) -> float:
+        """Of the own entry and K others."""
+        assert self.num_negatives is not None
+        return 100 / (self.num_negatives + 1)
+
     def floor_loss(self, global_batch_size: int, dim: int) -> float:
         """InfoNCE's among K entries of other images and the image's own."""
         assert self.num_negatives is not None

@@ -80,6 +80,10 @@ class MoCoConfig(MethodConfig):
         """log(K + 1), for each of the losses."""
         return (1 + self.symmetric) * math.log(self.num_entries(0) + 1)
 
+    def chance_key(self, global_batch_size: int) -> float:
+        """Of the own key and K in the queue."""
+        return 100 / (self.num_entries(0) + 1)
+
     def floor_loss(self, global_batch_size: int, dim: int) -> float:
         """InfoNCE's for a queue that holds all directions alike, for each of the losses."""
         return (1 + self.symmetric) * info_nce_floor(self.num_entries(0), self.temperature, dim)

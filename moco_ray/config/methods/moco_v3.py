@@ -43,6 +43,10 @@ class MoCoV3Config(MethodConfig):
         """Two losses of 2 tau log(B)."""
         return 4 * self.temperature * math.log(global_batch_size)
 
+    def chance_key(self, global_batch_size: int) -> float:
+        """Of B keys."""
+        return 100 / global_batch_size
+
     def floor_loss(self, global_batch_size: int, dim: int) -> float:
         """Two losses of 2 tau times InfoNCE's among B keys."""
         return 4 * self.temperature * info_nce_floor(global_batch_size - 1, self.temperature, dim)

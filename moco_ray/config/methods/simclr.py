@@ -28,6 +28,10 @@ class SimCLRConfig(MethodConfig):
         """log(2B - 1)."""
         return math.log(2 * global_batch_size - 1)
 
+    def chance_key(self, global_batch_size: int) -> float:
+        """Of both views of B images, but the query itself."""
+        return 100 / (2 * global_batch_size - 1)
+
     def floor_loss(self, global_batch_size: int, dim: int) -> float:
         """InfoNCE's among both views of B images, but the query itself."""
         return info_nce_floor(2 * global_batch_size - 2, self.temperature, dim)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from moco_ray.storage.uris import without_secrets
@@ -24,16 +26,21 @@ class MlflowRun:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-        from mlflow import MlflowClient
+        import mlflow  # noqa: F401  it takes seconds, and may be missing
 
         self._card = card
-        self._client = MlflowClient()
+        self._client: Any = None
         self._id = ""
         self._newest: dict[str, int] = {}
 
     def open(self) -> str:
         """Find or make the run; returns where to look at it."""
-        client, card = self._client, self._card
+        from mlflow import MlflowClient
+
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+        make_database(uri)
+        client, card = MlflowClient(), self._card
+        self._client = client
         experiment = self._experiment()
         found = client.search_runs([experiment], f"tags.`{_KEY}` = '{card.key}'", max_results=1)
         if found:
@@ -44,7 +51,6 @@ class MlflowRun:
             note = {"moco_ray.folder": card.folder, _KEY: card.key}
             self._id = client.create_run(experiment, run_name=card.name, tags={**tags, **note}).info.run_id
         self.look()
-        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
         if uri.startswith("http"):
             return f"{without_secrets(uri.rstrip('/'))}/#/experiments/{experiment}/runs/{self._id}"
         return f"run {self._id} in {without_secrets(uri)}"
@@ -93,3 +99,22 @@ class MlflowRun:
         entities = [Param(name, str(value)[:_LONGEST_PARAM]) for name, value in params.items()]
         for start in range(0, len(entities), _MOST_PARAMS):
             self._client.log_batch(self._id, params=entities[start : start + _MOST_PARAMS])
+
+
+def make_database(uri: str) -> None:
+    """Make a database of SQLite, if there is none: MLflow makes its tables one by one, and can use no half of them.
+
+    Args:
+        uri: Of whatever kind.
+    """
+    path = uri.removeprefix("sqlite:///")
+    if path == uri or os.path.exists(path):
+        return
+    from mlflow import MlflowClient
+
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mlflow", dir=os.path.dirname(path), ignore_cleanup_errors=True) as folder:
+        new = os.path.join(folder, "new.db")
+        MlflowClient(f"sqlite:///{new}").search_experiments(max_results=1)
+        with suppress(FileExistsError):
+            os.link(new, path)
