@@ -4,7 +4,7 @@ BIN := .venv/bin
 UV = $$(command -v uv || echo $(BIN)/uv)
 IN_PARALLEL := --numprocesses=4 --dist=loadfile
 
-.PHONY: install uv demo docs test test-slow slow-cluster slow-driver slow-sweep slow-rest test-gpu check format package
+.PHONY: install uv browser demo docs test test-slow slow-cluster slow-driver slow-sweep slow-rest test-gpu check format package
 
 install: .venv/.installed
 
@@ -26,12 +26,26 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --clean
 	@echo "the site is in site/; to look at it: python -m http.server --directory site"
 
-test: install
+# For the tests that look at pages. Where there is none, and apt-get can be used, Debian's is installed.
+browser:
+	@if command -v chromedriver >/dev/null && { command -v chromium || command -v chromium-browser || \
+			command -v google-chrome || command -v google-chrome-stable; } >/dev/null; then :; \
+	elif command -v apt-get >/dev/null && { test "$$(id -u)" = 0 || sudo -n true 2>/dev/null; }; then \
+		echo "installing chromium, for the tests that look at pages"; \
+		root="$$(test "$$(id -u)" = 0 || echo sudo -n) env DEBIAN_FRONTEND=noninteractive"; \
+		{ $$root apt-get update -qq && \
+		  $$root apt-get install -qq --yes --no-install-recommends chromium chromium-driver; } >/dev/null 2>&1 || \
+		{ echo "chromium and chromium-driver could not be installed with apt-get; install a Chromium and its chromedriver" >&2; exit 1; }; \
+	else \
+		echo "no chromium and chromedriver, and no apt-get to install them with: tests that look at pages will fail" >&2; \
+	fi
+
+test: install browser
 	$(BIN)/python -m pytest -m "not slow and not gpu" $(IN_PARALLEL)
 
 # Two at a time: clusters that start and wait leave much of two cores to tests that compute. A process for each of the
 # first three: they start clusters, sweeps and runs on Rays of their own.
-test-slow: install
+test-slow: install browser
 	$(MAKE) --jobs=2 --keep-going --output-sync=target slow-cluster slow-driver slow-sweep slow-rest
 
 slow-cluster slow-driver slow-sweep:

@@ -90,7 +90,7 @@ def chromium() -> Iterator[Browser]:
     """A browser of its own, with an empty profile and without a script's leave to ask for anything elsewhere."""
     binary = next((found for name in _CHROMIUMS if (found := shutil.which(name))), None)
     driver = shutil.which("chromedriver")
-    assert binary and driver, "no Chromium: `make install` installs Debian's chromium and chromium-driver with apt-get"
+    assert binary and driver, "no Chromium and chromedriver: `make browser` installs Debian's, where there is apt-get"
     options = Options()
     options.binary_location = binary
     for flag in _FLAGS.split():

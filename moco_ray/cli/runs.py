@@ -1,4 +1,4 @@
-"""Show the runs under a storage path, and which old checkpoints may go."""
+"""Show the runs under a storage path, here or in a browser; prune old checkpoints."""
 
 from __future__ import annotations
 

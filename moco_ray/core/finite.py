@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -29,6 +29,8 @@ class Passed:
     """Of each tensor that came in, what `summary` says."""
     put_out: list[dict[str, Any]]
     """Of each that went out."""
+    weights: dict[str, dict[str, Any]]
+    """Of the module's own parameters."""
 
 
 @dataclass(kw_only=True)
@@ -67,6 +69,7 @@ class OutputWatch:
             is_input=is_input,
             given=[summary(tensor) for tensor in _tensors(given)],
             put_out=[summary(tensor) for tensor in _tensors(output)],
+            weights={name: summary(weight) for name, weight in module.named_parameters(recurse=False)},
         )
         if is_input or not all(_is_finite(tensor) for tensor in _tensors(output)):
             self.first = passed
@@ -101,6 +104,11 @@ def summary(tensor: Tensor) -> dict[str, Any]:
     if len(values):
         says |= {"min": float(values.min()), "max": float(values.max()), "mean": float(values.mean())}
     return says
+
+
+def largest(summaries: Iterable[Mapping[str, Any]]) -> float | None:
+    """The largest finite absolute value of what summaries are of; None where there is none."""
+    return max((abs(one[end]) for one in summaries for end in ("min", "max") if end in one), default=None)
 
 
 def _is_finite(tensor: Tensor) -> bool:

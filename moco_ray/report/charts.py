@@ -120,7 +120,7 @@ class _Frame:
     def axes(self, x_label: str) -> list[str]:
         bottom, right = self.height - _BOTTOM, _WIDTH - _RIGHT
         ups = round_ticks(*self.y, 4, whole=self.is_whole)
-        steps = round_ticks(*self.x, 4, whole=True)
+        steps = round_ticks(*self.x, 4, whole=x_label == "step")
         lines = "".join(f"M{_LEFT} {self.up(tick)}H{right}" for tick in ups)
         texts = [
             f'<text x="{_LEFT - 7}" y="{self.up(tick) + 4:.1f}" text-anchor="end">{text}</text>'

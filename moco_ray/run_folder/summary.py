@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 EVALUATIONS = "eval.jsonl"
 FIRST_TASK, FIRST_BEST_BY = "pretraining", "eval/knn_top1"  # of runs whose files do not say
 _ALL_THERE = "metrics.jsonl"  # is written last
+_MOST_POINTS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class RunSummary:
     """Fields that differ from the preset's: value, and the preset's."""
     best: dict[str, Any] | None = None
     """The best measurement: metric, value, step."""
+    measured: list[tuple[int, float]] = field(default_factory=list)
+    """Steps and values of that metric, as many as show its course."""
     step: int = 0
     """Steps done, as far as is known."""
     last_step: int | None = None
@@ -119,7 +122,8 @@ def summary_of(run: FoundRun, lease: Mapping[str, Any], *, is_live: bool) -> Run
     step, marker = newest or (0, {})
     if newest is None and run.checkpoints():
         damage.append("none of its checkpoints is whole")
-    best = best_evaluation(run, marker, damage)
+    best_by = marker.get("best_by", FIRST_BEST_BY)
+    evaluations = _evaluations(run, best_by, damage)
     last_step = marker.get("last_step") or _last_step(run, config)
     seconds = marker.get("device_s")
     summary = RunSummary(
@@ -130,7 +134,8 @@ def summary_of(run: FoundRun, lease: Mapping[str, Any], *, is_live: bool) -> Run
         task=str(config.get("task", FIRST_TASK)),
         preset=config.get("preset"),
         changes=_shown(changes_of(config)),
-        best=best,
+        best=_best(evaluations, best_by),
+        measured=_course(evaluations, best_by),
         step=max(step, *(step_done(value) for value in (lease.get("last_step"), [end.get("step")]))),
         last_step=last_step,
         device_hours=None if seconds is None else {kind: value / 3600 for kind, value in seconds.items()},
@@ -153,7 +158,18 @@ def best_evaluation(run: FoundRun, marker: Mapping[str, Any], damage: list[str])
         marker: Of its newest checkpoint.
         damage: Lines that cannot be read are left out, and noted here.
     """
-    lines, best_by = [], marker.get("best_by", FIRST_BEST_BY)
+    best_by = marker.get("best_by", FIRST_BEST_BY)
+    return _best(_evaluations(run, best_by, damage), best_by)
+
+
+def _best(lines: Sequence[dict[str, Any]], best_by: str) -> dict[str, Any] | None:
+    best = best_line(lines, best_by)
+    return None if best is None else {"metric": best_by, "value": best[best_by], "step": best["step"]}
+
+
+def _evaluations(run: FoundRun, best_by: str, damage: list[str]) -> list[dict[str, Any]]:
+    """The lines of the evaluations, but for those that cannot be read."""
+    lines: list[dict[str, Any]] = []
     for number, text in enumerate((run.read(EVALUATIONS) or b"").splitlines(), start=1):
         try:
             line = json.loads(text)
@@ -162,8 +178,14 @@ def best_evaluation(run: FoundRun, marker: Mapping[str, Any], damage: list[str])
                 lines[-1][best_by] = float(line[best_by])
         except (ValueError, KeyError, TypeError):
             damage.append(f"{EVALUATIONS}: line {number} is damaged")
-    best = best_line(lines, best_by)
-    return None if best is None else {"metric": best_by, "value": best[best_by], "step": best["step"]}
+    return lines
+
+
+def _course(lines: Sequence[dict[str, Any]], best_by: str) -> list[tuple[int, float]]:
+    """Steps and values of a measure, evenly thinned, with the last one."""
+    points = [(line["step"], line[best_by]) for line in lines if best_by in line]
+    pace = -(-len(points) // _MOST_POINTS)
+    return points[::-1][:: max(1, pace)][::-1]
 
 
 def step_done(value: Any) -> int:

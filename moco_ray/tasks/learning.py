@@ -26,16 +26,16 @@ class LearningWatch(Watch):
         self._job = job
         self._start: Mapping[str, Tensor] | None = None  # weights; only until they can be compared with others
         self._moved: float | None = None
-        self._norm_updates: int | None = None
+        self._norm_updates: dict[int, int | None] = {}  # by step, as evaluations may end late
         self._said: set[str] = set()
-        self._collapsed_at: int | None = None  # the newest evaluation that showed embeddings which are all alike
+        self._all_alike: set[int] = set()  # steps whose evaluations showed embeddings which are all alike
         self._collapse: dict[str, str] = {}  # by what shows it now
         chance = chance_of(job.config, job.num_rows, job.last_step)
         self._chance = ChanceWatch(chance=chance) if chance else None
 
     def see(self, step: int, state: State) -> None:
         """Look at the weights that are about to be measured."""
-        self._norm_updates = norm_updates(state["method"])
+        self._norm_updates[step] = norm_updates(state["method"])
         if step == 0:
             self._start = weights_of(state["method"])
         elif self._start is not None:
@@ -43,17 +43,18 @@ class LearningWatch(Watch):
 
     def warnings(self, line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], loss: float | None) -> list[str]:
         """What an evaluation shows, by itself and beside those before it, each cause once."""
-        learning = self._learning(loss, moved=self._moved if line["step"] > 0 else None)
-        found = diagnose(line, learning)
-        fall = fallen(lines, learning)
+        moved = self._moved if line["step"] > 0 else None
+        found = diagnose(line, self._learning(loss, moved=moved, step=line["step"]))
+        if "collapse" in found:
+            self._all_alike.add(line["step"])
+        newest = [other["step"] for other in lines][-2:]
+        fall = fallen(lines, self._learning(loss, moved=None, step=newest[-1]))
         if fall is not None and "collapse" not in found:
             found["fallen"] = fall
-        self._collapse.pop("evaluations", None)
-        if fall is not None:
-            self._collapse["evaluations"] = fall
-        elif "collapse" in found and self._collapsed_at is not None:  # twice in a row
-            self._collapse["evaluations"] = found["collapse"]
-        self._collapsed_at = line["step"] if "collapse" in found else None
+        before = self._collapse.pop("evaluations", None)
+        text = fall or found.get("collapse", before)
+        if text is not None and (fall is not None or (len(newest) == 2 and self._all_alike.issuperset(newest))):
+            self._collapse["evaluations"] = text
         return self._new(found)
 
     def steps_warnings(self, first: int, values: Sequence[Mapping[str, float]]) -> list[str]:
@@ -63,7 +64,9 @@ class LearningWatch(Watch):
         losses = [value["train/loss"] for value in values]
         keys = [value["train/contrast_accuracy"] for value in values]
         self._chance.see(first, losses, keys)
-        text = self._chance.words(first + len(values), losses[-1], keys[-1], self._learning(losses[-1], moved=None))
+        text = self._chance.words(
+            first + len(values), losses[-1], keys[-1], self._learning(losses[-1], moved=None, step=None)
+        )
         self._collapse.pop("steps", None)
         if text is None:
             return []
@@ -79,7 +82,7 @@ class LearningWatch(Watch):
         return {
             "said": sorted(self._said),
             "collapse": dict(self._collapse),
-            "collapsed_at": self._collapsed_at,
+            "all_alike": sorted(self._all_alike)[-2:],
             "at_chance_since": self._chance.since if self._chance else None,
         }
 
@@ -87,11 +90,12 @@ class LearningWatch(Watch):
         """Take that over."""
         self._said = set(state.get("said", ()))
         self._collapse = dict(state.get("collapse", {}))
-        self._collapsed_at = state.get("collapsed_at")
+        self._all_alike = set(state.get("all_alike", ()))
         if self._chance is not None:
             self._chance.since = state.get("at_chance_since")
 
-    def _learning(self, loss: float | None, *, moved: float | None) -> Learning:
+    def _learning(self, loss: float | None, *, moved: float | None, step: int | None) -> Learning:
+        """What is known beside an evaluation of the weights after so many steps."""
         method, optim = self._job.config.method, self._job.config.optim
         return Learning(
             loss=loss,
@@ -100,7 +104,7 @@ class LearningWatch(Watch):
             moved=moved,
             encoder_momentum=method.encoder_momentum,
             weight_decay=0.0 if optim.optimizer == "adamw" else optim.weight_decay,
-            norm_updates=self._norm_updates,
+            norm_updates=self._norm_updates.get(step) if step is not None else None,
         )
 
     def _new(self, found: Mapping[str, str]) -> list[str]:

@@ -209,7 +209,7 @@ def row_of(seen: Seen, now: float, told: Changes = frozenset(), *, is_trial: boo
         is_trial: Whether its sweep is named already.
     """
     run, name = seen.summary, shown(seen.run.name)
-    pace = [] if seen.images_per_s is None else [f"{value_text(seen.images_per_s)} img/s"]
+    pace = [] if seen.images_per_s is None else [f"{_rate(seen.images_per_s)} img/s"]
     if seen.seconds_left is not None:
         pace.append(f"{time_words(seen.seconds_left)} left")
     own = _changes(seen) - told
@@ -230,6 +230,7 @@ def row_of(seen: Seen, now: float, told: Changes = frozenset(), *, is_trial: boo
         "share": min(1.0, run.step / run.last_step) if run.last_step else None,
         "pace": pace,
         "best": None if run.best is None else best_of(run.best),
+        "spark": spark_of(run.measured),
         "hours": hours_words(run.device_hours),
         "size": size_words(run.num_bytes),
         "age": _age(run, now),
@@ -254,6 +255,23 @@ def _changes(seen: Seen) -> Changes:
 
 def _changes_in_order(seen: Seen) -> list[tuple[str, str]]:
     return [(shown(path), short_words(*values)) for path, values in seen.summary.changes.items()]
+
+
+def spark_of(points: Sequence[tuple[int, float]]) -> str:
+    """The course of a measure as the points of a line in a box of 80 by 20; empty of fewer than two."""
+    good = [(step, value) for step, value in points if is_number(value)]
+    if len(good) < 2 or good[-1][0] <= good[0][0]:
+        return ""
+    low, high = min(value for _, value in good), max(value for _, value in good)
+    first, length = good[0][0], good[-1][0] - good[0][0]
+    height = (high - low) or 1.0
+    return " ".join(
+        f"{2 + 76 * (step - first) / length:.1f},{18 - 16 * (value - low) / height:.1f}" for step, value in good
+    )
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _shortened(word: str) -> str:

@@ -59,7 +59,8 @@ def explain(
         is_kept = _keep(failed, job, runtime, finding, batch)
     kept = [rank for rank, one in enumerate(_gathered(is_kept, group)) if one and (not bad or rank in bad)]
     told = findings[bad[0]] if bad else findings[0]
-    of_rank = f" (rank {', '.join(map(str, bad))} of {runtime.num_ranks})" if bad and runtime.num_ranks > 1 else ""
+    ranks = f"rank{'s' if len(bad) > 1 else ''} {', '.join(map(str, bad))}"
+    of_rank = f" ({ranks} of {runtime.num_ranks})" if bad and runtime.num_ranks > 1 else ""
     found = f"{told.text}{of_rank}"
     storage = Storage.open(job.run_uri, job.run_options)
     if runtime.rank == 0:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from moco_ray.core.batch import Batch
-from moco_ray.core.finite import OutputWatch, Passed, gradients_not_finite, weights_not_finite
+from moco_ray.core.finite import OutputWatch, Passed, gradients_not_finite, largest, weights_not_finite
 from moco_ray.data.stream import Stream
 from moco_ray.run_folder.checkpoint import State, checkpoint_name
 from moco_ray.tasks.arithmetic import fast_arithmetic
@@ -94,11 +94,7 @@ def _observe(job: Job, learner: Learner, batch: Batch, before: Batch | None, fir
         text = _words_of_weights(job, weights, gradients, first, batch.step, seen)
         return Finding(text=text, name=weights[0], details=details), blamed
     if seen is not None:
-        name = f"{seen.name} ({seen.kind})"
-        where = f"what goes into {name}" if seen.is_input else f"the output of {name}"
-        text = f"the first that is not finite is {where}"
-        if not seen.is_input and (largest := _largest(seen)) is not None:
-            text += f", which was given numbers up to {largest:.3g} and gives {seen.put_out[0]['dtype']}"
+        text = _words_of_module(seen)
         return Finding(text=text, name=seen.name, is_of_this_rank=True, details=details), batch
     if math.isfinite(loss):
         text = (
@@ -118,7 +114,8 @@ def _words_of_weights(
     others = f" and {len(weights) - 1} more" if len(weights) > 1 else ""
     so = f", and so the output of {seen.name} ({seen.kind})" if seen else ""
     if step == first:
-        return f"{weights[0]}{others} is not finite in {_start(first)}{so}"
+        back = "; delete its folder to go back to the one before" if first else ""
+        return f"{weights[0]}{others} is not finite in {_start(first)}{so}{back}"
     lr, _ = job.schedule_at(step - 1)
     if gradients:
         return f"the gradient of {gradients[0]} in step {step - 1} was not finite, though its loss was{so}"
@@ -127,13 +124,20 @@ def _words_of_weights(
     )
 
 
+def _words_of_module(seen: Passed) -> str:
+    """The module, and how large the numbers were that it computed with."""
+    name = f"{seen.name} ({seen.kind})"
+    if seen.is_input:
+        return f"the first that is not finite is what goes into {name}"
+    given, weights = largest(seen.given), largest(seen.weights.values())
+    says = "" if given is None else f", which was given numbers up to {given:.3g}"
+    says += "" if weights is None else f", has weights up to {weights:.3g}"
+    gives = f" and gives {seen.put_out[0]['dtype']}" if says else ""
+    return f"the first that is not finite is the output of {name}{says}{gives}"
+
+
 def _start(first: int) -> str:
     return checkpoint_name(first) if first else "the weights to start from"
-
-
-def _largest(passed: Passed) -> float | None:
-    values = [abs(one[end]) for one in passed.given for end in ("min", "max") if end in one]
-    return max(values, default=None)
 
 
 def _do_step(job: Job, learner: Learner, batch: Batch) -> dict[str, float | int]:

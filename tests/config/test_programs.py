@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import sys
 from pathlib import Path
 
@@ -45,6 +47,21 @@ def test_texts_that_name_files_name_what_the_user_types(monkeypatch: pytest.Monk
     assert as_typed(text) == "Command: moco-ray linear-probe RUN; every flag of moco-ray pretrain"
     monkeypatch.setattr(sys, "argv", ["jobs/detect.py"])
     assert as_typed(text) == "Command: python jobs/linear_probe.py RUN; every flag of python jobs/pretrain.py"
+
+
+def test_no_message_names_a_file_where_the_user_may_have_none() -> None:
+    """Documentation of modules, functions and fields may, which --help shows through `as_typed`."""
+    wrong = []
+    for file in sorted((ROOT / "moco_ray").rglob("*.py")):
+        tree = ast.parse(file.read_text())
+        documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        wrong += [
+            f"{file.relative_to(ROOT)}:{node.lineno}: {node.value}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation
+            if re.search(r"\b(jobs|tune)/\w+\.py", node.value) and file.name != "programs.py"
+        ]
+    assert not wrong
 
 
 def test_every_file_that_a_user_starts_is_a_program() -> None:

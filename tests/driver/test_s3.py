@@ -75,7 +75,14 @@ def test_a_run_on_s3_equals_the_run_on_a_disk(
     storage = _open(result.folder)
     names = {name for name, _, _ in storage.list(storage.root)}
     assert {"config.json", "manifest.parquet", "metrics", "metrics.jsonl", "eval.jsonl", "tensorboard"} <= names
-    assert {name for name, _, _ in storage.list(storage.join("report"))} >= {"views.png", "curves.png"}
+    assert {name for name, _, _ in storage.list(storage.join("report"))} >= {
+        "index.html",
+        "views.png",
+        "curves.png",
+    }
+    page = storage.read_bytes(storage.join("report", "index.html")).decode()
+    assert 'class="state ended"' in page and "step 10 of 10" in page and f"{losses(local)[-1]}"[:4] in page
+    assert s3.secret not in page and s3.key not in page
 
 
 def test_credentials_are_in_no_file_of_the_run(s3: S3Server, s3_images: str, tmp_path: Path) -> None:

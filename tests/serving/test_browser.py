@@ -120,9 +120,10 @@ def test_ticks_outlive_filters_and_pages(browser: Browser, pages: Served) -> Non
 
 
 def test_a_run_that_goes_on_moves_while_one_looks(browser: Browser, tmp_path: Path) -> None:
-    run = write_run(tmp_path, "going", steps=10)
+    root = tmp_path / "runs"
+    run = write_run(root, "going", steps=10)
     steps = "return document.querySelector('.steps').textContent"
-    with served(tmp_path) as pages:
+    with served(root) as pages:
         browser.open(f"{pages.address}/")
         browser.run("sessionStorage.clear()")
         browser.run(
@@ -130,7 +131,7 @@ def test_a_run_that_goes_on_moves_while_one_looks(browser: Browser, tmp_path: Pa
         )
         assert "10" in browser.run(steps)
         write_checkpoint(run, 10, 20)
-        write_run(tmp_path, "new")
+        write_run(root, "new")
         _until(
             browser,
             "return document.querySelectorAll('tr.run').length === 2 && document.body.innerText.includes('20 / 40')",
@@ -140,7 +141,7 @@ def test_a_run_that_goes_on_moves_while_one_looks(browser: Browser, tmp_path: Pa
         assert browser.run("return window.same && document.querySelectorAll(':checked').length === 1")
         assert browser.run("return document.activeElement.textContent") == "going"
         _own(browser, pages)
-        tmp_path.rename(tmp_path.with_name("away"))
+        root.rename(tmp_path / "away")
         _until(browser, "return document.querySelector('.banner[role=status]')?.textContent.includes('no such folder')")
         assert browser.run("return document.querySelectorAll('tr.run').length") == 2
     _until(browser, "return !document.querySelector('#offline').hidden")  # the server has ended

@@ -54,6 +54,8 @@ def test_the_table_shows_what_is_known_of_each_run(pages: Served) -> None:
     row = page[page.index('value="ended"') :]
     for text in ("70 %", "kNN accuracy", "at 40", "2 GPU h", "optim.lr 0.05 (0.03)", "s ago", "pretraining · smoke"):
         assert text in row, text
+    # 60 to 70 % over 40 steps, in a box of 80 by 20
+    assert 'polyline points="2.0,18.0 21.0,14.0 40.0,10.0 59.0,6.0 78.0,2.0"' in row
     failed = pages.get("/?state=failed").text
     assert (
         _rows(failed) == ["failed"]
@@ -218,10 +220,12 @@ def test_odd_runs_have_pages(tmp_path: Path) -> None:
 
 
 def test_no_runs_is_no_end(tmp_path: Path) -> None:
-    with served(tmp_path) as server:
+    root = tmp_path / "runs"
+    root.mkdir()
+    with served(root) as server:
         page = server.get("/").text
-        assert "No runs here yet" in page and f"--run.storage-path {tmp_path}" in page
-        tmp_path.rename(tmp_path.with_name("away"))
+        assert "No runs here yet" in page and f"--run.storage-path {root}" in page
+        root.rename(tmp_path / "away")
         assert "there is no such folder" in server.get("/").text
 
 

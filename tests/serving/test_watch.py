@@ -19,7 +19,7 @@ from moco_ray.storage.storage import Storage
 from moco_ray.web.watch import Seen, Watch
 from tests.faults import FaultyProxy
 from tests.s3 import S3Server, open_storage
-from tests.serving.folders import LAST, write_checkpoint, write_run, write_sweep
+from tests.serving.folders import LAST, served, write_checkpoint, write_run, write_sweep
 
 HASTE = Patience(lease_watch=0.6)
 LEASE = {"owner": "x", "host": "elsewhere", "boot": "b", "pid": 5, "pid_started": "1"}
@@ -143,3 +143,23 @@ def test_looking_again_at_a_bucket_costs_a_listing_and_no_reads(proxy: FaultyPro
     assert len(proxy.seen) <= 3 and all("list-type" in request for request in proxy.seen), proxy.seen
     write_run(uri, "run_3", lr=0.5)
     assert _look(watch)["run_3"].summary.changes["optim.lr"] == (0.5, 0.03)
+
+
+@pytest.mark.slow
+def test_pages_stay_while_a_bucket_does_not_answer_and_say_so(proxy: FaultyProxy, s3: S3Server) -> None:
+    uri = f"s3://{s3.bucket}/away"
+    write_run(uri, "a")
+    with served(uri) as server:
+        assert 'value="a"' in server.get("/").text
+        proxy.down()
+        begun = time.monotonic()
+        while "the storage could not be read" not in (page := server.get("/").text):
+            assert 'value="a"' in page and time.monotonic() - begun < 60
+            time.sleep(0.5)
+        asked = time.monotonic()
+        assert 'value="a"' in server.get("/").text and time.monotonic() - asked < 5
+        assert server.get("/run/a").status in (200, 503)
+        proxy.up()
+        while "the storage could not be read" in server.get("/").text:
+            assert time.monotonic() - begun < 120
+            time.sleep(0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,25 @@ def test_a_learning_rate_beyond_all_numbers_is_told_with_its_step_and_module(ima
     assert rows["first_module"]["name"].split(".")[0] in ("query_encoder", "key_encoder")
     assert rows["first_module"]["name"] in said
     assert (folder / "found.txt").read_text().splitlines()[1] in said
+
+
+@pytest.mark.parametrize(
+    ("every", "words"),
+    [
+        (None, r"the update of step 0, at a learning rate of .*e\+36, made query_encoder\.\S+ .*infinite or nan"),
+        (1, r"query_encoder\.\S+ .*is not finite in checkpoint_000000001, .*delete its folder to go back"),
+    ],
+)
+def test_weights_that_a_step_has_made_infinite_are_told_with_that_step(
+    every: int | None, words: str, images: Path, tmp_path: Path
+) -> None:
+    config = _config(images, tmp_path, checkpoint_every_steps=every)
+    method = replace(config.method, temperature=1e-4)  # gradients are the larger for it
+    said, folder, rows = _fails(replace(config, method=method, optim=replace(config.optim, lr=1e38)))
+    assert re.search(words, said)
+    assert (rows["failed_step"], rows["step"]) == (1, 0 if every is None else 1) and folder.name == "step_1"
+    assert rows["weights_not_finite"] and not rows["gradients_not_finite"]
+    assert rows["first_module"]["name"] in said
 
 
 def test_a_temperature_that_nothing_can_be_divided_by_is_told_as_the_loss(images: Path, tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ class WandbRun:
         )
         self._run.define_metric(_EVAL_STEP, hidden=True)
         self._run.define_metric(_STEP, hidden=True)
-        self._run.define_metric("eval/*", step_metric=_EVAL_STEP)
-        self._run.define_metric("*", step_metric=_STEP)
+        self._run.define_metric("eval/*", step_metric=_EVAL_STEP, step_sync=False)
+        self._run.define_metric("*", step_metric=_STEP, step_sync=False)
         if is_offline:
             self._rows_before = len(written)
             steps = {name: [row[name] for row in written if name in row] for name in (_STEP, _EVAL_STEP)}
@@ -86,3 +86,4 @@ class WandbRun:
     def finish(self, *, is_done: bool) -> None:
         """Say how the run ended, and wait until all is sent."""
         self._run.finish(exit_code=0 if is_done else 1)
+        self._wandb.teardown()  # only then its own process has written all

@@ -1,0 +1,112 @@
+"""Which trackers follow a run, and how they are reached: what is found out before anything starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moco_ray.cli.pretrain import main
+from moco_ray.config import from_json, to_json
+from moco_ray.driver.plan import open_run
+from moco_ray.driver.trackers import tracker_accesses
+from moco_ray.tasks.tracker import TrackerAccess
+from tests.runs import tiny_config
+from tests.s3 import S3Server
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("MLFLOW_", "WANDB_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+def access(folder: Path | str, *trackers: Any) -> tuple[TrackerAccess, ...]:
+    config = tiny_config("images", folder, track=trackers)
+    return tracker_accesses(config, open_run(config))
+
+
+def test_without_a_server_mlflow_keeps_all_runs_of_a_folder_in_one_database(tmp_path: Path) -> None:
+    (one,) = access(tmp_path, "mlflow", "mlflow")
+    assert one.environment == {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+
+
+def test_what_the_environment_says_of_a_tracker_comes_along_and_is_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "tell-nobody")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "another run's")
+    monkeypatch.setenv("WANDB_API_KEY", "tell-nobody-either")
+    monkeypatch.setenv("WANDB_PROJECT", "leaves")
+    mlflow, wandb = access(tmp_path, "mlflow", "wandb")
+    assert mlflow.environment == {"MLFLOW_TRACKING_URI": "http://host:5000", "MLFLOW_TRACKING_TOKEN": "tell-nobody"}
+    assert wandb.environment["WANDB_API_KEY"] == "tell-nobody-either" and wandb.environment["WANDB_PROJECT"] == "leaves"
+    assert wandb.environment["WANDB_DIR"] == f"{tmp_path}/run"
+    assert "tell-nobody" not in f"{mlflow!r} {wandb}"
+    assert pickle.loads(pickle.dumps(wandb)) == wandb
+
+
+def test_a_database_is_named_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///here.db")
+    assert access("runs", "mlflow")[0].environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/here.db"
+
+
+def test_the_key_of_wandb_is_that_of_its_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"run.track wandb finds no key .*WANDB_MODE=offline"):
+        access(tmp_path, "wandb")
+    (tmp_path / "home").mkdir()
+    netrc = tmp_path / "home" / ".netrc"
+    netrc.write_text("machine api.wandb.ai\n  login user\n  password of-the-login\n")
+    netrc.chmod(0o600)
+    assert access(tmp_path, "wandb")[0].environment["WANDB_API_KEY"] == "of-the-login"
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    with pytest.raises(ValueError, match="finds no key"):
+        access(tmp_path, "wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert "WANDB_API_KEY" not in access(tmp_path, "wandb")[0].environment
+
+
+def test_on_an_object_store_it_must_be_said_where_runs_are_tracked(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = f"s3://{s3.bucket}/runs"
+    with pytest.raises(ValueError, match="set MLFLOW_TRACKING_URI to the address"):
+        access(folder, "mlflow")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with pytest.raises(ValueError, match="set WANDB_DIR to one that all nodes share"):
+        access(folder, "wandb")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host")
+    monkeypatch.setenv("WANDB_DIR", "/shared")
+    assert [one.title for one in access(folder, "mlflow", "wandb")] == ["MLflow", "Weights & Biases"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]])
+def test_a_package_that_is_missing_is_named_before_anything_is_looked_at(
+    flags: list[str], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mlflow" else find(name))
+    arguments = ["--preset", "smoke", "--data.uri", str(images), "--run.num-workers", "0", "--run.name", "run"]
+    code = main([*arguments, "--run.storage-path", str(tmp_path / "runs"), "--run.track", "mlflow", *flags])
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert code == 2 and "pip install 'moco_ray[track]'" in said
+    assert not (tmp_path / "runs" / "run" / "config.json").exists()
+
+
+def test_an_unknown_tracker_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--data.uri", "images", "--run.track", "tensorboard"]) == 2
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "--run.track is tensorboard; use one or more of mlflow, wandb" in said
+
+
+def test_a_configuration_remembers_its_trackers(tmp_path: Path) -> None:
+    config = tiny_config("images", tmp_path, track=("wandb", "mlflow"))
+    assert from_json(to_json(config)) == config
