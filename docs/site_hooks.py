@@ -199,7 +199,7 @@ def _folder_page(place: Path) -> str:
     lines = [f"{_UNSEARCHED}# {place.relative_to(ROOT)}/", "", "| file | |", "|---|---|"]
     for inner in sorted(place.glob("*.py")):
         first = (ast.get_docstring(ast.parse(inner.read_text())) or "").partition("\n")[0].replace("|", "\\|")
-        lines.append(f"| [{inner.name}]({os.path.basename(place)}/{inner.name}.md) | {first} |")
+        lines.append(f"| [`{inner.name}`]({os.path.basename(place)}/{inner.name}.md) | {first} |")
     return "\n".join(lines) + "\n"
 
 
