@@ -203,6 +203,7 @@ LATE = {
         ("moco_ray.cli.sweep", {*HEAVY, "rich"}),
         ("moco_ray.cli.runs", HEAVY),
         ("moco_ray.run_folder.summary", {*LATE, "ray", "torch"}),
+        ("moco_ray.web.server", {*LATE, "ray", "torch"}),
         ("moco_ray.cli.transfer", {*HEAVY, "tyro", "rich"}),
         ("moco_ray.cli.linear_probe", {*HEAVY, "tyro", "rich"}),
         ("moco_ray.cli.finetune", {*HEAVY, "tyro", "rich"}),
