@@ -19,30 +19,38 @@ from moco_ray.report.story import FACTS
 from moco_ray.run_folder.sessions import note_session
 from moco_ray.storage.storage import Storage, StorageOptions
 from moco_ray.storage.uris import shown, without_secrets
-from moco_ray.tasks.pretraining import PRETRAINING
 
 log = logging.getLogger(__name__)
 _MOST_CLASSES = 1000
+_PATIENCE_S = 30
 
 
-def begin_report(plan: Plan, workers: Workers, command: str | None) -> None:
-    """Keep what only the driver knows while a run begins or goes on; what cannot be written is warned of."""
+def begin_report(plan: Plan, workers: Workers, command: str | None) -> threading.Thread:
+    """Keep what only the driver knows while a run begins or goes on; what cannot be written is warned of.
+
+    Returns:
+        The thread that shows some views, beside the start of the workers.
+    """
     options = (plan.run.options, plan.source.options, plan.eval_set.queries.options)
     note_session(plan.run, command, workers=workers.most, uses_gpu=workers.uses_gpu, options=options)
     note_images(plan.run, plan.images, plan.eval_set.words, options)
-    if plan.task is PRETRAINING and plan.old is None:  # beside the start of the workers
-        threading.Thread(target=_show_views, args=(plan,), name="views", daemon=True).start()
+    thread = threading.Thread(target=_show_views, args=(plan,), name="views", daemon=True)
+    thread.start()
+    return thread
 
 
 def _show_views(plan: Plan) -> None:
+    if plan.config.task != "pretraining" or plan.old is not None:
+        return
     try:
         show_views(plan.config, plan.run, plan.eval_set.queries)
     except Exception as error:  # a picture is no reason to stop a run
         log.info(f"the views could not be shown yet ({type(error).__name__}: {error})")
 
 
-def end_report(plan: Plan) -> None:
-    """Write the page of a run that has ended well."""
+def end_report(plan: Plan, views: threading.Thread) -> None:
+    """Write the page of a run that has ended well; `views` is what `begin_report` has returned."""
+    views.join(_PATIENCE_S)
     write_bad_images(plan.run, plan.images.train, plan.source.options)
     if (place := write_report(plan.run, is_live=False)) is not None:
         log.info(f"report: {place}")

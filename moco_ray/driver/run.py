@@ -135,7 +135,7 @@ def _train(plan: Plan, lease: Lease, pulse: Pulse, command: str | None, *, is_fi
     job = plan.job(uses_gpu=workers.uses_gpu, lease_owner=lease.owner)
     if plan.old is None:
         begin_run(plan.run, plan.config, plan.images)
-    begin_report(plan, workers, command)
+    views = begin_report(plan, workers, command)
     start = time.monotonic()
     try:
         outcome, usage = _to_the_end(plan, job, workers, lease, pulse)
@@ -146,7 +146,7 @@ def _train(plan: Plan, lease: Lease, pulse: Pulse, command: str | None, *, is_fi
     log.info(
         f"done: {outcome.step:,} steps, {time.monotonic() - start:,.0f} s in this session; results in {plan.folder}"
     )
-    end_report(plan)
+    end_report(plan, views)
     for line in usage:
         log.info(line)
     return result_of(plan, outcome.step, outcome.summary or {})

@@ -66,7 +66,7 @@ _TEMPLATE = """\
 {%- if text is string %}<{{ cell }}>{{ text }}</{{ cell }}>
 {%- else %}<{{ cell }}><data value="{{ text.value }}">{{ text.text }}</data></{{ cell }}>{% endif %}
 {%- endfor %}
-{%- if row.remark %}<{{ cell }} class="left">{{ row.remark }}</{{ cell }}>{% endif -%}
+{%- if row.remark %}<{{ cell }} class="left remark">{{ row.remark }}</{{ cell }}>{% endif -%}
 </tr>
 {% endfor %}
 </table></div>

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ _PART = re.compile(r"metrics/(\d+)-(\d+)\.jsonl")
 _ALL = "metrics.jsonl"
 WORLD_SIZE = "world_size"
 _GROUPS = ("train/", "perf/")
+_LINES_AT_ONCE, _REST_S = 100, 0.003
 _MOST_CURVES, _MOST_DAMAGE, _AT_ONCE = 40, 20, 16
 
 
@@ -22,6 +24,8 @@ _MOST_CURVES, _MOST_DAMAGE, _AT_ONCE = 40, 20, 16
 class RunCurves:
     """What the lines of metrics say so far; `read` adds what has come since."""
 
+    is_gentle: bool = False
+    """Whether to leave most of the time to other threads, which train."""
     curves: dict[str, Thinned] = field(default_factory=dict)
     """By the names of metrics; of world_size only where it changes."""
     last: dict[str, float] = field(default_factory=dict)
@@ -55,6 +59,8 @@ class RunCurves:
 
     def _add(self, path: str, content: bytes) -> None:
         for number, text in enumerate(_lines(content), start=1):
+            if self.is_gentle and number % _LINES_AT_ONCE == 0:
+                time.sleep(_REST_S)
             try:
                 line = json.loads(text)
                 step = int(line["step"])

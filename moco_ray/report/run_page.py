@@ -31,9 +31,15 @@ _DETECTIONS = "report/detections.png"
 class RunReport:
     """The page of one run, which reads only what has come since it was last written."""
 
-    def __init__(self, run: Storage) -> None:
+    def __init__(self, run: Storage, *, is_gentle: bool = False) -> None:
+        """Read nothing yet.
+
+        Args:
+            run: The folder.
+            is_gentle: Whether to leave most of the time to other threads.
+        """
         self._run = run
-        self._curves = RunCurves()
+        self._curves = RunCurves(is_gentle=is_gentle)
         self._next_s = 0.0
 
     def write(self, *, is_live: bool | None = None) -> str:

@@ -61,6 +61,7 @@ table { border-collapse: collapse; font-size: .85rem } td, th { padding: .22rem 
 th { border-bottom: 1px solid var(--line); font-weight: 600 } td { border-bottom: 1px solid var(--grid);
   font-variant-numeric: tabular-nums; white-space: nowrap } th { overflow-wrap: normal; white-space: nowrap }
 td.left, th.left { text-align: left; overflow-wrap: anywhere; white-space: normal; min-width: 6.5rem }
+td.remark { min-width: 18rem }
 tr.best { background: var(--rose) }
 .scroll { overflow-x: auto; margin: .5rem 0; max-height: 34rem } .scroll th { position: sticky; top: 0; background: var(--back) }
 details { margin: .5rem 0 } summary { cursor: pointer; color: var(--accent) }

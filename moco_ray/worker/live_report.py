@@ -21,7 +21,7 @@ class LiveReport(Follower):
 
     def __init__(self, job: Job, run: Storage, num_ranks: int) -> None:
         self._job, self._run, self._num_ranks = job, run.at_first(), num_ranks
-        self._page = RunReport(self._run)
+        self._page = RunReport(self._run, is_gentle=True)
         self._is_prepared = False
 
     def commit(self, lines: Sequence[Line], evaluations: Sequence[Line]) -> None:
@@ -35,9 +35,9 @@ class LiveReport(Follower):
             return
         self._is_prepared = True
         is_cuda = self._job.uses_gpu and torch.cuda.is_available()
-        device = torch.cuda.get_device_name() if is_cuda else f"CPU, {torch.get_num_threads()} threads"
+        device = torch.cuda.get_device_name() if is_cuda else "CPU"
         facts = {
-            "devices": f"{self._num_ranks} x {device}",
+            "devices": device if self._num_ranks == 1 else f"{self._num_ranks} x {device}",
             "dtype": self._job.config.run.dtype,
             "world_size": self._num_ranks,
             "versions": {**versions(), **({"cuda": torch.version.cuda} if is_cuda and torch.version.cuda else {})},

@@ -58,6 +58,8 @@ def test_it_leaves_the_records_of_a_run_and_a_detector(whole: Path, shapes: Path
         assert Path(entry["uri"]).parent == shapes / "JPEGImages" and entry["category"] in ("disc", "square")
     for picture in ("curves.png", "detections.png"):
         assert (whole / "report" / picture).read_bytes()[:4] == b"\x89PNG"
+    page = (whole / "report" / "index.html").read_text()
+    assert '<img class="photo" src="data:image/webp;base64,' in page and f'<data value="{results["AP"]}">' in page
     detector, classes, config = load_detector(whole)
     assert classes == ("disc", "square") and to_json(config) == (whole / "config.json").read_text()
     with torch.no_grad():
