@@ -61,15 +61,20 @@ class RunReport:
         run.write_bytes(path, page_of(story).encode("utf-8", "backslashreplace"))
         return run.uri(path)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether `write_live` would write: not soon after the last time, the less often the longer that took."""
+        return time.monotonic() >= self._next_s
+
     def write_live(self, prepare: Callable[[], None] = lambda: None) -> None:
         """Write the page of a run that goes on, now and then, at little cost; nothing is raised over it.
 
         Args:
             prepare: What to do before.
         """
-        start = time.monotonic()
-        if start < self._next_s:
+        if not self.is_due:
             return
+        start = time.monotonic()
         try:
             prepare()
             self.write(is_live=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -15,19 +16,28 @@ from moco_ray.storage.storage import Storage
 from moco_ray.tasks.job import Job
 from moco_ray.worker.follower import Follower
 
+_PATIENCE_S = 20
+
 
 class LiveReport(Follower):
-    """Writes report/index.html now and then; in the thread that writes checkpoints, never in that of training."""
+    """Writes report/index.html now and then, in a thread of its own: neither training nor checkpoints wait for it."""
 
     def __init__(self, job: Job, run: Storage, num_ranks: int) -> None:
         self._job, self._run, self._num_ranks = job, run.at_first(), num_ranks
         self._page = RunReport(self._run, is_gentle=True)
         self._is_prepared = False
+        self._thread: threading.Thread | None = None
 
     def commit(self, lines: Sequence[Line], evaluations: Sequence[Line]) -> None:
         """Write the page if it is time to; a failure is a warning. Where there are no lines, the driver will write it soon."""
-        if lines:
-            self._page.write_live(self._prepare)
+        if lines and self._page.is_due and not (self._thread is not None and self._thread.is_alive()):
+            self._thread = threading.Thread(target=self._page.write_live, args=(self._prepare,), daemon=True)
+            self._thread.start()
+
+    def close(self, *, is_done: bool) -> None:
+        """Wait for the page that is being written: the driver writes the last one."""
+        if self._thread is not None:
+            self._thread.join(_PATIENCE_S)
 
     def _prepare(self) -> None:
         """Note once what this rank runs on."""
