@@ -23,7 +23,7 @@ demo: install
 
 # To look at it: python -m http.server --directory site
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
 	@echo "the site is in site/; to look at it: python -m http.server --directory site"
 
 # For the tests that look at pages. Where there is none, and apt-get can be used, Debian's is installed.

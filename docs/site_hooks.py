@@ -23,6 +23,8 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parent.parent
 _LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
 _FIELDS = re.compile(r"<!-- fields of (?P<name>\w+) in (?P<file>\S+) as --(?P<group>[\w.]*) -->")
+_PRESETS = re.compile(r"<!-- presets in (?P<file>\S+) -->")
+_TOLD = re.compile(r"(?:^|(?<=\s))(Command|Hardware|Expected|Differs): ")
 _UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".json": "json", ".toml": "toml"}
 _MOST_CHARACTERS = 60_000
@@ -55,6 +57,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             target = f"{target[: -len('.ipynb')]}.md"
         return f"{before}{target}{anchor or ''}{after}"
 
+    markdown = _PRESETS.sub(lambda match: presets_of(match["file"]), markdown)
     return _outside_code(markdown, lambda text: _LINK.sub(turned, text))
 
 
@@ -101,6 +104,25 @@ def fields_table(file: str, name: str, group: str) -> str:
         among = f" One of {choices[1]}.".replace("'", "`") if choices else ""
         lines.append(f"| `{flag}` | `{_default(item.value)}` | {(about + among).replace('|', chr(92) + '|')} |")
     return "\n".join(lines)
+
+
+def presets_of(file: str) -> str:
+    """What the functions of a file, one for each preset, say of them.
+
+    Args:
+        file: From the root of the repository.
+    """
+    parts = []
+    for function in ast.parse((ROOT / file).read_text()).body:
+        if not isinstance(function, ast.FunctionDef) or ast.unparse(function.returns or function) != "Config":
+            continue
+        first, _, rest = (ast.get_docstring(function) or "").partition("\n")
+        parts += [f"### {function.name.replace('_', '-')}", first]
+        before, *told = _TOLD.split(" ".join(rest.split()))
+        parts += [before] if before.strip() else []
+        for name, text in zip(told[::2], told[1::2], strict=True):
+            parts.append(f"~~~~text\n{text.strip()}\n~~~~" if name == "Command" else f"**{name}:** {text.strip()}")
+    return "\n\n".join(parts)
 
 
 def _default(value: ast.expr) -> str:
@@ -177,7 +199,7 @@ def _folder_page(place: Path) -> str:
     lines = [f"{_UNSEARCHED}# {place.relative_to(ROOT)}/", "", "| file | |", "|---|---|"]
     for inner in sorted(place.glob("*.py")):
         first = (ast.get_docstring(ast.parse(inner.read_text())) or "").partition("\n")[0].replace("|", "\\|")
-        lines.append(f"| [{inner.name}]({os.path.basename(place)}/{inner.name}.md) | {first} |")
+        lines.append(f"| [`{inner.name}`]({os.path.basename(place)}/{inner.name}.md) | {first} |")
     return "\n".join(lines) + "\n"
 
 

@@ -180,7 +180,18 @@ def test_a_run_does_not_import_ray_before_it_starts_or_connects(tmp_path: Path) 
     subprocess.run([sys.executable, "-c", BEFORE_RAY, str(tmp_path)], cwd=ROOT, check=True, timeout=120)
 
 
-LATE = {"torchvision", "timm", "matplotlib", "tensorboard", "boto3", "botocore", "s3fs", "torch._dynamo"}
+LATE = {
+    "torchvision",
+    "timm",
+    "matplotlib",
+    "tensorboard",
+    "mlflow",
+    "wandb",
+    "boto3",
+    "botocore",
+    "s3fs",
+    "torch._dynamo",
+}
 """What is imported where a network is built, a picture drawn, a curve written or a bucket opened, and not before."""
 
 
@@ -192,6 +203,7 @@ LATE = {"torchvision", "timm", "matplotlib", "tensorboard", "boto3", "botocore",
         ("moco_ray.cli.sweep", {*HEAVY, "rich"}),
         ("moco_ray.cli.runs", HEAVY),
         ("moco_ray.run_folder.summary", {*LATE, "ray", "torch"}),
+        ("moco_ray.web.server", {*LATE, "ray", "torch"}),
         ("moco_ray.cli.transfer", {*HEAVY, "tyro", "rich"}),
         ("moco_ray.cli.linear_probe", {*HEAVY, "tyro", "rich"}),
         ("moco_ray.cli.finetune", {*HEAVY, "tyro", "rich"}),

@@ -40,6 +40,7 @@ _OTHER_WORDS = {
     "--run.storage-path": "output out output-dir out-dir save save-dir log-dir logdir results",
     "--run.dtype": "precision fp16 bf16 amp half",
     "--run.device": "gpu cpu cuda",
+    "--run.track": "wandb mlflow tracker logger loggers report-to use-wandb log-wandb with-tracking",
     "--views.crop-px": "size image-size img-size crop crop-size resolution",
     "--preset": "config recipe",
     "--list-presets": "presets",
@@ -119,6 +120,9 @@ class Given:
 
 
 DRY_RUN = Flag(path="dry_run", hint=bool, about="Look at the images and say what the run would be, without training.")
+ESTIMATES = Flag(
+    path="json", hint=str, default="estimates.json", about="With --dry-run: write what it estimates to this file, too."
+)
 LIST_PRESETS = Flag(path="list_presets", hint=bool, about="Say what each preset is for, one a line.")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from moco_ray.cli.flags import DRY_RUN, LIST_PRESETS, Flag
+from moco_ray.cli.flags import DRY_RUN, ESTIMATES, LIST_PRESETS, Flag
 from moco_ray.config import Config
 from moco_ray.config.config import GROUPS, UNUSED
 from moco_ray.config.fields import docs_of, is_switch, types_of
@@ -36,7 +36,7 @@ def print_help(default: Config, name: str) -> None:
     print(f"\nMethods (--method NAME puts another into a preset): {', '.join(method_names())}")
     print(f"\nPreset {name}: {as_typed(about)}\n")
     preset = Flag(path="preset", hint=str, about="Name of the preset that the other fields start from.")
-    print_flags(_class_of(default, name, [preset, DRY_RUN, LIST_PRESETS]), None, "pretrain")
+    print_flags(_class_of(default, name, [preset, DRY_RUN, ESTIMATES, LIST_PRESETS]), None, "pretrain")
 
 
 def print_transfer_help(command: Command, default: Config, name: str, common: Sequence[Flag]) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from moco_ray.cli.command import again, check_uri, resume_command, run_command, say
-from moco_ray.cli.flags import DRY_RUN, LIST_PRESETS, Flag, Given, flags_of, flags_of_task, scan
+from moco_ray.cli.flags import DRY_RUN, ESTIMATES, LIST_PRESETS, Flag, Given, flags_of, flags_of_task, scan
 from moco_ray.cli.output import outlive_output
 from moco_ray.cli.presets import load_preset
+from moco_ray.cli.transfer import write_json
 from moco_ray.config import Config
 from moco_ray.config.fields import with_values
 from moco_ray.config.methods import AnyMethod, method_class
@@ -22,6 +24,7 @@ _OWN = [
     Flag(path="preset", hint=str, default="small"),
     Flag(path="method", hint=str, default="moco"),
     DRY_RUN,
+    ESTIMATES,
     LIST_PRESETS,
     Flag(path="help", hint=bool),
 ]
@@ -35,6 +38,8 @@ class Arguments:
     """The run."""
     dry_run: bool = False
     """Whether to say what the run would be, without training."""
+    json: str | None = None
+    """Where to write what a dry run estimates; None: nowhere."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,7 +64,8 @@ def _pretrain(arguments: Sequence[str]) -> None:
         from moco_ray.tasks.pretraining import PRETRAINING
 
         check_paths(parsed.config)
-        dry_run(PRETRAINING, parsed.config, say=say)
+        estimates = dry_run(PRETRAINING, parsed.config, say=say)
+        write_json(parsed.json, json.dumps(estimates, indent=1).encode(), parsed.config.run.storage_options)
     else:
         from moco_ray.cli.screen import Screen
         from moco_ray.driver.run import pretrain
@@ -116,7 +122,9 @@ def parse_given(given: Sequence[Given]) -> Arguments:
         raise SystemExit(0)
     _check_method(given, default)
     config = with_values(default, {item.flag.path: item.value for item in given if item.flag not in _OWN})
-    return Arguments(config=config, dry_run=own.get("dry_run", False))
+    if "json" in own and not own.get("dry_run"):
+        raise ValueError("--json is for what --dry-run estimates; add that, or see metrics.jsonl in the run's folder")
+    return Arguments(config=config, dry_run=own.get("dry_run", False), json=own.get("json"))
 
 
 def _access(given: Sequence[Given], preset: str) -> str | None:

@@ -8,11 +8,13 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from moco_ray.cluster.workers import choose_workers, trains_here
 from moco_ray.config import Config
 from moco_ray.driver.estimate import measure_size, measure_step
 from moco_ray.driver.images.sample import Sample, look_at_sample
+from moco_ray.driver.memory import free_memory
 from moco_ray.driver.paths import check_paths
 from moco_ray.driver.plan import Plan, make_plan, open_run, with_name
 from moco_ray.driver.preset_costs import costs_of_presets, say_costs
@@ -27,10 +29,10 @@ from moco_ray.worker.progress import duration
 log = logging.getLogger(__name__)
 
 
-def dry_run(task: Task, config: Config, *, say: Callable[[str], None] = print) -> None:
+def dry_run(task: Task, config: Config, *, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Check all that a run checks before it trains, and say what it would be, of pretraining also what it would cost.
 
-    Leaves nothing behind.
+    Leaves nothing behind, and returns the estimates.
 
     Raises:
         ValueError: The run would refuse this.
@@ -54,8 +56,8 @@ def dry_run(task: Task, config: Config, *, say: Callable[[str], None] = print) -
             )
         _say_experiment(plan)
         if config.task != "pretraining":
-            return
-        _say_cost(plan, plan.job(uses_gpu=uses_gpu, lease_owner=""), sample)
+            return {}
+        return _say_cost(plan, plan.job(uses_gpu=uses_gpu, lease_owner=""), sample)
 
 
 def _check_writable(root: Storage) -> None:
@@ -108,8 +110,8 @@ def _fields(settings: object) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items() if value is not None)
 
 
-def _say_cost(plan: Plan, job: Job, sample: Sample) -> None:
-    """Say what the run would take, as far as this machine can tell."""
+def _say_cost(plan: Plan, job: Job, sample: Sample) -> dict[str, Any]:
+    """Say what the run would take, as far as this machine can tell; returns the same as numbers."""
     config = plan.config
     size = measure_size(config, job.num_rows, worker_device(job.uses_gpu))
     log.info(
@@ -139,6 +141,17 @@ def _say_cost(plan: Plan, job: Job, sample: Sample) -> None:
     )
     for line in say_costs(costs, config, size, device):
         log.info(line)
+    return {
+        "images": job.num_rows,
+        "median_px": sample.median_px,
+        "steps": job.last_step,
+        "step_s": step_s,
+        "network_s": network_s,
+        "data_s": data_s,
+        "checkpoint_bytes": size.checkpoint,
+        "free_memory_bytes": free_memory(device),
+        "presets": [{**dataclasses.asdict(cost), "fits": cost.fits} for cost in costs],
+    }
 
 
 def _seconds(seconds: float) -> str:

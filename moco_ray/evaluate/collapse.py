@@ -16,7 +16,7 @@ from moco_ray.evaluate.diagnosis import SETTLED, Learning, cure
 _FALLEN_SPREAD, _FALLEN_RANK = 1 / 10, 1 / 3  # of the highest so far
 _SMALLEST_SPREAD, _SMALLEST_RANK = 0.02, 6.0  # to fall from: below it, few images are measured, or hardly told apart
 _AT_CHANCE = 0.01  # of the way from the loss of chance to its floor
-_FEWEST_STEPS, _SHARE_OF_RUN, _EPOCHS = 100, 0.05, 2.0
+_FEWEST_STEPS, _SHARE_OF_RUN, _EPOCHS = 100, 0.05, 5.0
 _CHANCE_KEYS = 2.0  # times as many queries that find their key as by chance
 
 
@@ -77,7 +77,7 @@ class Chance:
 
 
 def patience_steps(steps: int, steps_an_epoch: float) -> int:
-    """For how many steps figures may stay at chance: a twentieth of the run, at most two epochs, at least 100 steps."""
+    """For how many steps figures may stay at chance: a twentieth of the run, at most five epochs, at least 100 steps."""
     return max(_FEWEST_STEPS, math.ceil(min(_SHARE_OF_RUN * steps, _EPOCHS * steps_an_epoch)))
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moco_ray.report.run_curves import RunCurves
-from moco_ray.run_folder.begin import CONFIG
 from moco_ray.run_folder.evaluations import FOLDER as EVALUATED
 from moco_ray.run_folder.found import FoundRun
 from moco_ray.run_folder.interruptions import INTERRUPTIONS
+from moco_ray.run_folder.names import CONFIG
 from moco_ray.run_folder.results import RESULTS
 from moco_ray.run_folder.sessions import SESSIONS
 from moco_ray.run_folder.summary import EVALUATIONS, RunSummary

@@ -14,7 +14,7 @@ from moco_ray.run_folder.found import FoundRun
 from moco_ray.run_folder.summary import EVALUATIONS
 from moco_ray.storage.local import FileInfo
 
-_METRICS = ("metrics.jsonl", "metrics/")
+_ALL, _PARTS = "metrics.jsonl", "metrics/"
 _MOST_RUNS, _MOST_BYTES, _MOST_COLUMNS = 64, 1 << 30, 100
 
 Files = list[tuple[str, FileInfo]]
@@ -54,7 +54,7 @@ class CurvesOfRuns:
         Raises:
             OSError: The storage does not answer.
         """
-        files = sorted((path, info) for path, info in run.files.items() if path.startswith(_METRICS))
+        files = _files(run)
         with self._lock:
             kept = self._kept.pop(run.name, Measured())  # what fails on the way is read from the beginning next time
             if not _goes_on(kept.metrics, files):
@@ -71,6 +71,12 @@ class CurvesOfRuns:
             while len(self._kept) > _MOST_RUNS:
                 self._kept.popitem(last=False)
             return measured
+
+
+def _files(run: FoundRun) -> Files:
+    """What `RunCurves` reads: parts, and all in one file only where there are none."""
+    parts = sorted((path, info) for path, info in run.files.items() if path.startswith(_PARTS))
+    return parts or ([(_ALL, run.files[_ALL])] if _ALL in run.files else [])
 
 
 def _goes_on(before: Files, now: Files) -> bool:

@@ -63,6 +63,7 @@ def test_it_serves_until_it_is_stopped(tmp_path: Path, number: signal.Signals, c
         assert "the page is closed" in error and "Traceback" not in error + out
 
 
+@pytest.mark.slow
 def test_an_address_for_others_has_a_token_and_a_remote_shell_is_told_the_way(tmp_path: Path) -> None:
     write_run(tmp_path, "a")
     with _running(str(tmp_path), "--port", "0", "--host", "0.0.0.0") as (process, address):
@@ -97,6 +98,7 @@ def test_mistakes_are_one_message_and_exit_code_2(tmp_path: Path, capsys: pytest
             assert message in error, error
 
 
+@pytest.mark.slow
 def test_help_and_the_table_import_no_web_library(tmp_path: Path) -> None:
     write_run(tmp_path, "a")
     program = (

@@ -20,7 +20,9 @@ from moco_ray.config import to_json
 from tests.cluster.deployed import REPOSITORY
 from tests.cluster.heads import Head, head, wait_until
 from tests.runs import metrics, tiny_config
+from tests.worker.trackers.servers import MlflowServer
 
+SECRET = "tell-nobody-123"
 FOLDER = REPOSITORY / "deploy" / "grafana"
 DASHBOARD = json.loads((FOLDER / "moco_ray.json").read_text())
 _SAMPLE = re.compile(r"^(ray_moco_ray_\w+)\{(.*)\} (\S+)$", re.MULTILINE)
@@ -84,12 +86,17 @@ def test_grafana_is_told_of_the_dashboard() -> None:
 def test_what_the_dashboard_asks_for_is_exported_while_a_run_trains_and_gone_when_it_has_ended(
     images: Path, tmp_path: Path
 ) -> None:
-    config = tiny_config(images, tmp_path, num_workers=2, log_every_steps=5)
+    config = tiny_config(images, tmp_path, num_workers=2, log_every_steps=5, track=("mlflow",))
     config = replace(config, optim=replace(config.optim, epochs=12))
     (tmp_path / "config.json").write_text(to_json(config))
     command = [sys.executable, "jobs/pretrain.py", "--preset", str(tmp_path / "config.json"), "--run.name", "seen"]
-    with head(tmp_path / "head", num_cpus=4, RAY_metrics_report_interval_ms="1000") as cluster:
+    with (
+        MlflowServer().running() as mlflow,
+        head(tmp_path / "head", num_cpus=4, RAY_metrics_report_interval_ms="1000") as cluster,
+    ):
+        # Only the driver is told where MLflow is, and with which key.
         environment = {**cluster.environment, "RAY_ADDRESS": f"127.0.0.1:{cluster.port}"}
+        environment |= {"MLFLOW_TRACKING_URI": mlflow.url, "MLFLOW_TRACKING_TOKEN": SECRET}
         with (tmp_path / "log").open("w") as log:
             job = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
         seen: list[Samples] = []
@@ -105,6 +112,10 @@ def test_what_the_dashboard_asks_for_is_exported_while_a_run_trains_and_gone_whe
         began_s = time.monotonic()
         wait_until(lambda: not scrape(cluster), lambda: f"still there: {scrape(cluster)}", 60)
         print(f"gone {time.monotonic() - began_s:.0f} s after the end")
+        told = [path for path in cluster.temp.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()]
+        assert not told and SECRET not in (tmp_path / "log").read_text()
+    record = [line for line in metrics(tmp_path / "seen") if "train/lr" in line]
+    assert mlflow.points("train/loss") == [(line["step"], line["train/loss"]) for line in record]
     check_queries(seen[-1])
     check_values(seen[-1], tmp_path / "seen")
 

@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from moco_ray.config.detection_presets import DETECTION_PRESETS
+from moco_ray.config.presets import PRESETS
+from moco_ray.config.transfer_presets import EMBED_PRESETS, EVALUATE_PRESETS, FINETUNE_PRESETS, LINEAR_PRESETS
 from tests.bare import ROOT, bare_environment
 from tests.browser import PHONE, Browser, chromium
 from tests.docs.pages import DOCS, all_flags
@@ -107,6 +110,15 @@ def test_every_flag_of_a_configuration_is_in_the_reference(site: Path) -> None:
     assert len(flags) > 80
     assert [flag for flag in sorted(flags) if f"<code>{flag}</code>" not in text] == []
     assert "<code>--method.queue-size</code>" in text
+
+
+def test_every_preset_has_a_heading_with_what_to_expect(site: Path) -> None:
+    text = (site / "reference/presets/index.html").read_text()
+    sets = (PRESETS, LINEAR_PRESETS, FINETUNE_PRESETS, EVALUATE_PRESETS, EMBED_PRESETS, DETECTION_PRESETS)
+    names = [name for presets in sets for name in presets]
+    assert len(names) > 20
+    assert [name for name in names if f'<h3 id="{name}">' not in text] == []
+    assert text.count("<strong>Expected:</strong>") > 15
 
 
 def test_the_reference_tells_of_every_public_name(site: Path) -> None:

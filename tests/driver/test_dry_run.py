@@ -45,6 +45,22 @@ def test_it_names_what_would_be_trained_and_leaves_nothing_behind(images: Path, 
     assert not (tmp_path / "runs").exists()
 
 
+def test_presets_are_compared_and_the_numbers_are_returned(images: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    estimates = dry_run(PRETRAINING, tiny_config(images, tmp_path / "runs"), say=said.append)
+    (head,) = [i for i, line in enumerate(said) if line.startswith("presets for these images")]
+    shown = {line.split()[0]: line for line in said[head + 2 : head + 4]}
+    assert set(shown) == {"smoke", "small"} == {cost["preset"] for cost in estimates["presets"]}
+    assert "(this run)" in shown["smoke"] and "(suggested)" in shown["small"]
+    for cost in estimates["presets"]:
+        assert f" {cost['images_a_batch']} " in shown[cost["preset"]]
+        assert f" {cost['memory'] / 1e9:.1f} GB " in shown[cost["preset"]]
+    assert said[-1] == "suggested preset: small"
+    assert estimates["steps"] == 24 and estimates["step_s"] == max(estimates["network_s"], estimates["data_s"])
+    own = next(cost for cost in estimates["presets"] if cost["is_chosen"])
+    assert own["run_s"] == pytest.approx(24 * estimates["step_s"], rel=1e-6)
+
+
 def test_groups_of_one_image_are_estimated_where_batch_norm_sees_the_whole_batch(images: Path, tmp_path: Path) -> None:
     config = replace(tiny_config(images, tmp_path), method=method_class("simclr")())
     assert "time, estimated here" in _said(

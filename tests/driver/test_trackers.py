@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from moco_ray.cli.pretrain import main
+from moco_ray.cli.sweep import main as sweep_main
 from moco_ray.config import from_json, to_json
 from moco_ray.driver.plan import open_run
 from moco_ray.driver.trackers import tracker_accesses
@@ -110,3 +111,9 @@ def test_an_unknown_tracker_is_refused_with_those_there_are(capsys: pytest.Captu
 def test_a_configuration_remembers_its_trackers(tmp_path: Path) -> None:
     config = tiny_config("images", tmp_path, track=("wandb", "mlflow"))
     assert from_json(to_json(config)) == config
+
+
+def test_a_sweep_is_not_tracked(capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path) -> None:
+    arguments = ["--data.uri", str(images), "--run.storage-path", str(tmp_path), "--space", "optim.lr=0.1,0.2"]
+    assert sweep_main([*arguments, "--preset", "smoke", "--run.track", "mlflow"]) == 2
+    assert "--run.track follows a run of its own" in " ".join(capsys.readouterr().err.replace("│", " ").split())

@@ -144,7 +144,7 @@ def test_a_loss_at_chance_is_said_after_its_time_and_one_that_leaves_it_begins_a
     assert _says([7.617, 7.617] + [7.0] * 30, [1.0] * 32) is None
 
 
-def test_it_is_waited_for_longer_in_a_longer_run_and_not_longer_than_two_epochs() -> None:
+def test_it_is_waited_for_longer_in_a_longer_run_and_not_longer_than_five_epochs() -> None:
     assert patience_steps(50, 8) == 100
     assert patience_steps(200_000, 50_000) == 10_000
-    assert patience_steps(200_000, 1_000) == 2_000
+    assert patience_steps(200_000, 1_000) == 5_000

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from moco_ray.run_folder.lease import hold_run
 from tests.browser import DESKTOP, PHONE, Browser, chromium
 from tests.serving.folders import Served, served, write_checkpoint, write_run, write_sweep
 
@@ -119,6 +120,7 @@ def test_ticks_outlive_filters_and_pages(browser: Browser, pages: Served) -> Non
     assert browser.run("return document.querySelector('#bar .main').disabled")
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_moves_while_one_looks(browser: Browser, tmp_path: Path) -> None:
     root = tmp_path / "runs"
     run = write_run(root, "going", steps=10)
@@ -157,6 +159,12 @@ def test_a_report_stands_on_the_page_and_apart_from_it(browser: Browser, tmp_pat
             "const box = document.querySelector('iframe')?.getBoundingClientRect(); return box && [box.width, box.height]",
         )
         assert box[0] > 800 and box[1] > 400
+        with hold_run(run, lambda: (12, 1.0)):
+            browser.open(f"{pages.address}/run/told")
+            browser.run("document.querySelector('iframe').read = true")
+            write_checkpoint(run, 10, 20)
+            _until(browser, "return document.querySelector('.steps').textContent.includes('20')")
+            assert browser.run("return document.querySelector('iframe').read")  # whoever reads it is not disturbed
         _own(browser, pages)
         browser.open(pages.address + browser.run("return document.querySelector('iframe').getAttribute('src')"))
         assert browser.run("return document.getElementById('told').textContent") == "drawn"  # its own script ran

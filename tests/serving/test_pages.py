@@ -267,6 +267,7 @@ def _many(root: Path, count: int) -> None:
         (run / "state.pt").write_bytes(b"\0" * marker["files"]["state.pt"]["bytes"])
 
 
+@pytest.mark.slow
 def test_a_thousand_runs_are_a_page_within_a_second(tmp_path: Path) -> None:
     write_run(tmp_path, "run_0000")
     _many(tmp_path, 1000)

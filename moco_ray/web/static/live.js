@@ -46,11 +46,11 @@ async function refresh() {
 function put(page) {
   const live = find("#live"), now = page.querySelector("#live")
   if (!now) return
+  const hasEnded = live.dataset.live && !now.dataset.live
+  if (hasEnded || (!find("iframe") && page.querySelector("iframe"))) return location.reload()  // a report is there now
   const focused = document.activeElement, open = [...live.querySelectorAll("details[open]")].map(one => one.id)
   const mark = live.contains(focused) ? [focused.tagName, focused.value, focused.getAttribute("href")] : null
-  const frame = live.querySelector("iframe")
   open.forEach(id => { const one = now.querySelector(`#${CSS.escape(id)}`); if (one) one.open = true })
-  if (frame && now.querySelector("iframe")?.getAttribute("src") === frame.getAttribute("src")) return  // it is read
   live.replaceChildren(...now.childNodes)
   live.dataset.live = now.dataset.live
   document.title = page.title

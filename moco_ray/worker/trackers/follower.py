@@ -58,7 +58,7 @@ class TrackerFollower(Follower):
         self._child: subprocess.Popen[str] | None = None
         self._is_open, self._is_over = False, threading.Event()
         self._closing: bool | None = None
-        self._is_cut_off, self._has_warned = False, False
+        self._in_trouble, self._is_cut_off, self._has_warned = False, False, False
         threading.Thread(target=self._follow, name=access.name, daemon=True).start()
 
     def commit(self, lines: Sequence[Line], evaluations: Sequence[Line]) -> None:
@@ -69,11 +69,12 @@ class TrackerFollower(Follower):
     def close(self, *, is_done: bool) -> None:
         """Wait a while until all is sent; of a run that is not done, whoever goes on with it sends the rest."""
         self._inbox.put({"close": is_done})
-        wait_s = _LAST_WAIT_S if is_done else _SHORT_WAIT_S
+        wait_s = _LAST_WAIT_S if is_done else _SHORT_WAIT_S if self._is_open and not self._in_trouble else 0.0
         if not self._is_over.wait(wait_s):
             self._is_cut_off = True
             if is_done:
-                what = f"{self._num_given - self._num_sent:,} points" if self._is_open else "the run's points"
+                left = self._num_given - self._num_sent
+                what = f"{left:,} points" if self._is_open and left else "all of the run's points"
                 log.warning(
                     f"{self._access.title} did not take {what} within {wait_s:.0f} s; they are in metrics.jsonl and eval.jsonl, "
                     "and the same command sends them when it answers again"
@@ -103,7 +104,8 @@ class TrackerFollower(Follower):
     def _session(self) -> None:
         """Start the process, and pass on what comes until it ends."""
         card = card_of(self._job, key_of(self._storage))
-        self._is_open, self._evaluations_sent = False, set()
+        self._is_open, self._in_trouble, self._evaluations_sent = False, False, set()
+        self._num_given = self._num_sent = 0
         with tempfile.TemporaryDirectory(prefix="moco_ray_", ignore_cleanup_errors=True) as scratch:
             child = self._child = self._start(scratch)
             threading.Thread(target=self._listen, args=(child,), daemon=True).start()
@@ -136,11 +138,13 @@ class TrackerFollower(Follower):
         elif "sent" in message:
             self._num_sent += message["sent"]
         elif "trouble" in message:
+            self._in_trouble = True
             log.warning(
                 f"{self._access.title} cannot be reached from {socket.gethostname()} ({message['trouble']}); training goes on, and "
                 "what it misses is sent when it answers again"
             )
         elif "back" in message:
+            self._in_trouble = False
             log.info(f"{self._access.title} can be reached again; it gets what it has missed")
         elif "fatal" in message:
             log.warning(

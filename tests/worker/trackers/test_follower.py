@@ -90,6 +90,7 @@ def test_a_run_and_its_continuation_are_one_curve_that_is_its_record(
     assert not children()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_sent_by_the_same_command(mlflow: MlflowServer, images: Path, tmp_path: Path) -> None:
     pretrain(tiny_config(images, tmp_path, max_steps=3, log_every_steps=1))
     assert not mlflow.runs
@@ -99,7 +100,7 @@ def test_a_finished_run_is_sent_by_the_same_command(mlflow: MlflowServer, images
     assert [step for step, _ in mlflow.points("eval/knn_top1")] == [0, 3]
 
 
-@pytest.mark.parametrize("mode", ["error", "silent"])
+@pytest.mark.parametrize("mode", ["error", pytest.param("silent", marks=pytest.mark.slow)])
 def test_a_server_that_comes_back_gets_what_it_missed(
     mode: str, mlflow: MlflowServer, images: Path, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_server_that_comes_back_gets_what_it_missed(
     assert len(told) == 2 and told[0].startswith("warning: MLflow cannot be reached") and "again" in told[1]
 
 
+@pytest.mark.slow
 def test_a_batch_that_arrived_without_an_answer_is_not_sent_twice(
     mlflow: MlflowServer, images: Path, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,8 +143,15 @@ def test_a_batch_that_arrived_without_an_answer_is_not_sent_twice(
     assert lost and [step for step, _ in mlflow.points("train/loss")] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("dead", [closed_port, silent_port])
-@pytest.mark.parametrize("tracker", ["mlflow", "wandb"])
+@pytest.mark.parametrize(
+    ("tracker", "dead"),
+    [
+        ("mlflow", closed_port),
+        ("wandb", silent_port),
+        pytest.param("mlflow", silent_port, marks=pytest.mark.slow),
+        pytest.param("wandb", closed_port, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_ends_soon_and_says_what_is_missing_where_nobody_answers(
     tracker: str,
     dead: Callable[[], AbstractContextManager[str]],
@@ -165,6 +174,7 @@ def test_a_run_ends_soon_and_says_what_is_missing_where_nobody_answers(
     assert not children()
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_started_again_and_reads_the_record(
     mlflow: MlflowServer, images: Path, tmp_path: Path, said: list[str]
 ) -> None:

@@ -77,17 +77,14 @@ def check_wandb(folder: Path, record: list[dict[str, Any]], evaluations: list[di
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_killed_run_goes_on_as_one_curve_that_is_its_record(
-    workers: int, database: str, images: Path, tmp_path: Path
-) -> None:
+def test_a_killed_run_goes_on_as_one_curve_that_is_its_record(database: str, images: Path, tmp_path: Path) -> None:
     config = tiny_config(images, tmp_path, track=("mlflow", "wandb"), log_every_steps=1, checkpoint_every_steps=4)
     config = replace(config, optim=replace(config.optim, epochs=8))
     (tmp_path / "config.json").write_text(to_json(config))
-    first = start_job(JOB, tmp_path / "config.json", tmp_path, workers)
+    first = start_job(JOB, tmp_path / "config.json", tmp_path, 0)
     kill_after(first, tmp_path, 8, rows=4)
     killed_at = newest_step(tmp_path)
-    second = start_job(JOB, tmp_path / "config.json", tmp_path, workers)
+    second = start_job(JOB, tmp_path / "config.json", tmp_path, 0)
     assert second.wait(timeout=300) == 0, (tmp_path / "job.log").read_text()[-3000:]
     record = metrics(tmp_path / "run")
     evaluations = [json.loads(line) for line in (tmp_path / "run" / "eval.jsonl").read_text().splitlines()]
