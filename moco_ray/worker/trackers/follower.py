@@ -124,11 +124,12 @@ class TrackerFollower(Follower):
     def _take(self, message: Message) -> bool:
         """Do what a message asks for; returns whether it was the last."""
         if "lines" in message:
-            if message["lines"]:
-                self._committed = message["lines"][-1]["step"] + 1
+            lines = [line for line in message["lines"] if line["step"] >= self._committed]
+            if lines:
+                self._committed = lines[-1]["step"] + 1
             self._evaluations = message["evaluations"]
             if self._is_open:
-                self._give(message["lines"])
+                self._give(lines)
         elif "close" in message:
             self._closing = message["close"]
             if self._is_open:

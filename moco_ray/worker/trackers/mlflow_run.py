@@ -80,7 +80,10 @@ class MlflowRun:
             if point["step"] > self._newest.get(name, -1)
         ]
         for start in range(0, len(metrics), _MOST_METRICS):
-            self._client.log_batch(self._id, metrics=metrics[start : start + _MOST_METRICS])
+            some = metrics[start : start + _MOST_METRICS]
+            self._client.log_batch(self._id, metrics=some)
+            for metric in some:
+                self._newest[metric.key] = metric.step
 
     def finish(self, *, is_done: bool) -> None:
         """Say how the run ended."""

@@ -109,6 +109,7 @@ def test_a_server_that_comes_back_gets_what_it_missed(
     # Nothing is in the record, so what was committed before the tracker was open is not there to be read.
     wait_for(lambda: any("follows this run" in line for line in said))
     follower.commit(lines(2, 4), [])
+    follower.commit(lines(2, 4), [])  # again, which changes nothing
     wait_for(lambda: [step for step, _ in mlflow.points("train/loss")][-1:] == [3])
     mlflow.mode = mode
     for first in range(4, 40, 4):
