@@ -110,6 +110,8 @@ class TrackerFollower(Follower):
             child = self._child = self._start(scratch)
             threading.Thread(target=self._listen, args=(child,), daemon=True).start()
             try:
+                if self._is_cut_off:  # since the start of this process, which nobody has seen then
+                    return
                 self._tell(asdict(card))
                 while True:
                     message = self._inbox.get()

@@ -3,8 +3,8 @@
 Whatever the tracker's library prints, waits for, leaves to be done at the end or breaks stays in here. A line each way is
 one JSON object. In: the card, then {"points": [...]}, then {"close": whether the run is done}. Out: {"opened": where,
 "newest": step, "newest_eval": step}, {"sent": number of points}, {"trouble": why}, {"back": true}, {"fatal": why},
-{"closed": true}. An input that ends without "close" means that rank 0 is dead: its successor sends what is missing, so this
-process ends at once.
+{"closed": true}. An input that ends before "closed" means that rank 0 is dead: its successor sends what is missing, so this
+process ends, at once or after a few seconds.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class Session:
             self._commands.put(command)
         if not is_closing:
             self._leave()
+        _leave_later()  # rank 0 has died while it waited
 
     def work(self) -> None:
         """Do what the commands say."""
@@ -148,11 +149,15 @@ class Session:
                 self._note_trouble(f"no answer within {_ANSWER_S:.0f} s")
 
     def _leave(self) -> None:
-        threading.Timer(_LEAVE_S, lambda: os._exit(1)).start()
+        _leave_later()
         with suppress(BaseException):
             if self._is_open and not self._in_trouble:
                 self._run.finish(is_done=False)
         os._exit(1)
+
+
+def _leave_later() -> None:
+    threading.Timer(_LEAVE_S, os._exit, (1,)).start()
 
 
 def main(name: str) -> None:

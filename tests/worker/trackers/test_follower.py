@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -206,3 +210,45 @@ def test_a_package_that_a_node_lacks_is_said_and_training_goes_on(
     follower.commit(lines(0, 2), [])
     follower.close(is_done=True)
     assert len([line for line in said if "broken" in line]) == 1 and not children()
+
+
+@pytest.mark.slow
+def test_a_process_leaves_when_rank_0_dies_while_it_waits_for_a_server_that_is_away(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closed_port() as url:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+        card = {"key": "k", "name": "n", "folder": "f", "tags": {}, "params": {}}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moco_ray.worker.trackers.process", "mlflow"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(f'{json.dumps(card)}\n{{"close": true}}\n')
+        process.stdin.flush()
+        try:
+            assert "trouble" in process.stdout.readline()
+            process.stdin.close()
+            assert process.wait(timeout=10) == 1
+        finally:
+            process.kill()
+
+
+def test_a_process_that_starts_while_the_run_is_closed_does_not_stay(
+    images: Path, tmp_path: Path, mlflow: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, may_start = TrackerFollower._start, threading.Event()
+
+    def late(follower: TrackerFollower, scratch: str) -> subprocess.Popen[str]:
+        may_start.wait()
+        return start(follower, scratch)
+
+    monkeypatch.setattr(TrackerFollower, "_start", late)
+    follower, _ = follow(tracked(images, tmp_path, "mlflow"))
+    follower.close(is_done=False)
+    may_start.set()
+    wait_for(lambda: not any(thread.name == "mlflow" for thread in threading.enumerate()), 20)
+    assert not children() and not mlflow.runs
