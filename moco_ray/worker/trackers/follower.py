@@ -53,7 +53,6 @@ class TrackerFollower(Follower):
         self._committed = step
         self._evaluations: Sequence[Line] = []
         self._evaluations_sent: set[int] = set()
-        self._newest_eval = -1
         self._num_given, self._num_sent = 0, 0
         self._child: subprocess.Popen[str] | None = None
         self._is_open, self._is_over = False, threading.Event()
@@ -163,19 +162,13 @@ class TrackerFollower(Follower):
         log.info(f"{self._access.title} follows this run: {message['opened']}")
         first = message["newest"] + 1
         lines = lines_of_steps(self._storage, first, self._committed) if first < self._committed else []
-        self._evaluations_sent = {line["step"] for line in self._evaluations if line["step"] <= message["newest_eval"]}
-        self._newest_eval = message["newest_eval"]
         self._is_open = True
         self._give(lines)
         if self._closing is not None:
             self._tell({"close": self._closing})
 
     def _give(self, lines: Sequence[Line]) -> None:
-        new = [
-            line
-            for line in self._evaluations
-            if line["step"] not in self._evaluations_sent and line["step"] > self._newest_eval
-        ]
+        new = [line for line in self._evaluations if line["step"] not in self._evaluations_sent]
         self._evaluations_sent |= {line["step"] for line in new}
         points: list[Point] = [point for line in [*lines, *new] if (point := point_of(line)) is not None]
         if points:

@@ -2,7 +2,7 @@
 
 Whatever the tracker's library prints, waits for, leaves to be done at the end or breaks stays in here. A line each way is
 one JSON object. In: the card, then {"points": [...]}, then {"close": whether the run is done}. Out: {"opened": where,
-"newest": step, "newest_eval": step}, {"sent": number of points}, {"trouble": why}, {"back": true}, {"fatal": why},
+"newest": step}, {"sent": number of points}, {"trouble": why}, {"back": true}, {"fatal": why},
 {"closed": true}. An input that ends before "closed" means that rank 0 is dead: its successor sends what is missing, so this
 process ends, at once or after a few seconds.
 """
@@ -41,8 +41,8 @@ class Tracked(Protocol):
         """Look what is there, after a request that may have been met."""
         ...
 
-    def newest(self, *, evaluation: bool) -> int:
-        """The newest step that is there, of training or of evaluations; -1 for none."""
+    def newest(self) -> int:
+        """The newest step of training that is there; -1 for none. Evaluations may come late: all of them are sent."""
         ...
 
     def send(self, points: list[Point]) -> None:
@@ -108,8 +108,7 @@ class Session:
     def _open(self) -> None:
         where = self._run.open()
         self._is_open = True
-        newest, newest_eval = self._run.newest(evaluation=False), self._run.newest(evaluation=True)
-        self._tell({"opened": where, "newest": newest, "newest_eval": newest_eval})
+        self._tell({"opened": where, "newest": self._run.newest()})
 
     def _send(self, points: list[Point]) -> None:
         if self._in_trouble:

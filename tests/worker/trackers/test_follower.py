@@ -22,7 +22,11 @@ from moco_ray.run_folder.metrics import metrics_line
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.pretraining import PRETRAINING
 from moco_ray.worker.trackers import follower as follower_module
+from moco_ray.worker.trackers.card import Card, Point
 from moco_ray.worker.trackers.follower import TrackerFollower
+from moco_ray.worker.trackers.mlflow_run import MlflowRun
+from moco_ray.worker.trackers.wandb_files import rows_on_disk
+from moco_ray.worker.trackers.wandb_run import WandbRun
 from tests.runs import metrics, tiny_config
 from tests.worker.trackers.servers import MlflowServer, closed_port, silent_port
 
@@ -125,6 +129,39 @@ def test_a_server_that_comes_back_gets_what_it_missed(
     assert [step for step, _ in mlflow.points("eval/knn_top1")] == [*range(4, 40, 4)]
     told = [line for line in said if "reached" in line]
     assert len(told) == 2 and told[0].startswith("warning: MLflow cannot be reached") and "again" in told[1]
+
+
+def evaluation(step: int) -> Point:
+    return {"step": step, "values": {"eval/rankme": step / 7}}
+
+
+def test_an_evaluation_that_comes_late_is_there_once(mlflow: MlflowServer) -> None:
+    card = Card(key="k", name="n", folder="f", tags={}, params={})
+    first, second = MlflowRun(card), MlflowRun(card)
+    first.open()
+    first.send([evaluation(0), evaluation(200)])
+    first.look()
+    first.send([evaluation(100), evaluation(200)])
+    second.open()
+    second.send([evaluation(step) for step in (0, 100, 150, 200)])
+    assert [step for step, _ in mlflow.points("eval/rankme")] == [0, 200, 100, 150]
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_comes_late_is_on_the_disk_of_wandb_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    for steps in ([0, 200, 100], [0, 100, 150, 200]):
+        run = WandbRun(Card(key="k", name="n", folder="f", tags={}, params={}))
+        run.open()
+        run.send([{"step": 300, "values": {"train/loss": 1.0, "train/lr": 0.1}}, *map(evaluation, steps)])
+        run.finish(is_done=True)
+        time.sleep(1.1)  # folders are named by the second
+    rows = rows_on_disk(tmp_path, "k")
+    assert [row["eval/step"] for row in rows if "eval/step" in row] == [0, 200, 100, 150]
+    assert [row["step"] for row in rows if "step" in row] == [300] and [row["_step"] for row in rows] == [*range(5)]
 
 
 @pytest.mark.slow
