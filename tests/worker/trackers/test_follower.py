@@ -217,6 +217,32 @@ def test_a_run_ends_soon_and_says_what_is_missing_where_nobody_answers(
 
 
 @pytest.mark.slow
+def test_a_finished_run_waits_for_as_long_as_its_points_are_taken(
+    mlflow: MlflowServer, images: Path, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower_module, "_LAST_WAIT_S", 1.5)
+    monkeypatch.setattr(follower_module, "_TELL_EVERY_S", 1.0)
+    answer = mlflow.answer
+
+    def slowly(name: str, asked: dict[str, Any]) -> dict[str, Any]:
+        if "metrics" in asked:
+            time.sleep(0.6)
+        return answer(name, asked)
+
+    monkeypatch.setattr(mlflow, "answer", slowly)
+    follower, _ = follow(tracked(images, tmp_path, "mlflow"))
+    wait_for(lambda: any("follows this run" in line for line in said))
+    began_s = time.monotonic()
+    for first in range(0, 2500, 500):
+        follower.commit(lines(first, first + 500), [])
+    follower.close(is_done=True)
+    assert time.monotonic() - began_s > 2.5
+    assert [step for step, _ in mlflow.points("train/loss")] == list(range(2500))
+    assert any("has taken" in line and "of 2,500 points" in line for line in said)
+    assert not any("did not take" in line for line in said)
+
+
+@pytest.mark.slow
 def test_a_process_that_dies_is_started_again_and_reads_the_record(
     mlflow: MlflowServer, images: Path, tmp_path: Path, said: list[str]
 ) -> None:
