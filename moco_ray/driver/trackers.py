@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.util
 import logging
 import netrc
@@ -93,8 +94,11 @@ def _wandb(environment: dict[str, str], folder: Path | None) -> dict[str, str]:
                 "a disk, so set WANDB_DIR to one that all nodes share"
             )
         return more
-    if environment.get("WANDB_MODE", "online") == "online" and not _has_wandb_key(environment):
-        key = _key_of_netrc(environment.get("WANDB_BASE_URL", _WANDB_HOST))
+    login = {**_wandb_login(environment), **environment}
+    more |= {name: login[name] for name in ("WANDB_BASE_URL", "WANDB_API_KEY") if name in login}
+    needs_key = not login.get("WANDB_API_KEY") and not login.get("WANDB_IDENTITY_TOKEN_FILE")
+    if environment.get("WANDB_MODE", "online") == "online" and needs_key:
+        key = _key_of_netrc(login.get("WANDB_BASE_URL", _WANDB_HOST))
         if key is None:
             raise ValueError(
                 "run.track wandb finds no key for Weights & Biases; log in (`wandb login`), set WANDB_API_KEY, or set "
@@ -104,12 +108,14 @@ def _wandb(environment: dict[str, str], folder: Path | None) -> dict[str, str]:
     return more
 
 
-def _has_wandb_key(environment: dict[str, str]) -> bool:
-    if environment.get("WANDB_API_KEY") or environment.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
+def _wandb_login(environment: dict[str, str]) -> dict[str, str]:
+    """What `wandb login` has left beside the key: the server it was for, where that is one of its own."""
     folder = environment.get("WANDB_CONFIG_DIR", "~/.config/wandb")
-    settings = Path(folder).expanduser() / "settings"
-    return settings.is_file() and "api_key" in settings.read_text(errors="replace")
+    parser = configparser.ConfigParser(interpolation=None)
+    with suppress(OSError, UnicodeDecodeError, configparser.Error):
+        parser.read(Path(folder).expanduser() / "settings")
+    names = {"WANDB_BASE_URL": "base_url", "WANDB_API_KEY": "api_key"}
+    return {variable: value for variable, name in names.items() if (value := parser.get("default", name, fallback=""))}
 
 
 def _key_of_netrc(url: str) -> str | None:

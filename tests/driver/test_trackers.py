@@ -75,6 +75,27 @@ def test_the_key_of_wandb_is_that_of_its_login(tmp_path: Path, monkeypatch: pyte
     assert "WANDB_API_KEY" not in access(tmp_path, "wandb")[0].environment
 
 
+def test_the_server_of_a_login_comes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tmp_path / "home" / ".config" / "wandb" / "settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("[default]\nbase_url = https://wandb.example.org\n")
+    with pytest.raises(ValueError, match="finds no key"):
+        access(tmp_path, "wandb")
+    netrc = tmp_path / "home" / ".netrc"
+    netrc.write_text("machine wandb.example.org\n  login user\n  password of-the-login\n")
+    netrc.chmod(0o600)
+    environment = access(tmp_path, "wandb")[0].environment
+    assert environment["WANDB_BASE_URL"] == "https://wandb.example.org"
+    assert environment["WANDB_API_KEY"] == "of-the-login"
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "own"))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "settings").write_text("[default]\napi_key = of%the%settings\n")
+    environment = access(tmp_path, "wandb")[0].environment
+    assert environment["WANDB_API_KEY"] == "of%the%settings" and "WANDB_BASE_URL" not in environment
+    monkeypatch.setenv("WANDB_API_KEY", "of-the-environment")
+    assert access(tmp_path, "wandb")[0].environment["WANDB_API_KEY"] == "of-the-environment"
+
+
 def test_on_an_object_store_it_must_be_said_where_runs_are_tracked(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
