@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _PREFIXES = {"mlflow": ("MLFLOW_", "DATABRICKS_"), "wandb": ("WANDB_",)}
 # These name one run or one process, and not where runs are tracked.
 _NOT_PASSED = frozenset("MLFLOW_RUN_ID MLFLOW_RUN_NAME WANDB_RUN_ID WANDB_RESUME WANDB_NAME WANDB_SERVICE".split())
+_MLFLOW_WORDS = ("databricks", "databricks-uc", "uc")  # which are no paths
 _WANDB_HOST = "https://api.wandb.ai"
 
 
@@ -74,14 +75,22 @@ def _mlflow(environment: dict[str, str], folder: Path | None) -> dict[str, str]:
     """Where MLflow keeps the run: where it is told to, or in a database beside all runs."""
     uri = environment.get("MLFLOW_TRACKING_URI")
     if uri:
-        path = uri.removeprefix("sqlite:///")
-        return {"MLFLOW_TRACKING_URI": f"sqlite:///{os.path.abspath(path)}"} if path != uri else {}
+        return {"MLFLOW_TRACKING_URI": _whole(uri)}
     if folder is None:
         raise ValueError(
             "run.track mlflow does not know where the run is to be kept: run.storage-path is no folder of a disk, so set "
             "MLFLOW_TRACKING_URI to the address of an MLflow server, such as http://host:5000"
         )
     return {"MLFLOW_TRACKING_URI": f"sqlite:///{folder.parent / 'mlflow.db'}"}
+
+
+def _whole(uri: str) -> str:
+    """A URI that means the same in whatever directory: MLflow takes paths, file: and sqlite:/// from there."""
+    for prefix, whole in (("sqlite:///", "sqlite:///"), ("file://", None), ("file:", "file://")):
+        if uri.startswith(prefix):
+            return uri if whole is None else whole + os.path.abspath(uri.removeprefix(prefix))
+    has_scheme = ":" in uri.partition("/")[0] or uri in _MLFLOW_WORDS
+    return uri if has_scheme else os.path.abspath(uri)
 
 
 def _wandb(environment: dict[str, str], folder: Path | None) -> dict[str, str]:

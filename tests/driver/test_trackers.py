@@ -54,10 +54,29 @@ def test_what_the_environment_says_of_a_tracker_comes_along_and_is_never_shown(
     assert pickle.loads(pickle.dumps(wandb)) == wandb
 
 
-def test_a_database_is_named_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        ("sqlite:///here.db", "sqlite:///{}/here.db"),
+        ("sqlite:////shared/here.db", "sqlite:////shared/here.db"),
+        ("./mlruns", "{}/mlruns"),
+        ("/shared/mlruns", "/shared/mlruns"),
+        ("file:mlruns", "file://{}/mlruns"),
+        ("file:./mlruns", "file://{}/mlruns"),
+        ("file:/shared/mlruns", "file:///shared/mlruns"),
+        ("file:///shared/mlruns", "file:///shared/mlruns"),
+        ("http://host:5000", "http://host:5000"),
+        ("postgresql+psycopg2://host/runs", "postgresql+psycopg2://host/runs"),
+        ("databricks", "databricks"),
+        ("databricks://profile", "databricks://profile"),
+    ],
+)
+def test_a_place_on_a_disk_is_named_by_its_whole_path(
+    given: str, passed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///here.db")
-    assert access("runs", "mlflow")[0].environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/here.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert access("runs", "mlflow")[0].environment["MLFLOW_TRACKING_URI"] == passed.format(tmp_path)
 
 
 def test_the_key_of_wandb_is_that_of_its_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
