@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -11,6 +12,8 @@ from ray.util.metrics import Gauge
 
 from moco_ray.tasks.job import Job
 from moco_ray.worker.follower import Follower
+
+log = logging.getLogger(__name__)
 
 # Ray writes "ray_" before each name.
 _OF_METRICS = {
@@ -29,20 +32,18 @@ _OF_RUN = {
     "moco_ray_epoch": "Epochs done, with their fraction.",
     "moco_ray_world_size": "Workers that train now.",
     "moco_ray_interruptions": "How often the run was interrupted so far.",
-    "moco_ray_updated_at_seconds": "When these gauges were last set, in seconds since 1970.",
+    "moco_ray_updated_at_seconds": "When the newest steps were read, in seconds since 1970.",
 }
 _OF_EVALUATIONS = (
     "moco_ray_eval",
     "Newest value of a measure of eval.jsonl, without its eval/: knn_top1 and top1 in percent.",
 )
 _TAGS = ("run", "task")
-
-
 _SET_AGAIN_S = 0.5
 
 
 class Gauges(Follower):
-    """Sets the gauges, which are labelled with the run's name and task and nothing else. Rank 0 has them.
+    """Sets the gauges, which are labelled with the run's name and task, and measures with theirs. Rank 0 has them.
 
     Ray forgets a gauge that is not set between two of its reports, so that what has ended leaves nothing: a thread sets all
     of them again until the run is closed.
@@ -80,8 +81,17 @@ class Gauges(Follower):
         self._is_closed.set()
 
     def _keep_up(self) -> None:
+        has_warned = False
         while not self._is_closed.wait(_SET_AGAIN_S):
-            for name, value in self._values.items():
-                self._gauges[name].set(value)
-            for measure, value in self._measures.items():
-                self._evaluation.set(value, {"measure": measure})
+            try:
+                self._set()
+            except Exception as error:
+                if not has_warned:
+                    log.warning(f"gauges cannot be set ({type(error).__name__}: {error}); training goes on")
+                has_warned = True
+
+    def _set(self) -> None:
+        for name, value in self._values.items():
+            self._gauges[name].set(value)
+        for measure, value in self._measures.items():
+            self._evaluation.set(value, {"measure": measure})

@@ -11,11 +11,13 @@ import time
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
+from moco_ray.cluster import gauges
 from moco_ray.config import to_json
 from tests.cluster.deployed import REPOSITORY
 from tests.cluster.heads import Head, head, wait_until
@@ -80,6 +82,34 @@ def test_grafana_is_told_of_the_dashboard() -> None:
     kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
     assert kustomization["generatorOptions"]["labels"] == {"grafana_dashboard": "1"}
     assert all((FOLDER / name).exists() for one in kustomization["configMapGenerator"] for name in one["files"])
+
+
+def test_a_gauge_that_cannot_be_set_once_is_said_once_and_set_again(
+    monkeypatch: pytest.MonkeyPatch, said: list[str]
+) -> None:
+    shown: list[float] = []
+
+    class Fails:
+        def __init__(self, name: str, **about: Any) -> None:
+            self.name, self.times = name, 0
+
+        def set_default_tags(self, tags: dict[str, str]) -> None:
+            pass
+
+        def set(self, value: float, tags: dict[str, str] | None = None) -> None:
+            self.times += 1
+            if self.times <= 2:
+                raise RuntimeError("no metrics now")
+            shown.append(value)
+
+    monkeypatch.setattr(gauges, "Gauge", Fails)
+    monkeypatch.setattr(gauges, "_SET_AGAIN_S", 0.01)
+    config = tiny_config("images", "runs")
+    job = SimpleNamespace(num_rows=10, last_step=7, config=config)
+    shower = gauges.Gauges(job, 1, 0)  # type: ignore[arg-type]
+    wait_until(lambda: 7 in shown, lambda: f"{shown} {said}", 5)
+    shower.close(is_done=True)
+    assert [line for line in said if "gauges cannot be set" in line] == said
 
 
 @pytest.mark.slow
