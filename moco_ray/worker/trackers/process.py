@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import sys
 import threading
 import time
@@ -28,6 +29,8 @@ _ANSWER_S = 15.0
 _LEAVE_S = 3.0
 _NICENESS = 10
 _MOST_POINTS = 500  # at once
+_SECRET_VARIABLE = re.compile("(TOKEN|KEY|PASSWORD|SECRET)$")
+_SHORTEST_SECRET = 6
 
 
 class Tracked(Protocol):
@@ -185,7 +188,12 @@ def main(name: str) -> None:
 
 
 def _words(error: Exception) -> str:
-    text = " ".join(without_secrets(f"{type(error).__name__}: {error}").split())
+    text = f"{type(error).__name__}: {error}"
+    keys = [value for name, value in os.environ.items() if _SECRET_VARIABLE.search(name)]
+    for key in sorted(keys, key=len, reverse=True):
+        if len(key) >= _SHORTEST_SECRET:
+            text = text.replace(key, "…")
+    text = " ".join(without_secrets(text).split())
     return text if len(text) < 300 else f"{text[:297]}..."
 
 

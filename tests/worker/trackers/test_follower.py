@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from moco_ray.run_folder.metrics import metrics_line
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.pretraining import PRETRAINING
 from moco_ray.worker.trackers import follower as follower_module
+from moco_ray.worker.trackers import process as process_module
 from moco_ray.worker.trackers.card import Card, Point
 from moco_ray.worker.trackers.follower import TrackerFollower
 from moco_ray.worker.trackers.mlflow_run import MlflowRun
@@ -315,3 +317,11 @@ def test_a_process_that_starts_while_the_run_is_closed_does_not_stay(
     may_start.set()
     wait_for(lambda: not any(thread.name == "mlflow" for thread in threading.enumerate()), 20)
     assert not children() and not mlflow.runs
+
+
+def test_no_key_of_the_environment_is_in_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "DATABRICKS_TOKEN", "WANDB_API_KEY")
+    for name in names:
+        monkeypatch.setenv(name, f"tell nobody {name.lower()}")
+    told = process_module._words(ValueError("; ".join(f"bad key: {os.environ[name]}" for name in names)))
+    assert told == "ValueError: " + "; ".join(["bad key: …"] * 4)
