@@ -38,6 +38,8 @@ ELSEWHERE = {
     "make": "the demo is below, tests/docs/test_site.py makes the docs, and `make test` is what runs this",
     "aws": "needs an account",
     "kubectl": "needs a Kubernetes cluster; tests/cluster/test_kuberay.py checks the file",
+    "cp": "tests/cluster/test_gauges.py checks the file",
+    "grafana-server": "serves until it is stopped",
     "export": "tests/cluster/test_jobs.py",
     "ray": "tests/cluster/test_jobs.py, and a cloud",
     "pip": "needs a package index",
