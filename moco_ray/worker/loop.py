@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -128,21 +129,22 @@ class _Loop:
         measured = Measured(device=self.learner.device, first=self.step)
         bad: list[BadRow] = []
         since, looked_at, waited, is_first = time.monotonic(), self.step, 0.0, True
-        for loaded in stream:
-            measured.add(self._train_on(loaded, is_first))
-            bad += loaded.bad
-            is_first = False
-            self.step += 1
-            log.debug(f"step {self.step}")
-            self.recorder.done(self.step)
-            if self._is_sync_step():
-                elapsed = max(time.monotonic() - since, 1e-9)
-                pace = Pace(
-                    steps_per_s=(self.step - looked_at) / elapsed, wait_fraction=(stream.wait_s - waited) / elapsed
-                )
-                self._sync(measured, bad, pace)
-                bad = []
-                since, looked_at, waited = time.monotonic(), self.step, stream.wait_s
+        with closing(iter(stream)) as batches:
+            for loaded in batches:
+                measured.add(self._train_on(loaded, is_first))
+                bad += loaded.bad
+                is_first = False
+                self.step += 1
+                log.debug(f"step {self.step}")
+                self.recorder.done(self.step)
+                if self._is_sync_step():
+                    elapsed = max(time.monotonic() - since, 1e-9)
+                    pace = Pace(
+                        steps_per_s=(self.step - looked_at) / elapsed, wait_fraction=(stream.wait_s - waited) / elapsed
+                    )
+                    self._sync(measured, bad, pace)
+                    bad = []
+                    since, looked_at, waited = time.monotonic(), self.step, stream.wait_s
 
     def _train_on(self, loaded: Loaded, is_first: bool) -> StepResult:
         self._copied = None
