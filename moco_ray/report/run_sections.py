@@ -179,7 +179,8 @@ def results(story: Story) -> list[Section]:
         for name, text in _RESULTS.items()
         if is_number(found.get(name))
     ]
-    about = f"On {found.get('num_test', 0):,} images that were not trained on, after {plural(found.get('num_train', 0), 'image')} of training."
+    test, train = (plural(int(found.get(name) or 0), "image") for name in ("num_test", "num_train"))
+    about = f"Trained on {train}, measured on {test} that were not trained on."
     return [Section(heading="Result", anchor="result", notes=[about], facts=facts)]
 
 

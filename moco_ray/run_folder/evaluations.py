@@ -46,7 +46,7 @@ def write_evaluation(run: Storage, kind: str, name: str, values: Mapping[str, An
         values: data, step (of the encoder), measures (name -> number).
     """
     line = {"kind": kind, "name": without_secrets(name), "at_s": round(time.time(), 1), **values}
-    path = run.join(FOLDER, f"{_plain(kind)}-{_plain(without_secrets(name))}.json")
+    path = run.join(FOLDER, f"{_plain(kind.replace(' ', '-'))}-{_plain(without_secrets(name))}.json")
     run.write_bytes(path, (json.dumps(line, indent=1) + "\n").encode())
 
 

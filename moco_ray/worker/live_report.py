@@ -35,8 +35,8 @@ class LiveReport(Follower):
             self._thread.start()
 
     def close(self, *, is_done: bool) -> None:
-        """Wait for the page that is being written: the driver writes the last one."""
-        if self._thread is not None:
+        """Wait for the page that is being written, if the run is done: the driver writes the last one."""
+        if self._thread is not None and is_done:
             self._thread.join(_PATIENCE_S)
 
     def _prepare(self) -> None:

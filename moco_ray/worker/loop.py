@@ -234,17 +234,27 @@ class _Loop:
             raise _UserError(too_many)
 
     def _stop_if_collapsed(self) -> None:
-        collapse = self.runtime.from_rank_zero(self.recorder.collapse())
+        collapse = self.recorder.collapse()
         if collapse:
-            raise _UserError(
-                f"{collapse}. Stopped after {self.step:,} steps because of run.stop-on-collapse, with everything saved: the "
-                "same command without it goes on"
+            is_saved = self.recorder.saved_step() == self.step
+            kept = "everything saved" if is_saved else "the last steps unsaved"
+            collapse = (
+                f"{collapse}. Stopped after {self.step:,} steps because of run.stop-on-collapse, with {kept}: the same "
+                "command without it goes on"
             )
+        collapse = self.runtime.from_rank_zero(collapse)
+        if collapse:
+            raise _UserError(collapse)
 
     def explain(self, failed: LossNotFinite) -> str:
         """Why a loss is not finite. All ranks must call."""
-        self.learner.optimizer.zero_grad()  # their memory is needed
-        return explain(failed, self.job, self.runtime, self.recorder, self.learner.dtype, self._between_hosts)
+        learner, self._copied = self.learner, None
+        learner.optimizer.zero_grad()
+        if learner.device.type == "cuda":  # the learner that does the steps again needs the room
+            learner.module.to("cpu")
+            learner.optimizer.state.clear()
+            torch.cuda.empty_cache()
+        return explain(failed, self.job, self.runtime, self.recorder, learner.dtype, self._between_hosts)
 
     def _check_agreement(self) -> None:
         if ranks_agree(self.learner.module):

@@ -194,7 +194,7 @@ def test_without_pycocotools_it_says_what_to_install(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pycocotools.cocoeval", None)
-    with pytest.raises(ValueError, match=r'pip install "moco_ray\[detect\]"'):
+    with pytest.raises(ValueError, match=r"pip install 'moco_ray\[detect\]'"):
         train(DETECTION, shapes_config(shapes, tmp_path), say=_quiet)
 
 

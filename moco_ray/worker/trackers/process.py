@@ -26,7 +26,7 @@ from moco_ray.worker.trackers.card import Card, Point, is_evaluation
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _ANSWER_S = 15.0
 _LEAVE_S = 3.0
-_NICENESS = 5
+_NICENESS = 10
 _MOST_POINTS = 500  # at once
 
 
