@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.util
 import logging
 import netrc
@@ -28,6 +29,7 @@ _NOT_PASSED = frozenset(
     "MLFLOW_RUN_ID MLFLOW_RUN_NAME WANDB_RUN_ID WANDB_RESUME WANDB_NAME WANDB_SERVICE "
     "TRACKIO_WEBHOOK_URL TRACKIO_WEBHOOK_MIN_LEVEL".split()
 )
+_MLFLOW_WORDS = ("databricks", "databricks-uc", "uc")  # which are no paths
 _WANDB_HOST = "https://api.wandb.ai"
 
 
@@ -76,14 +78,22 @@ def _mlflow(environment: dict[str, str], folder: Path | None) -> dict[str, str]:
     """Where MLflow keeps the run: where it is told to, or in a database beside all runs."""
     uri = environment.get("MLFLOW_TRACKING_URI")
     if uri:
-        path = uri.removeprefix("sqlite:///")
-        return {"MLFLOW_TRACKING_URI": f"sqlite:///{os.path.abspath(path)}"} if path != uri else {}
+        return {"MLFLOW_TRACKING_URI": _whole(uri)}
     if folder is None:
         raise ValueError(
             "run.track mlflow does not know where the run is to be kept: run.storage-path is no folder of a disk, so set "
             "MLFLOW_TRACKING_URI to the address of an MLflow server, such as http://host:5000"
         )
     return {"MLFLOW_TRACKING_URI": f"sqlite:///{folder.parent / 'mlflow.db'}"}
+
+
+def _whole(uri: str) -> str:
+    """A URI that means the same in whatever directory: MLflow takes paths, file: and sqlite:/// from there."""
+    for prefix, whole in (("sqlite:///", "sqlite:///"), ("file://", None), ("file:", "file://")):
+        if uri.startswith(prefix):
+            return uri if whole is None else whole + os.path.abspath(uri.removeprefix(prefix))
+    has_scheme = ":" in uri.partition("/")[0] or uri in _MLFLOW_WORDS
+    return uri if has_scheme else os.path.abspath(uri)
 
 
 def _wandb(environment: dict[str, str], folder: Path | None) -> dict[str, str]:
@@ -96,8 +106,11 @@ def _wandb(environment: dict[str, str], folder: Path | None) -> dict[str, str]:
                 "a disk, so set WANDB_DIR to one that all nodes share"
             )
         return more
-    if environment.get("WANDB_MODE", "online") == "online" and not _has_wandb_key(environment):
-        key = _key_of_netrc(environment.get("WANDB_BASE_URL", _WANDB_HOST))
+    login = {**_wandb_login(environment), **environment}
+    more |= {name: login[name] for name in ("WANDB_BASE_URL", "WANDB_API_KEY") if name in login}
+    needs_key = not login.get("WANDB_API_KEY") and not login.get("WANDB_IDENTITY_TOKEN_FILE")
+    if environment.get("WANDB_MODE", "online") == "online" and needs_key:
+        key = _key_of_netrc(login.get("WANDB_BASE_URL", _WANDB_HOST))
         if key is None:
             raise ValueError(
                 "run.track wandb finds no key for Weights & Biases; log in (`wandb login`), set WANDB_API_KEY, or set "
@@ -151,12 +164,14 @@ def _trackio_server(url: str, key: str | None) -> dict[str, str]:
     return {"TRACKIO_SERVER_URL": parts._replace(query="", fragment="").geturl(), "TRACKIO_WRITE_TOKEN": key}
 
 
-def _has_wandb_key(environment: dict[str, str]) -> bool:
-    if environment.get("WANDB_API_KEY") or environment.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
+def _wandb_login(environment: dict[str, str]) -> dict[str, str]:
+    """What `wandb login` has left beside the key: the server it was for, where that is one of its own."""
     folder = environment.get("WANDB_CONFIG_DIR", "~/.config/wandb")
-    settings = Path(folder).expanduser() / "settings"
-    return settings.is_file() and "api_key" in settings.read_text(errors="replace")
+    parser = configparser.ConfigParser(interpolation=None)
+    with suppress(OSError, UnicodeDecodeError, configparser.Error):
+        parser.read(Path(folder).expanduser() / "settings")
+    names = {"WANDB_BASE_URL": "base_url", "WANDB_API_KEY": "api_key"}
+    return {variable: value for variable, name in names.items() if (value := parser.get("default", name, fallback=""))}
 
 
 def _key_of_netrc(url: str) -> str | None:

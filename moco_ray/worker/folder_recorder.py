@@ -178,8 +178,8 @@ class FolderRecorder(Recorder):
             check_lease(self._store.storage, self._job.lease_owner)
             self._store.write(step, state, files, info)
             self._committed = step
-            self._followers.commit(lines, evaluations)
             self._store.prune(keep={best} if best is not None else set())
+            self._followers.commit(lines, evaluations)  # last: where something before fails, all of this is done again
 
         self._writer.start(checkpoint_name(step), write)
 

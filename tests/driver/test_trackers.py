@@ -54,10 +54,29 @@ def test_what_the_environment_says_of_a_tracker_comes_along_and_is_never_shown(
     assert pickle.loads(pickle.dumps(wandb)) == wandb
 
 
-def test_a_database_is_named_by_its_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        ("sqlite:///here.db", "sqlite:///{}/here.db"),
+        ("sqlite:////shared/here.db", "sqlite:////shared/here.db"),
+        ("./mlruns", "{}/mlruns"),
+        ("/shared/mlruns", "/shared/mlruns"),
+        ("file:mlruns", "file://{}/mlruns"),
+        ("file:./mlruns", "file://{}/mlruns"),
+        ("file:/shared/mlruns", "file:///shared/mlruns"),
+        ("file:///shared/mlruns", "file:///shared/mlruns"),
+        ("http://host:5000", "http://host:5000"),
+        ("postgresql+psycopg2://host/runs", "postgresql+psycopg2://host/runs"),
+        ("databricks", "databricks"),
+        ("databricks://profile", "databricks://profile"),
+    ],
+)
+def test_a_place_on_a_disk_is_named_by_its_whole_path(
+    given: str, passed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///here.db")
-    assert access("runs", "mlflow")[0].environment["MLFLOW_TRACKING_URI"] == f"sqlite:///{tmp_path}/here.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert access("runs", "mlflow")[0].environment["MLFLOW_TRACKING_URI"] == passed.format(tmp_path)
 
 
 def test_the_key_of_wandb_is_that_of_its_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +92,27 @@ def test_the_key_of_wandb_is_that_of_its_login(tmp_path: Path, monkeypatch: pyte
         access(tmp_path, "wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert "WANDB_API_KEY" not in access(tmp_path, "wandb")[0].environment
+
+
+def test_the_server_of_a_login_comes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tmp_path / "home" / ".config" / "wandb" / "settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("[default]\nbase_url = https://wandb.example.org\n")
+    with pytest.raises(ValueError, match="finds no key"):
+        access(tmp_path, "wandb")
+    netrc = tmp_path / "home" / ".netrc"
+    netrc.write_text("machine wandb.example.org\n  login user\n  password of-the-login\n")
+    netrc.chmod(0o600)
+    environment = access(tmp_path, "wandb")[0].environment
+    assert environment["WANDB_BASE_URL"] == "https://wandb.example.org"
+    assert environment["WANDB_API_KEY"] == "of-the-login"
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "own"))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "settings").write_text("[default]\napi_key = of%the%settings\n")
+    environment = access(tmp_path, "wandb")[0].environment
+    assert environment["WANDB_API_KEY"] == "of%the%settings" and "WANDB_BASE_URL" not in environment
+    monkeypatch.setenv("WANDB_API_KEY", "of-the-environment")
+    assert access(tmp_path, "wandb")[0].environment["WANDB_API_KEY"] == "of-the-environment"
 
 
 def test_on_an_object_store_it_must_be_said_where_runs_are_tracked(

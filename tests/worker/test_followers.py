@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from moco_ray.driver.run import pretrain
+from moco_ray.run_folder.checkpoint import CheckpointStore
 from moco_ray.run_folder.metrics import Line
 from moco_ray.worker.follower import Follower
 from moco_ray.worker.followers import Followers
@@ -90,3 +91,22 @@ def test_a_run_tells_its_followers_every_committed_line_once_and_trains_as_witho
     assert noting.committed == metrics(tmp_path / "run")
     pretrain(tiny_config(images, tmp_path / "other", max_steps=5, checkpoint_every_steps=2, log_every_steps=1))
     assert (losses(tmp_path / "run") == losses(tmp_path / "other" / "run")).all()
+
+
+def test_a_checkpoint_that_cannot_be_deleted_at_once_is_told_once(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noting, prune, failed = Noting(), CheckpointStore.prune, []
+
+    def fail_once(store: CheckpointStore, **keep: Any) -> None:
+        if not failed:
+            failed.append(store)
+            raise OSError("busy")
+        prune(store, **keep)
+
+    monkeypatch.setattr(CheckpointStore, "prune", fail_once)
+    monkeypatch.setattr(
+        "moco_ray.worker.folder_recorder.followers_of", lambda *run: Followers({"noting": lambda: noting})
+    )
+    pretrain(tiny_config(images, tmp_path, max_steps=4, checkpoint_every_steps=2, log_every_steps=1))
+    assert failed and noting.committed == metrics(tmp_path / "run")

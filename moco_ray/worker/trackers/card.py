@@ -12,6 +12,8 @@ from moco_ray.run_folder.metrics import Line
 from moco_ray.storage.uris import without_secrets
 from moco_ray.tasks.job import Job
 
+EVALUATION = "eval/"
+"""How the names of measures of eval.jsonl begin."""
 _OF_NO_CURVE = ("step", "position", "rows_digest")
 _OF_EACH_STEP = {"train/loss", "epoch", "world_size"}
 
@@ -64,7 +66,7 @@ def point_of(line: Line) -> Point | None:
 
 def is_evaluation(point: Point) -> bool:
     """Whether a point is of eval.jsonl."""
-    return any(name.startswith("eval/") for name in point["values"])
+    return any(name.startswith(EVALUATION) for name in point["values"])
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -30,6 +30,7 @@ from moco_ray.worker.trackers.card import Point, card_of, point_of
 
 log = logging.getLogger(__name__)
 _LAST_WAIT_S, _SHORT_WAIT_S = 30.0, 5.0
+_TELL_EVERY_S = 10.0
 _MAKING_KEY = threading.Lock()
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 
@@ -53,8 +54,7 @@ class TrackerFollower(Follower):
         self._committed = step
         self._evaluations: Sequence[Line] = []
         self._evaluations_sent: set[int] = set()
-        self._newest_eval = -1
-        self._num_given, self._num_sent = 0, 0
+        self._num_given, self._num_sent, self._most_sent = 0, 0, 0
         self._child: subprocess.Popen[str] | None = None
         self._is_open, self._is_over = False, threading.Event()
         self._closing: bool | None = None
@@ -67,19 +67,34 @@ class TrackerFollower(Follower):
             self._inbox.put({"lines": list(lines), "evaluations": list(evaluations)})
 
     def close(self, *, is_done: bool) -> None:
-        """Wait a while until all is sent; of a run that is not done, whoever goes on with it sends the rest."""
+        """Wait until all is sent, or nothing more for a while; of a run that is not done, whoever goes on with it sends the rest."""
         self._inbox.put({"close": is_done})
-        wait_s = _LAST_WAIT_S if is_done else _SHORT_WAIT_S if self._is_open and not self._in_trouble else 0.0
-        if not self._is_over.wait(wait_s):
+        wait_s = _SHORT_WAIT_S if self._is_open and not self._in_trouble else 0.0
+        if not (self._wait_while_sending() if is_done else self._is_over.wait(wait_s)):
             self._is_cut_off = True
             if is_done:
                 left = self._num_given - self._num_sent
                 what = f"{left:,} points" if self._is_open and left else "all of the run's points"
                 log.warning(
-                    f"{self._access.title} did not take {what} within {wait_s:.0f} s; they are in metrics.jsonl and eval.jsonl, "
+                    f"{self._access.title} did not take {what}, and nothing for {_LAST_WAIT_S:.0f} s; they are in metrics.jsonl and eval.jsonl, "
                     "and the same command sends them when it answers again"
                 )
         self._kill()
+
+    def _wait_while_sending(self) -> bool:
+        """Wait for as long as points are taken; returns whether all of them are."""
+        most, moved_s = self._most_sent, time.monotonic()
+        tell_s = moved_s + _TELL_EVERY_S
+        while not self._is_over.wait(min(_LAST_WAIT_S / 10, 1.0)):
+            now = time.monotonic()
+            if self._most_sent > most:  # a process that dies again and again does not count
+                most, moved_s = self._most_sent, now
+            if now - moved_s > _LAST_WAIT_S:
+                return False
+            if now > tell_s and self._is_open:
+                tell_s = now + _TELL_EVERY_S
+                log.info(f"{self._access.title} has taken {self._num_sent:,} of {self._num_given:,} points")
+        return True
 
     def _follow(self) -> None:
         """Keep a process of the tracker until the run is closed."""
@@ -110,6 +125,8 @@ class TrackerFollower(Follower):
             child = self._child = self._start(scratch)
             threading.Thread(target=self._listen, args=(child,), daemon=True).start()
             try:
+                if self._is_cut_off:  # since the start of this process, which nobody has seen then
+                    return
                 self._tell(asdict(card))
                 while True:
                     message = self._inbox.get()
@@ -124,11 +141,12 @@ class TrackerFollower(Follower):
     def _take(self, message: Message) -> bool:
         """Do what a message asks for; returns whether it was the last."""
         if "lines" in message:
-            if message["lines"]:
-                self._committed = message["lines"][-1]["step"] + 1
+            lines = [line for line in message["lines"] if line["step"] >= self._committed]
+            if lines:
+                self._committed = lines[-1]["step"] + 1
             self._evaluations = message["evaluations"]
             if self._is_open:
-                self._give(message["lines"])
+                self._give(lines)
         elif "close" in message:
             self._closing = message["close"]
             if self._is_open:
@@ -137,6 +155,7 @@ class TrackerFollower(Follower):
             self._opened(message)
         elif "sent" in message:
             self._num_sent += message["sent"]
+            self._most_sent = max(self._most_sent, self._num_sent)
         elif "trouble" in message:
             self._in_trouble = True
             log.warning(
@@ -160,19 +179,13 @@ class TrackerFollower(Follower):
         log.info(f"{self._access.title} follows this run: {message['opened']}")
         first = message["newest"] + 1
         lines = lines_of_steps(self._storage, first, self._committed) if first < self._committed else []
-        self._evaluations_sent = {line["step"] for line in self._evaluations if line["step"] <= message["newest_eval"]}
-        self._newest_eval = message["newest_eval"]
         self._is_open = True
         self._give(lines)
         if self._closing is not None:
             self._tell({"close": self._closing})
 
     def _give(self, lines: Sequence[Line]) -> None:
-        new = [
-            line
-            for line in self._evaluations
-            if line["step"] not in self._evaluations_sent and line["step"] > self._newest_eval
-        ]
+        new = [line for line in self._evaluations if line["step"] not in self._evaluations_sent]
         self._evaluations_sent |= {line["step"] for line in new}
         points: list[Point] = [point for line in [*lines, *new] if (point := point_of(line)) is not None]
         if points:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from moco_ray.storage.uris import without_secrets
-from moco_ray.worker.trackers.card import Card, Point
+from moco_ray.worker.trackers.card import EVALUATION, Card, Point
 
 _EXPERIMENT = "moco_ray"
 _KEY = "moco_ray.key"
@@ -32,6 +32,7 @@ class MlflowRun:
         self._client: Any = None
         self._id = ""
         self._newest: dict[str, int] = {}
+        self._evaluated: dict[str, set[int]] = {}  # steps of each measure: evaluations may come late
 
     def open(self) -> str:
         """Find or make the run; returns where to look at it."""
@@ -60,12 +61,12 @@ class MlflowRun:
         data = self._client.get_run(self._id).data
         # Semi-public: the newest point of each metric; otherwise all points of all metrics would have to be read.
         self._newest = {metric.key: metric.step for metric in data._metric_objs}
+        self._evaluated = {name: self._steps_of(name) for name in self._newest if name.startswith(EVALUATION)}
         self._add_params({name: v for name, v in self._card.params.items() if name not in data.params})
 
-    def newest(self, *, evaluation: bool) -> int:
-        """The newest step that is there; -1 for none."""
-        of_evaluations = [step for name, step in self._newest.items() if name.startswith("eval/")]
-        return max(of_evaluations, default=-1) if evaluation else self._newest.get("train/loss", -1)
+    def newest(self) -> int:
+        """The newest step of training that is there; -1 for none."""
+        return self._newest.get("train/loss", -1)
 
     def send(self, points: Sequence[Point]) -> None:
         """Add points, but for what is there already."""
@@ -77,14 +78,27 @@ class MlflowRun:
             # The loss last: where it is, all of its step is.
             for point in points
             for name, value in sorted(point["values"].items(), key=lambda item: item[0] == "train/loss")
-            if point["step"] > self._newest.get(name, -1)
+            if not self._has(name, point["step"])
         ]
         for start in range(0, len(metrics), _MOST_METRICS):
-            self._client.log_batch(self._id, metrics=metrics[start : start + _MOST_METRICS])
+            some = metrics[start : start + _MOST_METRICS]
+            self._client.log_batch(self._id, metrics=some)
+            for metric in some:
+                self._newest[metric.key] = metric.step
+                if metric.key.startswith(EVALUATION):
+                    self._evaluated.setdefault(metric.key, set()).add(metric.step)
 
     def finish(self, *, is_done: bool) -> None:
         """Say how the run ended."""
         self._client.set_terminated(self._id, "FINISHED" if is_done else "KILLED")
+
+    def _has(self, name: str, step: int) -> bool:
+        if name.startswith(EVALUATION):
+            return step in self._evaluated.get(name, ())
+        return step <= self._newest.get(name, -1)
+
+    def _steps_of(self, name: str) -> set[int]:
+        return {point.step for point in self._client.get_metric_history(self._id, name)}
 
     def _experiment(self) -> str:
         if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):

@@ -2,9 +2,9 @@
 
 Whatever the tracker's library prints, waits for, leaves to be done at the end or breaks stays in here. A line each way is
 one JSON object. In: the card, then {"points": [...]}, then {"close": whether the run is done}. Out: {"opened": where,
-"newest": step, "newest_eval": step}, {"sent": number of points}, {"trouble": why}, {"back": true}, {"fatal": why},
-{"closed": true}. An input that ends without "close" means that rank 0 is dead: its successor sends what is missing, so this
-process ends at once.
+"newest": step}, {"sent": number of points}, {"trouble": why}, {"back": true}, {"fatal": why},
+{"closed": true}. An input that ends before "closed" means that rank 0 is dead: its successor sends what is missing, so this
+process ends, at once or after a few seconds.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Tracked(Protocol):
         """Look what is there, after a request that may have been met."""
         ...
 
-    def newest(self, *, evaluation: bool) -> int:
-        """The newest step that is there, of training or of evaluations; -1 for none."""
+    def newest(self) -> int:
+        """The newest step of training that is there; -1 for none. Evaluations may come late: all of them are sent."""
         ...
 
     def send(self, points: list[Point]) -> None:
@@ -92,6 +92,7 @@ class Session:
             self._commands.put(command)
         if not is_closing:
             self._leave()
+        _leave_later()  # rank 0 has died while it waited
 
     def work(self) -> None:
         """Do what the commands say."""
@@ -111,8 +112,7 @@ class Session:
     def _open(self) -> None:
         where = self._run.open()
         self._is_open = True
-        newest, newest_eval = self._run.newest(evaluation=False), self._run.newest(evaluation=True)
-        self._tell({"opened": where, "newest": newest, "newest_eval": newest_eval})
+        self._tell({"opened": where, "newest": self._run.newest()})
 
     def _send(self, points: list[Point]) -> None:
         if self._in_trouble:
@@ -152,11 +152,15 @@ class Session:
                 self._note_trouble(f"no answer within {_ANSWER_S:.0f} s")
 
     def _leave(self) -> None:
-        threading.Timer(_LEAVE_S, lambda: os._exit(1)).start()
+        _leave_later()
         with suppress(BaseException):
             if self._is_open and not self._in_trouble:
                 self._run.finish(is_done=False)
         os._exit(1)
+
+
+def _leave_later() -> None:
+    threading.Timer(_LEAVE_S, os._exit, (1,)).start()
 
 
 def main(name: str) -> None:

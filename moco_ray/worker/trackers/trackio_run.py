@@ -54,13 +54,12 @@ class TrackioRun:
     def look(self) -> None:
         """Nothing: a point that was sent again is ignored there."""
 
-    def newest(self, *, evaluation: bool) -> int:
-        """A step up to which all is there; -1 for none.
+    def newest(self) -> int:
+        """A step up to which all of training is there; -1 for none.
 
-        The newest there may be that of an evaluation, which comes after the steps before it. Evaluations may come late, and are few:
-        all are sent again.
+        The newest there may be that of an evaluation, which comes after the steps before it.
         """
-        return -1 if evaluation else max(self._newest - 1, -1)
+        return max(self._newest - 1, -1)
 
     def send(self, points: Sequence[Point]) -> None:
         """Add points, but for what is there already."""

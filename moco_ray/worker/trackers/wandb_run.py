@@ -12,6 +12,7 @@ from moco_ray.worker.trackers.wandb_files import rows_on_disk
 _PROJECT = "moco_ray"
 _ANSWER_S = 30.0
 _STEP, _EVAL_STEP = "step", "eval/step"
+_EVALUATED = "moco_ray/evaluated"  # of the summary, which keeps but the last of all that was logged
 
 
 class WandbRun:
@@ -22,9 +23,9 @@ class WandbRun:
 
         self._wandb, self._card = wandb, card
         self._run: Any = None
-        self._newest: dict[str, int] = {}
-        self._rows_before: int | None = None
-        self._sent: set[tuple[str, int]] = set()
+        self._newest = -1
+        self._evaluated: set[int] = set()  # evaluations may come late
+        self._next_row: int | None = None
 
     def open(self) -> str:
         """Go on with the run or begin it; returns where to look at it."""
@@ -57,33 +58,42 @@ class WandbRun:
         self._run.define_metric("eval/*", step_metric=_EVAL_STEP, step_sync=False)
         self._run.define_metric("*", step_metric=_STEP, step_sync=False)
         if is_offline:
-            self._rows_before = len(written)
-            steps = {name: [row[name] for row in written if name in row] for name in (_STEP, _EVAL_STEP)}
-            self._newest = {name: max(values) for name, values in steps.items() if values}
+            # Files of several sessions are sent as one run: their rows are counted on.
+            self._next_row = len(written)
+            self._newest = max((row[_STEP] for row in written if _STEP in row), default=-1)
+            self._evaluated = {row[_EVAL_STEP] for row in written if _EVAL_STEP in row}
         else:
-            known = {name: self._run.summary.get(name) for name in (_STEP, _EVAL_STEP)}
-            self._newest = {name: int(step) for name, step in known.items() if isinstance(step, int | float)}
+            summary = self._run.summary
+            self._newest = int(summary.get(_STEP, -1))
+            self._evaluated = {int(step) for step in summary.get(_EVALUATED, [])}
         return str(self._run.url or os.path.dirname(self._run.dir))
 
     def look(self) -> None:
         """Nothing: what was logged once reaches the server once."""
 
-    def newest(self, *, evaluation: bool) -> int:
-        """The newest step that is there; -1 for none."""
-        return self._newest.get(_EVAL_STEP if evaluation else _STEP, -1)
+    def newest(self) -> int:
+        """The newest step of training that is there; -1 for none."""
+        return self._newest
 
     def send(self, points: Sequence[Point]) -> None:
         """Add points, but for what is there already."""
         for point in points:
-            axis = _EVAL_STEP if is_evaluation(point) else _STEP
-            place = (axis, point["step"])
-            if point["step"] > self._newest.get(axis, -1) and place not in self._sent:
-                # Files of several sessions are sent as one run: their rows are counted on.
-                row = None if self._rows_before is None else self._rows_before + len(self._sent)
-                self._run.log({axis: point["step"], **point["values"]}, step=row)
-                self._sent.add(place)
+            step = point["step"]
+            if is_evaluation(point):
+                if step not in self._evaluated:
+                    self._log({_EVAL_STEP: step, **point["values"]})
+                    self._evaluated.add(step)
+                    self._run.summary[_EVALUATED] = sorted(self._evaluated)
+            elif step > self._newest:
+                self._log({_STEP: step, **point["values"]})
+                self._newest = step
 
     def finish(self, *, is_done: bool) -> None:
         """Say how the run ended, and wait until all is sent."""
         self._run.finish(exit_code=0 if is_done else 1)
         self._wandb.teardown()  # only then its own process has written all
+
+    def _log(self, row: dict[str, Any]) -> None:
+        self._run.log(row, step=self._next_row)
+        if self._next_row is not None:
+            self._next_row += 1

@@ -77,6 +77,8 @@ class MlflowServer:
             key = asked["filter"].split("'")[1]
             return {"runs": [self._shown(run) for run in self.runs if key in [tag["value"] for tag in run["tags"]]]}
         run = next(run for run in self.runs if run["info"]["run_id"] == asked["run_id"])
+        if name == "metrics/get-history":
+            return {"metrics": [point for point in run["points"] if point["key"] == asked["metric_key"]]}
         if name == "runs/log-batch":
             run["points"] += asked.get("metrics", [])
             run["params"] += asked.get("params", [])

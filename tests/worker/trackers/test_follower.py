@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -18,7 +22,11 @@ from moco_ray.run_folder.metrics import metrics_line
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.pretraining import PRETRAINING
 from moco_ray.worker.trackers import follower as follower_module
+from moco_ray.worker.trackers.card import Card, Point
 from moco_ray.worker.trackers.follower import TrackerFollower
+from moco_ray.worker.trackers.mlflow_run import MlflowRun
+from moco_ray.worker.trackers.wandb_files import rows_on_disk
+from moco_ray.worker.trackers.wandb_run import WandbRun
 from tests.runs import metrics, tiny_config
 from tests.worker.trackers.servers import MlflowServer, closed_port, silent_port
 
@@ -109,6 +117,7 @@ def test_a_server_that_comes_back_gets_what_it_missed(
     # Nothing is in the record, so what was committed before the tracker was open is not there to be read.
     wait_for(lambda: any("follows this run" in line for line in said))
     follower.commit(lines(2, 4), [])
+    follower.commit(lines(2, 4), [])  # again, which changes nothing
     wait_for(lambda: [step for step, _ in mlflow.points("train/loss")][-1:] == [3])
     mlflow.mode = mode
     for first in range(4, 40, 4):
@@ -120,6 +129,39 @@ def test_a_server_that_comes_back_gets_what_it_missed(
     assert [step for step, _ in mlflow.points("eval/knn_top1")] == [*range(4, 40, 4)]
     told = [line for line in said if "reached" in line]
     assert len(told) == 2 and told[0].startswith("warning: MLflow cannot be reached") and "again" in told[1]
+
+
+def evaluation(step: int) -> Point:
+    return {"step": step, "values": {"eval/rankme": step / 7}}
+
+
+def test_an_evaluation_that_comes_late_is_there_once(mlflow: MlflowServer) -> None:
+    card = Card(key="k", name="n", folder="f", tags={}, params={})
+    first, second = MlflowRun(card), MlflowRun(card)
+    first.open()
+    first.send([evaluation(0), evaluation(200)])
+    first.look()
+    first.send([evaluation(100), evaluation(200)])
+    second.open()
+    second.send([evaluation(step) for step in (0, 100, 150, 200)])
+    assert [step for step, _ in mlflow.points("eval/rankme")] == [0, 200, 100, 150]
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_comes_late_is_on_the_disk_of_wandb_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    for steps in ([0, 200, 100], [0, 100, 150, 200]):
+        run = WandbRun(Card(key="k", name="n", folder="f", tags={}, params={}))
+        run.open()
+        run.send([{"step": 300, "values": {"train/loss": 1.0, "train/lr": 0.1}}, *map(evaluation, steps)])
+        run.finish(is_done=True)
+        time.sleep(1.1)  # folders are named by the second
+    rows = rows_on_disk(tmp_path, "k")
+    assert [row["eval/step"] for row in rows if "eval/step" in row] == [0, 200, 100, 150]
+    assert [row["step"] for row in rows if "step" in row] == [300] and [row["_step"] for row in rows] == [*range(5)]
 
 
 @pytest.mark.slow
@@ -179,6 +221,32 @@ def test_a_run_ends_soon_and_says_what_is_missing_where_nobody_answers(
 
 
 @pytest.mark.slow
+def test_a_finished_run_waits_for_as_long_as_its_points_are_taken(
+    mlflow: MlflowServer, images: Path, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower_module, "_LAST_WAIT_S", 1.5)
+    monkeypatch.setattr(follower_module, "_TELL_EVERY_S", 1.0)
+    answer = mlflow.answer
+
+    def slowly(name: str, asked: dict[str, Any]) -> dict[str, Any]:
+        if "metrics" in asked:
+            time.sleep(0.6)
+        return answer(name, asked)
+
+    monkeypatch.setattr(mlflow, "answer", slowly)
+    follower, _ = follow(tracked(images, tmp_path, "mlflow"))
+    wait_for(lambda: any("follows this run" in line for line in said))
+    began_s = time.monotonic()
+    for first in range(0, 2500, 500):
+        follower.commit(lines(first, first + 500), [])
+    follower.close(is_done=True)
+    assert time.monotonic() - began_s > 2.5
+    assert [step for step, _ in mlflow.points("train/loss")] == list(range(2500))
+    assert any("has taken" in line and "of 2,500 points" in line for line in said)
+    assert not any("did not take" in line for line in said)
+
+
+@pytest.mark.slow
 def test_a_process_that_dies_is_started_again_and_reads_the_record(
     mlflow: MlflowServer, images: Path, tmp_path: Path, said: list[str]
 ) -> None:
@@ -209,3 +277,45 @@ def test_a_package_that_a_node_lacks_is_said_and_training_goes_on(
     follower.commit(lines(0, 2), [])
     follower.close(is_done=True)
     assert len([line for line in said if "broken" in line]) == 1 and not children()
+
+
+@pytest.mark.slow
+def test_a_process_leaves_when_rank_0_dies_while_it_waits_for_a_server_that_is_away(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closed_port() as url:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+        card = {"key": "k", "name": "n", "folder": "f", "tags": {}, "params": {}}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moco_ray.worker.trackers.process", "mlflow"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(f'{json.dumps(card)}\n{{"close": true}}\n')
+        process.stdin.flush()
+        try:
+            assert "trouble" in process.stdout.readline()
+            process.stdin.close()
+            assert process.wait(timeout=10) == 1
+        finally:
+            process.kill()
+
+
+def test_a_process_that_starts_while_the_run_is_closed_does_not_stay(
+    images: Path, tmp_path: Path, mlflow: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, may_start = TrackerFollower._start, threading.Event()
+
+    def late(follower: TrackerFollower, scratch: str) -> subprocess.Popen[str]:
+        may_start.wait()
+        return start(follower, scratch)
+
+    monkeypatch.setattr(TrackerFollower, "_start", late)
+    follower, _ = follow(tracked(images, tmp_path, "mlflow"))
+    follower.close(is_done=False)
+    may_start.set()
+    wait_for(lambda: not any(thread.name == "mlflow" for thread in threading.enumerate()), 20)
+    assert not children() and not mlflow.runs
