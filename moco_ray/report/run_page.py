@@ -13,7 +13,7 @@ from dataclasses import replace
 from PIL import Image
 
 from moco_ray.report import run_details, run_sections
-from moco_ray.report.page import Section, render_page
+from moco_ray.report.page import Section, render_page, state_mark
 from moco_ray.report.run_curves import NotWanted, RunCurves
 from moco_ray.report.story import Story, read_story
 from moco_ray.report.texts import plain, size
@@ -101,6 +101,12 @@ def write_report(run: Storage, *, is_live: bool | None = None) -> str | None:
     except Exception as error:  # a page is no reason to lose a run
         log.warning(f"the report could not be written ({type(error).__name__}: {error})")
         return None
+
+
+def says_ended(run: Storage) -> bool:
+    """Whether a run's folder has a page that says that the run has ended well."""
+    path = run.join("report", PAGE)
+    return run.exists(path) and state_mark("ended") in run.read_bytes(path).decode("utf-8", "replace")
 
 
 def page_of(story: Story) -> str:
