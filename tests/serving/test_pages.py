@@ -131,6 +131,19 @@ def test_runs_are_compared_by_what_they_have_measured(pages: Served, root: Path)
         assert f'aria-label="{title}' in page
 
 
+def test_axes_of_all_but_losses_and_evaluations_begin_at_zero(pages: Served) -> None:
+    page = pages.get("/run/ended").text
+    axes: dict[str, tuple[float, list[str]]] = {}
+    for figure in page.split("<figure")[1:]:
+        title = figure.partition("<figcaption>")[2].partition(" <")[0]
+        (frame,) = re.findall(r"data-frame='([^']+)'", figure)
+        axes[title] = json.loads(frame)[-2], re.findall(r'x="45" [^>]*>([^<]+)<', figure)
+    for title in ("Learning rate", "Throughput", "Contrast accuracy"):
+        assert axes[title][0] == 0, title
+    assert axes["Loss"][0] > 2 and axes["kNN accuracy"][0] > 50
+    assert axes["Learning rate"][1] == ["0.00", "0.01", "0.02", "0.03"]
+
+
 def test_a_comparison_says_what_is_not_there(pages: Served) -> None:
     page = pages.get("/compare?run=ended&run=gone&run=ended").text
     assert "gone is not there (any more)" in page and "1 run side by side" in page
