@@ -161,7 +161,11 @@ def test_curves_can_be_laid_over_epochs(tmp_path: Path) -> None:
         page = server.get("/compare?run=a&run=b&by=epoch").text
         assert _points(page, "kNN accuracy", "a")[-1] == [4, 60.0]  # 40 steps of 16 images
         assert _points(page, "kNN accuracy", "b")[-1] == [2, 60.0]
-        assert "the length of an epoch is not on record: c" in server.get("/compare?run=a&run=c&by=epoch").text
+        page = server.get("/compare?run=c&run=a&by=epoch").text
+        assert "the length of their epochs is not on record: c" in page
+        assert 'data-name="c"' not in page and _points(page, "kNN accuracy", "a")[-1] == [4, 60.0]
+        assert 'class="line s1" data-name="a"' in page  # the colour of its key
+        assert "No curves over epochs" in server.get("/compare?run=c&by=epoch").text
 
 
 def test_the_page_of_a_run_holds_its_figures_or_its_report(tmp_path: Path) -> None:
