@@ -192,6 +192,13 @@ def test_a_report_stands_on_the_page_and_apart_from_it(browser: Browser, tmp_pat
             write_checkpoint(run, 10, 20)
             _until(browser, "return document.querySelector('.steps').textContent.includes('20')")
             assert browser.run("return document.querySelector('iframe').read")  # whoever reads it is not disturbed
+            source = browser.run("return document.querySelector('iframe').getAttribute('src')")
+            run.write_bytes(run.join("report", "index.html"), REPORT + b"<p>and what has come since")
+            _until(
+                browser,
+                f"const src = document.querySelector('iframe')?.getAttribute('src'); return src && src !== {source!r}",
+            )
+            assert browser.run("return document.querySelectorAll('iframe').length") == 1
         _own(browser, pages)
         browser.open(pages.address + browser.run("return document.querySelector('iframe').getAttribute('src')"))
         assert browser.run("return document.getElementById('told').textContent") == "drawn"  # its own script ran

@@ -191,6 +191,8 @@ def test_the_page_of_a_run_holds_its_figures_or_its_report(tmp_path: Path) -> No
         page = server.get(address)
         source = re.findall(r'<iframe class="report" src="([^"]+)"', page.text)[0]
         assert server.get(source).text == "<p>all of it"
+        run.write_bytes(run.join("report", "index.html"), b"<p>all of it anew")
+        assert re.findall(r'<iframe class="report" src="([^"]+)"', server.get(address).text) != [source]
 
 
 def test_odd_runs_have_pages(tmp_path: Path) -> None:
