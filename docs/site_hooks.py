@@ -84,7 +84,7 @@ def notebook_page(notebook: dict[str, Any], name: str) -> str:
 
 
 def fields_table(file: str, name: str, group: str) -> str:
-    """The fields of a dataclass as a table of flags: name, type and default, and what it is.
+    """The fields of a dataclass as a table of flags: name with default, and what it is.
 
     Args:
         file: In which the class is, from the root of the repository.
@@ -93,7 +93,7 @@ def fields_table(file: str, name: str, group: str) -> str:
     """
     tree = ast.parse((ROOT / file).read_text())
     body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
-    lines = ["| flag | default | |", "|---|---|---|"]
+    lines = ["| flag, default | |", "|---|---|"]
     for item, after in pairwise(body):
         is_told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
         if not isinstance(item, ast.AnnAssign) or not is_told or item.value is None:
@@ -102,7 +102,7 @@ def fields_table(file: str, name: str, group: str) -> str:
         kind, about = ast.unparse(item.annotation), " ".join(str(after.value.value).split())
         choices = re.search(r"Literal\[(.*?)\]", kind)
         among = f" One of {choices[1]}.".replace("'", "`") if choices else ""
-        lines.append(f"| `{flag}` | `{_default(item.value)}` | {(about + among).replace('|', chr(92) + '|')} |")
+        lines.append(f"| `{flag}`<br>`{_default(item.value)}` | {(about + among).replace('|', chr(92) + '|')} |")
     return "\n".join(lines)
 
 

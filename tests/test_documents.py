@@ -11,29 +11,36 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from moco_ray.config.programs import DOORS
 from moco_ray.data.sample import write_digits
 from tests.bare import ROOT, run_bare
 from tests.boxed import write_shapes
 from tests.docs.pages import (
     DOCUMENTS,
     all_flags,
+    benchmark_flags,
     blocks,
     check_command,
     commands,
     commands_of,
     fenced,
     inline,
+    is_drawing,
     is_of_this_program,
     name_of,
+    odd_fences,
+    prose,
+    targets,
     text_of,
 )
 from tests.s3 import S3Server, s3_server
 
-# First words of commands that are not run here, and why not.
+# First words of commands that are not run here, and why not. `_is_elsewhere` looks at the others.
 ELSEWHERE = {
     "make": "the demo is below, tests/docs/test_site.py makes the docs, and `make test` is what runs this",
     "aws": "needs an account",
@@ -47,8 +54,11 @@ ELSEWHERE = {
     "source": "a shell's own",
     "moco-ray --print-completion": "tests/cli/test_completion.py",
     "tensorboard": "serves until it is stopped; tests/worker reads its files",
-    "python -m benchmarks.gpu": "needs a GPU; tests/benchmarks/test_gpu.py runs it in small",
+    "mkdir": "a shell's own",
 }
+# Flags of other programs, which pages name without the program.
+_FLAGS_OF_OTHERS = {"--submission-id", "--runtime-env", "--no-wait", "--extra"}
+_LONGEST_COMMAND = 92  # characters of a line that are shown without scrolling
 TINY = (
     "--optim.global-batch-size 8 --optim.bn-groups 2 --views.crop-px 32 --model.arch tiny_resnet --model.stem imagenet "
     "--eval.max-queries 8 --eval.max-bank 16 --run.max-steps 2"
@@ -75,7 +85,12 @@ IN_ONE_PROCESS = {  # likewise, one process for the whole page; with what stands
         '"resnet50", pretrained=True': '"test_resnet", pretrained=False',
         "--fast --baselines": "--fast --views.crop-px 32",
     },
+    "jobs.md": {  # whose Python is the README's
+        "--checkpoint 743": "--checkpoint 2",
+        "result = moco_ray.pretrain(config)": "",
+    },
 }
+SKIPPED = ("s3://", "--serve", "jobs/demo.py")  # on a page in one process; others have them
 ALONE = (
     "README.md",
     "cloud.md",
@@ -102,10 +117,69 @@ def test_every_command_of_the_documents_is_run_or_parsed_or_listed_with_a_reason
     unknown = []
     for document, command in commands():
         is_run = document in (*IN_ORDER, *IN_ONE_PROCESS, *ALONE) and shorter(command) is not None
-        if is_run or command.startswith(tuple(ELSEWHERE)):
+        if is_run or is_elsewhere(command):
             continue
         unknown += _problems(document, command, monkeypatch)
     assert not unknown, "neither run nor right, nor listed with a reason:\n" + "\n".join(unknown)
+
+
+def is_elsewhere(command: str) -> bool:
+    """Whether a command is one of those that are not run here, and has the words that it must have."""
+    words = command.removesuffix(" &&").split()
+    if not any(words[: len(key.split())] == key.split() for key in ELSEWHERE):
+        return False
+    checks = {
+        "make": lambda: set(words[1:]) <= targets() and len(words) > 1,
+        "export": lambda: len(words) > 1 and all(re.match(r"[A-Z_]+=", word) for word in words[1:]),
+        "ray": lambda: words[1:2] and words[1] in _RAYS,
+        "moco-ray": lambda: words[2] in ("bash", "fish", "zsh"),
+        "source": lambda: words[1:] == [".venv/bin/activate"],
+    }
+    return bool(checks.get(words[0], lambda: True)())
+
+
+_RAYS = ("dashboard", "down", "exec", "get-auth-token", "job", "start", "status", "stop", "up")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make dosc",
+        "make",
+        "exporting nonsense",
+        "export nonsense",
+        "ray frobnicate",
+        "moco-ray --print-completion powershell",
+        "python -m benchmarks.gpu --nonsense",
+        "python -m benchmarks.nothing",
+        "python jobs/embed.py runs/first --output vectors --duplicatess",
+        "python jobs/rums.py",
+        "frobnicate",
+    ],
+)
+def test_a_wrong_command_is_found(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not is_elsewhere(command)
+    assert _problems("page", command, monkeypatch)
+
+
+def test_every_block_is_read_by_something_here() -> None:
+    odd = [f"{name_of(page)}: {line}" for page in DOCUMENTS for line in odd_fences(page.read_text())]
+    assert not odd, odd
+    for fence in ("```bash", "~~~", "    ```console", "> ```", "```{.python}"):
+        assert odd_fences(f"{fence}\nmake\n```\n") == [fence]
+    assert fenced("1. so\n\n    ```\n    make nothing\n    ```\n") == [("", "make nothing\n")]
+    hidden = [text for _, text in blocks("text") if any(is_of_this_program(line) for line in text.splitlines())]
+    assert not hidden, hidden
+
+
+def test_no_command_has_to_be_scrolled() -> None:
+    lines = [
+        (document, re.sub(r"\s+#.*$", "", line))
+        for document, text in blocks("")
+        if not is_drawing(text)
+        for line in text.splitlines()
+    ]
+    assert [(document, line) for document, line in lines if len(line) > _LONGEST_COMMAND] == []
 
 
 def test_a_command_inside_a_sentence_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,6 +188,40 @@ def test_a_command_inside_a_sentence_is_right(monkeypatch: pytest.MonkeyPatch) -
     assert len(found) > 20
     wrong = [problem for document, command in found for problem in _problems(document, command, monkeypatch)]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("--serves", ["--serves"]),
+        ("jobs/rums.py", ["jobs/rums.py"]),
+        ("jobs/embed.py --duplicatess", ["--duplicatess"]),
+        ("make nothing", ["make nothing"]),
+        ("jobs/runs.py --serve", []),
+        ("--eval.jsonl", []),
+        ("helm install --version 1", []),
+    ],
+)
+def test_a_wrong_name_inside_a_sentence_is_found(code: str, wrong: list[str]) -> None:
+    assert _wrong_names(code) == wrong
+
+
+def _wrong_names(code: str) -> list[str]:
+    """Of inline code what names a flag, a door or a target that is none."""
+    wrong = [door for door in re.findall(r"(?:jobs|tune)/\w+\.py", code) if door not in DOORS.values()]
+    words = code.split()
+    if words[0] == "make" and not set(words[1:]) <= targets():
+        wrong.append(code)
+    if words[0].startswith(("--", "jobs/", "tune/")):
+        known = _known_flags()
+        wrong += [flag for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*", code) if flag.replace("_", "-") not in known]
+    return wrong
+
+
+@cache
+def _known_flags() -> set[str]:
+    benchmarks = benchmark_flags(*(ROOT / "benchmarks").rglob("*.py"))
+    return all_flags() | benchmarks | _FLAGS_OF_OTHERS | _FILES | {"--help", "--version", "--list-presets"}
 
 
 def _problems(document: str, command: str, patch: pytest.MonkeyPatch) -> list[str]:
@@ -130,7 +238,7 @@ def test_every_flag_and_setting_that_is_named_is_there() -> None:
     known = all_flags()
     assert "--optim.lr" in known and "--method.no-symmetric" in known and "--duplicates" in known
     groups = {flag[2:].partition(".")[0] for flag in known if "." in flag}
-    wrong = []
+    wrong = [f"{name_of(page)}: {name}" for page in DOCUMENTS for code in inline(page) for name in _wrong_names(code)]
     for page in DOCUMENTS:
         for code in inline(page):
             named = re.findall(r"(?<![\w-])--[a-z]+\.[\w-]+", code)
@@ -160,8 +268,7 @@ def test_every_piece_of_python_is_run() -> None:
 def test_every_link_of_the_documents_leads_to_a_file_of_the_repository() -> None:
     broken = []
     for page in DOCUMENTS:
-        prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
-        for target in re.findall(r"\]\(([^)\s#]+)[^)]*\)", prose):
+        for target in re.findall(r"\]\(([^)\s#]+)[^)]*\)", prose(page)):
             if not target.startswith("http") and not (page.parent / target).exists():
                 broken.append(f"{name_of(page)}: {target}")
     assert not broken, broken
@@ -310,7 +417,7 @@ def test_a_page_works_from_top_to_bottom_in_one_process(page: str, folder: Path,
             parts += [
                 f"job({f'{command} {shorter(command)}'!r})\n"
                 for command in commands_of(block)
-                if not command.startswith(tuple(ELSEWHERE))
+                if not is_elsewhere(command) and not any(word in command for word in SKIPPED)
             ]
     program = _ONE_PROCESS + "".join(parts)
     for was, now in IN_ONE_PROCESS[page].items():

@@ -186,6 +186,7 @@ LATE = {
     "matplotlib",
     "tensorboard",
     "mlflow",
+    "trackio",
     "wandb",
     "boto3",
     "botocore",

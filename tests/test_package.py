@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tests.cluster.deployed import UV
 
 pytestmark = pytest.mark.slow
 VERSION = moco_ray.__version__
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MADE = {"PKG-INFO", "setup.cfg"}  # by setuptools, in a source distribution
 
 
@@ -95,7 +97,7 @@ def test_the_metadata_say_what_it_is_and_needs(wheel: Path) -> None:
         "Apache-2.0",
     )
     assert metadata["Description-Content-Type"] == "text/markdown" and metadata.get_payload().startswith("# moco_ray\n")  # type: ignore[union-attr]
-    assert {"cloud", "demo", "detect", "export", "test"} <= set(metadata.get_all("Provides-Extra", []))
+    assert set(metadata.get_all("Provides-Extra", [])) == set(PROJECT["optional-dependencies"])
     assert entry_points.split("\n")[:2] == ["[console_scripts]", "moco-ray = moco_ray.cli.main:main"]
 
 

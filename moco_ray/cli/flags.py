@@ -40,7 +40,7 @@ _OTHER_WORDS = {
     "--run.storage-path": "output out output-dir out-dir save save-dir log-dir logdir results",
     "--run.dtype": "precision fp16 bf16 amp half",
     "--run.device": "gpu cpu cuda",
-    "--run.track": "wandb mlflow tracker logger loggers report-to use-wandb log-wandb with-tracking",
+    "--run.track": "wandb mlflow trackio tracker logger loggers report-to use-wandb log-wandb with-tracking",
     "--views.crop-px": "size image-size img-size crop crop-size resolution",
     "--preset": "config recipe",
     "--list-presets": "presets",

@@ -48,8 +48,8 @@ def moco_v3_resnet50() -> Config:
     """MoCo v3 with a ResNet-50 on ImageNet (arXiv:2104.02057), 100 epochs; for 300 epochs the rate is 0.3.
 
     Command: python jobs/pretrain.py --preset moco-v3-resnet50 --data.uri s3://BUCKET/imagenet/train
-    Hardware: 16 GPUs of 80 GB, estimated: BatchNorm over the global batch takes 256 images whole, twice. Expected: 68.9 %
-    linear top-1. Not yet run.
+    Hardware: 8 GPUs of 80 GB or 16 of 32 GB, estimated: BatchNorm over the global batch needs all images of a worker at once.
+    Expected: 68.9 % linear top-1. Not yet run.
     """
     return Config(
         preset="moco-v3-resnet50",
@@ -154,8 +154,9 @@ def simclr() -> Config:
     """SimCLR on ImageNet (arXiv:2002.05709), 100 epochs.
 
     Command: python jobs/pretrain.py --preset simclr --data.uri s3://BUCKET/imagenet/train
-    Hardware: 16 GPUs of 80 GB, estimated as for moco-v3-resnet50. Expected: between the 61.9 % of a batch of 256 and the
-    66.6 % of 8192 after 200 epochs (arXiv:2003.04297, Table 2). Not yet run.
+    Hardware: 8 GPUs of 80 GB or 16 of 32 GB, estimated: BatchNorm over the global batch needs all images of a worker at once.
+    Expected: between the 61.9 % of a batch of 256 and the 66.6 % of 8192 after 200 epochs (arXiv:2003.04297, Table 2). Not yet
+    run.
     """
     return Config(
         preset="simclr",

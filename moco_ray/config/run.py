@@ -66,8 +66,8 @@ class RunConfig:
     """Further Ray resources of each worker, as NAME=AMOUNT,NAME=AMOUNT: to place workers on certain nodes."""
     data_label: str | None = None
     """Ray node label, as KEY=VALUE, of the nodes that read and augment images. None: wherever a CPU is free."""
-    track: tuple[Literal["mlflow", "wandb"], ...] | None = None
-    """Follow the run in MLflow or Weights & Biases too, beside TensorBoard: the points of metrics.jsonl and eval.jsonl, sent
+    track: tuple[Literal["mlflow", "wandb", "trackio"], ...] | None = None
+    """Follow the run in MLflow, Weights & Biases or Trackio too, beside TensorBoard: the points of metrics.jsonl and eval.jsonl, sent
     after each checkpoint. Their own environment variables, such as MLFLOW_TRACKING_URI and WANDB_MODE, say where."""
     micro_batch_groups: int | None = None
     """BatchNorm groups that go through an encoder at once. None: as many as fit; the result is the same."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -99,10 +100,15 @@ def summary(tensor: Tensor) -> dict[str, Any]:
     if not tensor.is_floating_point():
         return says
     is_finite = torch.isfinite(tensor)
-    values = tensor[is_finite].float()
-    says |= {"nan": int(torch.isnan(tensor).sum()), "inf": int(torch.isinf(tensor).sum())}
-    if len(values):
-        says |= {"min": float(values.min()), "max": float(values.max()), "mean": float(values.mean())}
+    num_finite = int(is_finite.sum())
+    says |= {"nan": int(torch.isnan(tensor).sum()), "inf": tensor.numel() - num_finite - int(torch.isnan(tensor).sum())}
+    if num_finite:  # by no index, which would take many times the memory of the tensor
+        low, high, total = tensor.detach(), tensor.detach(), tensor.detach()
+        if num_finite < tensor.numel():
+            low, high = torch.where(is_finite, low, math.inf), torch.where(is_finite, high, -math.inf)
+            total = torch.where(is_finite, total, 0.0)
+        mean = float(total.sum(dtype=torch.float64)) / num_finite
+        says |= {"min": float(low.amin()), "max": float(high.amax()), "mean": mean}
     return says
 
 

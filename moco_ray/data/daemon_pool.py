@@ -33,9 +33,7 @@ class DaemonPool(Executor):
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._num_threads = num_threads
         for _ in range(num_threads):
-            thread = threading.Thread(target=_work, args=(self._tasks,), name="daemon-pool", daemon=True)
-            thread.start()
-            _threads.add(thread)
+            start_daemon(_work, self._tasks, name="daemon-pool")
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run a function on one of the threads."""
@@ -52,6 +50,13 @@ class DaemonPool(Executor):
         except Empty:
             for _ in range(self._num_threads):
                 self._tasks.put(None)
+
+
+def start_daemon(work: Callable[..., None], *args: Any, name: str) -> None:
+    """Start a thread that ends with the process, which gives it a moment to come to its own end."""
+    thread = threading.Thread(target=work, args=args, name=name, daemon=True)
+    thread.start()
+    _threads.add(thread)
 
 
 def _work(tasks: SimpleQueue[_Task | None]) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from moco_ray.core.batch import Batch, groups_per_rank
 from moco_ray.data.blocks import Block, StreamSpec
+from moco_ray.data.daemon_pool import start_daemon
 
 _SEGMENT_TASKS = 2000  # tasks that one Ray data set plans ahead: bounds the memory of planning a long run
 _READ_AHEAD_STEPS = 3
@@ -76,8 +77,8 @@ class Stream:
     wait_s: float = field(default=0.0, init=False)
     """Seconds that the consumer has waited for data so far."""
 
-    def __iter__(self) -> Iterator[Loaded]:
-        """Yield the steps in order. All ranks must iterate in step.
+    def __iter__(self) -> Generator[Loaded]:
+        """Yield the steps in order; whoever leaves before the last one closes it. All ranks must iterate in step.
 
         Raises:
             Exception: Whatever the data tasks raised.
@@ -87,8 +88,7 @@ class Stream:
         stop = threading.Event()
         length = max(1, _SEGMENT_TASKS * self.spec.steps_per_task * self.spec.groups_per_task // self.spec.num_groups)
         opened = self.first_step
-        thread = threading.Thread(target=self._prepare, args=(segments, ready, stop), name="stream", daemon=True)
-        thread.start()
+        start_daemon(self._prepare, segments, ready, stop, name="stream")
         try:
             for step in range(self.first_step, self.last_step):
                 # The next segment is opened half a segment early, at a step that all ranks reach together.

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from moco_ray.cluster.workers import choose_workers, trains_here
 from moco_ray.config import Config
 from moco_ray.driver.estimate import measure_size, measure_step
@@ -123,6 +125,8 @@ def _say_cost(plan: Plan, job: Job, sample: Sample) -> dict[str, Any]:
         f"{one_group if size.can_be_cut else '; in micro-batches it cannot be trained'}"
     )
     network_s = measure_step(job, plan.source.train_rows[: config.optim.global_batch_size])
+    if job.uses_gpu and torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what that step took is free again
     cores = max(1, (os.cpu_count() or 1) - (not job.uses_gpu))
     data_s = sample.seconds_an_image * config.optim.global_batch_size / cores
     step_s = max(network_s, data_s)

@@ -30,8 +30,10 @@ from moco_ray.evaluate.classification import classification
 from moco_ray.evaluate.features import ImageSet
 from moco_ray.evaluate.linear import fit_linear
 from moco_ray.evaluate.measure import resize_px
+from moco_ray.report.evaluated import keep_results
 from moco_ray.storage.storage import Missing, Storage, resolve_storage_options
 from moco_ray.storage.uris import without_secrets
+from moco_ray.tasks.network import initial_options
 from moco_ray.tasks.supervised import LINEAR_PROBE, initial_network
 from moco_ray.worker.console import said_by
 
@@ -81,7 +83,7 @@ def fast_probe(config: Config, *, baselines: bool = False, say: Callable[[str], 
         workers = choose_pool_workers(config.run)
         found = {name: _probe(name, network, config, sets, images, workers) for name, network in networks.items()}
     values = found.pop("encoder")
-    return {
+    results = {
         "task": config.task,
         "fast": True,
         "init": config.model.init and without_secrets(config.model.init),
@@ -95,6 +97,9 @@ def fast_probe(config: Config, *, baselines: bool = False, say: Callable[[str], 
         "baselines": {name: {key: value[key] for key in _OF_BASELINES} for name, value in found.items()},
         "seconds": time.monotonic() - start_s,
     }
+    with said_by(say):
+        keep_results(config.model.init, initial_options(config), results)
+    return results
 
 
 def _probe(

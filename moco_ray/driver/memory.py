@@ -9,6 +9,10 @@ import torch
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+_CONTROLLERS = (  # of version 2, and of version 1
+    (_CGROUP, "memory.max", "memory.current", "inactive_file"),
+    (_CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -35,16 +39,19 @@ def _available() -> int | None:
 
 def _left_of_limit() -> int | None:
     """What is left of a container's limit."""
-    try:
-        limit, used = (_CGROUP / "memory.max").read_text().strip(), (_CGROUP / "memory.current").read_text()
-        return None if limit == "max" else max(0, int(limit) - int(used) + _cache())
-    except (OSError, ValueError):
-        return None
+    for folder, name_of_limit, name_of_usage, name_of_cache in _CONTROLLERS:
+        try:
+            limit = (folder / name_of_limit).read_text().strip()
+            used = int((folder / name_of_usage).read_text())
+            return None if limit == "max" else max(0, int(limit) - used + _cache(folder, name_of_cache))
+        except (OSError, ValueError):
+            continue
+    return None
 
 
-def _cache() -> int:
+def _cache(folder: Path, name: str) -> int:
     """Files in memory, which count as used and make room where it is needed."""
-    for line in (_CGROUP / "memory.stat").read_text().splitlines():
-        if line.startswith("inactive_file "):
+    for line in (folder / "memory.stat").read_text().splitlines():
+        if line.startswith(f"{name} "):
             return int(line.split()[1])
     return 0

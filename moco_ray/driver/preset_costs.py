@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 _CHOICE = ("small", "cifar10", "moco-v2", "moco-v3-vit-mini", "moco-v3-vit-small", "moco-v3-resnet50")
 _FEWEST_BATCHES = 4  # of an epoch
 _LARGEST_CROP, _SMALLEST_CROP = 2.0, 1 / 6  # in shorter sides of the images
-_ROOM = 0.9  # of the memory: kernels and the batches that come take the rest
+_ROOM = {
+    "cuda": 0.9,
+    "cpu": 0.6,
+}  # of the memory: kernels and the batches that come take the rest, on a CPU all processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +103,9 @@ def costs_of_presets(
                 is_suggested=name == suggested,
                 images_a_batch=batch,
                 memory=size.training + size.all_activations,
-                groups_at_once=None if memory is None else min(size.num_groups, size.groups_at_once(_ROOM * memory)),
+                groups_at_once=None
+                if memory is None
+                else min(size.num_groups, size.groups_at_once(_ROOM[device.type] * memory)),
                 num_groups=size.num_groups,
                 can_be_cut=size.can_be_cut,
                 step_s=step_s,
@@ -129,7 +134,7 @@ def say_costs(costs: list[Cost], config: Config, size: Size, device: torch.devic
     head = f"presets for these images, estimated for one worker on {where} here, where {has}; times by the work of each network:"
     lines = [head, *table]
     if memory is not None:
-        lines.append(_largest(config, size, _ROOM * memory, is_gpu=device.type == "cuda"))
+        lines.append(_largest(config, size, _ROOM[device.type] * memory, is_gpu=device.type == "cuda"))
     suggested = next((cost for cost in costs if cost.is_suggested), None)
     if suggested is not None:
         lacks = "" if suggested.fits is not False else ", for which this machine lacks the memory"

@@ -21,9 +21,8 @@ from moco_ray.driver.launch import launch
 from moco_ray.driver.naming import forget_claims, take_name
 from moco_ray.driver.paths import check_paths
 from moco_ray.driver.plan import Plan, make_plan, open_run, with_name
-from moco_ray.driver.report import begin_report, end_report
+from moco_ray.driver.report import begin_report, end_report, mend_report, stop_report
 from moco_ray.driver.trackers import track_finished
-from moco_ray.report.run_page import write_report
 from moco_ray.run_folder.begin import begin_run
 from moco_ray.run_folder.checkpoint_files import checkpoint_steps
 from moco_ray.run_folder.end import end_on_record, forget_end
@@ -117,6 +116,7 @@ def _attempt(
         plan = make_plan(task, config, run, patience)
         if plan.goes_on and (result := finished_run(plan)) is not None:
             forget_end(run)
+            mend_report(plan)
             track_finished(plan.job(uses_gpu=False, lease_owner=lease.owner), run)
             return result
         return _train(plan, lease, pulse, command, is_first=is_first)
@@ -135,18 +135,17 @@ def _train(plan: Plan, lease: Lease, pulse: Pulse, command: str | None, *, is_fi
     job = plan.job(uses_gpu=workers.uses_gpu, lease_owner=lease.owner)
     if plan.old is None:
         begin_run(plan.run, plan.config, plan.images)
-    views = begin_report(plan, workers, command)
+    report = begin_report(plan, workers, command, lease.owner)
     start = time.monotonic()
     try:
         outcome, usage = _to_the_end(plan, job, workers, lease, pulse)
-    except BaseException:
-        with contextlib.suppress(Exception):
-            write_report(plan.run.at_first(), is_live=False)
+    except BaseException as error:
+        stop_report(plan, report, error)
         raise
     log.info(
         f"done: {outcome.step:,} steps, {time.monotonic() - start:,.0f} s in this session; results in {plan.folder}"
     )
-    end_report(plan, views)
+    end_report(plan, report)
     for line in usage:
         log.info(line)
     return result_of(plan, outcome.step, outcome.summary or {})

@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from moco_ray.config import Config
 from moco_ray.config.paths import BYTES, local_path
@@ -23,9 +23,12 @@ from moco_ray.worker.followers import Followers
 from moco_ray.worker.trackers.follower import TrackerFollower
 
 log = logging.getLogger(__name__)
-_PREFIXES = {"mlflow": ("MLFLOW_", "DATABRICKS_"), "wandb": ("WANDB_",)}
-# These name one run or one process, and not where runs are tracked.
-_NOT_PASSED = frozenset("MLFLOW_RUN_ID MLFLOW_RUN_NAME WANDB_RUN_ID WANDB_RESUME WANDB_NAME WANDB_SERVICE".split())
+_PREFIXES = {"mlflow": ("MLFLOW_", "DATABRICKS_"), "wandb": ("WANDB_",), "trackio": ("TRACKIO_",)}
+# These name one run or one process, and not where runs are tracked; or whom else to tell.
+_NOT_PASSED = frozenset(
+    "MLFLOW_RUN_ID MLFLOW_RUN_NAME WANDB_RUN_ID WANDB_RESUME WANDB_NAME WANDB_SERVICE "
+    "TRACKIO_WEBHOOK_URL TRACKIO_WEBHOOK_MIN_LEVEL".split()
+)
 _MLFLOW_WORDS = ("databricks", "databricks-uc", "uc")  # which are no paths
 _WANDB_HOST = "https://api.wandb.ai"
 
@@ -61,7 +64,7 @@ def _access(name: TrackerName, config: Config, run: Storage) -> TrackerAccess:
         if variable.startswith(_PREFIXES[name]) and variable not in _NOT_PASSED
     }
     here = _local_folder(run)
-    more = _mlflow(environment, here) if name == "mlflow" else _wandb(environment, here)
+    more = {"mlflow": _mlflow, "wandb": _wandb, "trackio": _trackio}[name](environment, here)
     return TrackerAccess(name=name, environment={**environment, **more})
 
 
@@ -115,6 +118,50 @@ def _wandb(environment: dict[str, str], folder: Path | None) -> dict[str, str]:
             )
         more["WANDB_API_KEY"] = key
     return more
+
+
+def _trackio(environment: dict[str, str], folder: Path | None) -> dict[str, str]:
+    """Where Trackio keeps the run: in a Space, on a server, in a folder of its own, or beside all runs."""
+    if space := environment.get("TRACKIO_SPACE_ID"):
+        return _trackio_space(space)
+    if url := environment.get("TRACKIO_SERVER_URL"):
+        return _trackio_server(url, environment.get("TRACKIO_WRITE_TOKEN"))
+    here = environment.get("TRACKIO_DIR") or (folder and folder.parent / "trackio")
+    if here is None:
+        raise ValueError(
+            "run.track trackio does not know where the run is to be kept: run.storage-path is no folder of a disk, so set "
+            "TRACKIO_SERVER_URL and TRACKIO_WRITE_TOKEN to those of a Trackio server, or TRACKIO_DIR to a folder that all nodes share"
+        )
+    return {"TRACKIO_DIR": os.path.abspath(here), "TRACKIO_STORAGE_MODE": "sqlite"}
+
+
+def _trackio_space(space: str) -> dict[str, str]:
+    if space.count("/") != 1:
+        raise ValueError(f"TRACKIO_SPACE_ID is {space}; run.track trackio needs the whole name of a Space: user/space")
+    hub = {name: os.environ[name] for name in ("HF_TOKEN", "HF_ENDPOINT") if os.environ.get(name)}
+    if "HF_TOKEN" not in hub:
+        raise ValueError(
+            f"run.track trackio finds no token for the Space {space}; set HF_TOKEN to one of Hugging Face that may write there"
+        )
+    return hub
+
+
+def _trackio_server(url: str, key: str | None) -> dict[str, str]:
+    """The server's address and key, which may stand in the address."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("TRACKIO_SERVER_URL is no address of a server; it is like http://host:7860")
+    if parts.hostname.endswith(".hf.space"):
+        raise ValueError(
+            "TRACKIO_SERVER_URL is that of a Space of Hugging Face; set TRACKIO_SPACE_ID to user/space instead"
+        )
+    key = key or dict(parse_qsl(parts.query)).get("write_token")
+    if not key:
+        raise ValueError(
+            "run.track trackio finds no key for the server at TRACKIO_SERVER_URL; set TRACKIO_WRITE_TOKEN to the write_token of "
+            "the address that `trackio show` prints there"
+        )
+    return {"TRACKIO_SERVER_URL": parts._replace(query="", fragment="").geturl(), "TRACKIO_WRITE_TOKEN": key}
 
 
 def _wandb_login(environment: dict[str, str]) -> dict[str, str]:

@@ -17,7 +17,10 @@ _FALLEN_SPREAD, _FALLEN_RANK = 1 / 10, 1 / 3  # of the highest so far
 _SMALLEST_SPREAD, _SMALLEST_RANK = 0.02, 6.0  # to fall from: below it, few images are measured, or hardly told apart
 _AT_CHANCE = 0.01  # of the way from the loss of chance to its floor
 _FEWEST_STEPS, _SHARE_OF_RUN, _EPOCHS = 100, 0.05, 5.0
-_CHANCE_KEYS = 2.0  # times as many queries that find their key as by chance
+_CHANCE_KEYS, _OF_THE_OTHERS = (
+    2.0,
+    0.1,
+)  # times as many queries that find their key as by chance; at most so many others
 
 
 def fallen(lines: Sequence[Mapping[str, Any]], learning: Learning) -> str | None:
@@ -102,7 +105,8 @@ class ChanceWatch:
             return
         loss, key = sum(losses) / len(losses), sum(keys) / len(keys)
         way = (self.chance.loss - loss) / max(self.chance.loss - self.chance.floor, 1e-9)
-        if way < _AT_CHANCE or key <= _CHANCE_KEYS * self.chance.key:
+        by_chance = self.chance.key
+        if way < _AT_CHANCE or key <= min(_CHANCE_KEYS * by_chance, by_chance + _OF_THE_OTHERS * (100.0 - by_chance)):
             self.since = first if self.since is None else self.since
         else:
             self.since = None
@@ -119,7 +123,7 @@ class ChanceWatch:
         if self.since is None or step - self.since < self.chance.patience:
             return None
         return (
-            f"nothing is learned: since step {self.since:,} the loss ({loss:.4g}) and how often a query finds its own key "
-            f"({key:.2g} %) stay at what chance gives ({self.chance.loss:.4g} and {self.chance.key:.2g} %); embeddings that are "
+            f"nothing is learned: since step {self.since:,} the loss ({loss:.4g}; chance gives {self.chance.loss:.4g}) or how often "
+            f"a query finds its own key ({key:.2g} %; chance gives {self.chance.key:.2g}) stays at chance; embeddings that are "
             f"all alike have such a loss, and find their keys by rounding alone. To begin anew, {cure(learning)}"
         )

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 from jinja2 import Environment, StrictUndefined
 
@@ -24,7 +25,7 @@ _TEMPLATE = """\
 </head>
 <body>
 <main>
-<h1>{{ title }}{% if state %} <span class="state {{ state }}">{{ state }}</span>{% endif %}</h1>
+<h1>{{ title }}{% if state %} {{ state_mark(state) | safe }}{% endif %}</h1>
 {% for section in sections %}
 {% if section.heading %}
 <h2{% if section.anchor %} id="{{ section.anchor }}"{% endif %}>{{ section.heading }}</h2>
@@ -155,6 +156,11 @@ class Section:
     """Whether the links to all sections follow."""
 
 
+def state_mark(state: str) -> str:
+    """The state of a run, in a word, as it stands on its page."""
+    return f'<span class="state {escape(state)}">{escape(state)}</span>'
+
+
 def render_page(title: str, sections: Sequence[Section], *, state: str = "") -> str:
     """The page as HTML.
 
@@ -171,6 +177,7 @@ def render_page(title: str, sections: Sequence[Section], *, state: str = "") -> 
         title=title,
         sections=sections,
         state=state,
+        state_mark=state_mark,
         anchors=anchors,
         style=style_sheet(),
         script=script,

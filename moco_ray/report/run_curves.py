@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-import time
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -20,12 +20,18 @@ _LINES_AT_ONCE, _REST_S = 100, 0.003
 _MOST_CURVES, _MOST_DAMAGE, _AT_ONCE = 40, 20, 16
 
 
+class NotWanted(Exception):
+    """Somebody has said that what is being made is not wanted any more."""
+
+
 @dataclass
 class RunCurves:
     """What the lines of metrics say so far; `read` adds what has come since."""
 
     is_gentle: bool = False
     """Whether to leave most of the time to other threads, which train."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Set when nobody wants the rest: NotWanted ends the reading."""
     curves: dict[str, Thinned] = field(default_factory=dict)
     """By the names of metrics; of world_size only where it changes."""
     last: dict[str, float] = field(default_factory=dict)
@@ -47,6 +53,7 @@ class RunCurves:
             return
         new = [part for part in parts if part[1] > self.last_step]
         for start in range(0, len(new), _AT_ONCE):
+            self.check_wanted()
             some = new[start : start + _AT_ONCE]
             for (first, last, path), content in zip(some, in_threads(run.read, [p for *_, p in some]), strict=True):
                 if content is None:  # replaced since it was listed
@@ -57,10 +64,17 @@ class RunCurves:
                 self._add(path, content)
                 self.last_step = max(self.last_step, last)
 
+    def check_wanted(self) -> None:
+        """Raise NotWanted where nobody wants the rest."""
+        if self.stop.is_set():
+            raise NotWanted
+
     def _add(self, path: str, content: bytes) -> None:
         for number, text in enumerate(_lines(content), start=1):
-            if self.is_gentle and number % _LINES_AT_ONCE == 0:
-                time.sleep(_REST_S)
+            if number % _LINES_AT_ONCE == 0:
+                if self.is_gentle:
+                    self.stop.wait(_REST_S)
+                self.check_wanted()
             try:
                 line = json.loads(text)
                 step = int(line["step"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,8 +13,8 @@ from dataclasses import replace
 from PIL import Image
 
 from moco_ray.report import run_details, run_sections
-from moco_ray.report.page import Section, render_page
-from moco_ray.report.run_curves import RunCurves
+from moco_ray.report.page import Section, render_page, state_mark
+from moco_ray.report.run_curves import NotWanted, RunCurves
 from moco_ray.report.story import Story, read_story
 from moco_ray.report.texts import plain, size
 from moco_ray.run_folder.found import FoundRun
@@ -42,6 +43,11 @@ class RunReport:
         self._curves = RunCurves(is_gentle=is_gentle)
         self._next_s = 0.0
 
+    @property
+    def stop(self) -> threading.Event:
+        """Set when the page that is being written is not wanted any more: it ends with NotWanted."""
+        return self._curves.stop
+
     def write(self, *, is_live: bool | None = None) -> str:
         """Write the page; returns its place.
 
@@ -51,14 +57,16 @@ class RunReport:
         Raises:
             OSError: The storage does not answer.
             ValueError: The folder cannot be written to.
+            NotWanted: `stop` was set.
         """
         run = self._run
         name = run.root.rstrip("/").rsplit("/", 1)[-1]
         found = FoundRun(name=name, storage=run, sweep=None, files=run.files(run.root))
         summary = summaries([found])[0] if is_live is None else summary_of(found, read_lease(run), is_live=is_live)
         story = read_story(found, summary, self._curves)
-        path = run.join("report", PAGE)
-        run.write_bytes(path, page_of(story).encode("utf-8", "backslashreplace"))
+        path, page = run.join("report", PAGE), page_of(story).encode("utf-8", "backslashreplace")
+        self._curves.check_wanted()
+        run.write_bytes(path, page)
         return run.uri(path)
 
     @property
@@ -78,6 +86,8 @@ class RunReport:
         try:
             prepare()
             self.write(is_live=True)
+        except NotWanted:
+            return
         except Exception as error:  # a page is no reason to stop a run
             log.warning(f"the report could not be written ({type(error).__name__}: {error})")
         end = time.monotonic()
@@ -91,6 +101,12 @@ def write_report(run: Storage, *, is_live: bool | None = None) -> str | None:
     except Exception as error:  # a page is no reason to lose a run
         log.warning(f"the report could not be written ({type(error).__name__}: {error})")
         return None
+
+
+def says_ended(run: Storage) -> bool:
+    """Whether a run's folder has a page that says that the run has ended well."""
+    path = run.join("report", PAGE)
+    return run.exists(path) and state_mark("ended") in run.read_bytes(path).decode("utf-8", "replace")
 
 
 def page_of(story: Story) -> str:

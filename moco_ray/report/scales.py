@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 _ROUND = (1.0, 2.0, 2.5, 5.0, 10.0)
+_CONSTANT = 1e-6
 
 
 def round_ticks(low: float, high: float, about: int, *, whole: bool = False) -> list[float]:
@@ -30,10 +31,10 @@ def round_ticks(low: float, high: float, about: int, *, whole: bool = False) -> 
 
 
 def spread(low: float, high: float) -> tuple[float, float]:
-    """An interval with room at both ends, and with a length even where all values are the same."""
-    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):
-        room = abs(low) * 0.1 or 1.0
-        return low - room, high + room
+    """An interval with room at both ends, and with a length even where all values are the same but for rounding."""
+    if high - low <= _CONSTANT * max(abs(low), abs(high)):
+        room = 0.1 * abs(low)
+        return (low - room, high + room) if room else (0.0, 1.0)
     room = 0.06 * (high - low)
     return low - room if low < 0 or low - room > 0 else 0.0, high + room
 

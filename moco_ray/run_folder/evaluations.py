@@ -37,7 +37,7 @@ def run_of_encoder(encoder: Storage) -> Storage | None:
 
 
 def write_evaluation(run: Storage, kind: str, name: str, values: Mapping[str, Any]) -> None:
-    """Keep what was measured; the same again replaces what was there.
+    """Keep what was measured; the same of the same step again replaces what was there.
 
     Args:
         run: The folder of the run that trained the encoder.
@@ -46,7 +46,8 @@ def write_evaluation(run: Storage, kind: str, name: str, values: Mapping[str, An
         values: data, step (of the encoder), measures (name -> number).
     """
     line = {"kind": kind, "name": without_secrets(name), "at_s": round(time.time(), 1), **values}
-    path = run.join(FOLDER, f"{_plain(kind.replace(' ', '-'))}-{_plain(without_secrets(name))}.json")
+    step = "" if values.get("step") is None else f"-step{values['step']}"
+    path = run.join(FOLDER, f"{_plain(kind.replace(' ', '-'))}-{_plain(without_secrets(name))}{step}.json")
     run.write_bytes(path, (json.dumps(line, indent=1) + "\n").encode())
 
 

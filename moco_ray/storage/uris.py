@@ -24,7 +24,8 @@ _WRAPPER = re.compile(rf"({'|'.join((*ARCHIVES, *CACHES))})(://|::)")
 _SHORTEST_SECRET = 6
 _SECRET_NAME = re.compile(r"key|secret|token|password|passwd|credential|signature|sas|auth", re.IGNORECASE)
 _USER_OF_URL = re.compile(r"(?<=://)[^/\s]+@")
-_QUERY_OF_URL = re.compile(r"(\w+://[^\s?]+)\?[^\s;,)'\"]+")
+# Marks that end it in a sentence do not where a name or a value follows. What was taken out already stays as it is.
+_QUERY_OF_URL = re.compile(r"(\w+://[^\s?]+)\?(?!…)(?:[^\s'\"]*[=&])?[^\s;,)'\"]+")
 
 
 @dataclass(frozen=True)

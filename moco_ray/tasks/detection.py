@@ -32,7 +32,7 @@ from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_op
 from moco_ray.tasks.arithmetic import choose_dtype
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.learner import Learner, worker_device
-from moco_ray.tasks.network import initial_backbone, initial_place
+from moco_ray.tasks.network import initial_backbone, initial_options
 from moco_ray.tasks.task import Task, Tell
 from moco_ray.weights.detector_file import NAME, detector_bytes, state_detector
 
@@ -184,8 +184,7 @@ class Detection(Task):
             log.info(f"pictures: {', '.join(draw_run(run, job.eval_set, targets_of(job), _read_found(run, job)))}")
         except Exception as error:  # a picture is no reason to lose a finished run
             log.warning(f"the pictures could not be drawn ({type(error).__name__}: {error})")
-        if (encoder := initial_place(job.config)) is not None:
-            keep_results(encoder, results)
+        keep_results(job.config.model.init, initial_options(job.config), results)
         measured = ", ".join(f"{name} {results[name]:.2f} %" for name in ("AP", "AP50", "AP75") if name in results)
         return [
             f"on {results['num_test']:,} images: {measured}; AP50 of each class:",

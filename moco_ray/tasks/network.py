@@ -13,7 +13,7 @@ from moco_ray.core.crops import build_without_weights
 from moco_ray.core.encoders import Encoder, build_encoder
 from moco_ray.core.global_batch_norm import check_batch_norms, has_global_batch_norm, use_global_batch_norm
 from moco_ray.core.group_batch_norm import use_group_batch_norm
-from moco_ray.storage.storage import Storage, StorageOptions, resolve_storage_options
+from moco_ray.storage.storage import resolve_storage_options
 from moco_ray.storage.uris import protocol_of
 from moco_ray.weights.initial_weights import load_initial_weights
 
@@ -79,30 +79,24 @@ def initial_backbone(config: Config) -> bytes | None:
     return _saved(encoder.backbone.state_dict())
 
 
-def initial_place(config: Config) -> Storage | None:
-    """Where the weights lie that a run begins from; None: it begins from random ones, or from a name."""
-    path = config.model.init
-    return None if path is None else Storage.open(path, _access(config, path))
+def initial_options(config: Config) -> str | None:
+    """Options for the weights that a run begins from: those of its storage or data, where these are at the same kind of place."""
+    for uri, options in (
+        (config.run.storage_path, config.run.storage_options),
+        (config.data.uri, config.data.storage_options),
+    ):
+        if config.model.init and options is not None and protocol_of(uri) == protocol_of(config.model.init):
+            return options
+    return None
 
 
 def _initial_encoder(config: Config, path: str) -> tuple[Encoder, str]:
     torch.manual_seed(config.run.seed)  # of what the file does not have
     encoder = build_encoder(config.model, config.views.crop_px)
-    return encoder, load_initial_weights(encoder, path, options=_access(config, path))
+    return encoder, load_initial_weights(encoder, path, options=resolve_storage_options(path, initial_options(config)))
 
 
 def _saved(state: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
-
-
-def _access(config: Config, path: str) -> StorageOptions:
-    """Options for the weights: those of the run's storage, or of the data's, where they lie at the same kind of place."""
-    for uri, options in (
-        (config.run.storage_path, config.run.storage_options),
-        (config.data.uri, config.data.storage_options),
-    ):
-        if options is not None and protocol_of(uri) == protocol_of(path):
-            return resolve_storage_options(path, options)
-    return resolve_storage_options(path, None)

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 _EVALUATIONS_A_RUN = 20
 _QUERY_ENCODER = "query_encoder."
 _COURSES = {
-    MoCoConfig.name: ": it starts near 0, rises to that while the queue fills, and falls",
+    MoCoConfig.name: ": it starts lower, rises towards that while the queue fills, and falls",
     MemoryBankConfig.name: ": it starts above that, while the bank holds random directions, and falls",
 }
 

@@ -28,7 +28,7 @@ from moco_ray.run_folder.results import RESULTS, write_results
 from moco_ray.storage.storage import Storage, StorageOptions
 from moco_ray.tasks.job import Job
 from moco_ray.tasks.method_learner import MethodLearner, method_learner
-from moco_ray.tasks.network import check_network, initial_backbone, initial_place, network_without_weights
+from moco_ray.tasks.network import check_network, initial_backbone, initial_options, network_without_weights
 from moco_ray.tasks.task import Task, Tell
 from moco_ray.weights.classifier_file import NAME as CLASSIFIER
 from moco_ray.weights.classifier_file import classifier_bytes, state_network
@@ -140,8 +140,7 @@ class Supervised(Task):
             log.info(f"pictures: {', '.join(draw_results(run, results))}")
         except Exception as error:  # a picture is no reason to lose a finished run
             log.warning(f"the pictures could not be drawn ({type(error).__name__}: {error})")
-        if (encoder := initial_place(job.config)) is not None:
-            keep_results(encoder, results)
+        keep_results(job.config.model.init, initial_options(job.config), results)
         classifier = json.dumps(f"{job.run_uri}/{CLASSIFIER}")
         usage = [
             "to use the classifier:",

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-TrackerName = Literal["mlflow", "wandb"]
-TITLES: Mapping[TrackerName, str] = {"mlflow": "MLflow", "wandb": "Weights & Biases"}
+TrackerName = Literal["mlflow", "wandb", "trackio"]
+TITLES: Mapping[TrackerName, str] = {"mlflow": "MLflow", "wandb": "Weights & Biases", "trackio": "Trackio"}
 """What each calls itself."""
 
 

@@ -61,7 +61,13 @@ def _chart(name: str, runs: Sequence[Drawn], x_label: str) -> str:
     metric = metric_of(name)
     lines = [_line(name, run, place) for place, run in enumerate(runs) if name in run.columns]
     marks = [mark for run in runs for mark in run.interruptions]
-    return line_chart(metric.title, lines, unit=metric.unit, marks=marks, x_label=x_label)
+    return line_chart(
+        metric.title, lines, unit=metric.unit, marks=marks, x_label=x_label, from_zero=_begins_at_zero(name)
+    )
+
+
+def _begins_at_zero(name: str) -> bool:
+    return name != "train/loss" and not name.startswith("eval/")
 
 
 def _line(name: str, run: Drawn, place: int) -> Series:

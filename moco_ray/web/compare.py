@@ -48,7 +48,7 @@ def comparison(snapshot: Snapshot, names: Sequence[str], by: str, curves: Curves
     scales, scale_notes = _scales(found, by)
     names = [shown(run.name) for run in found]
     drawn = [
-        Drawn(name=name, columns=one.columns, steps_per_x=scale)
+        Drawn(name=name, columns={}) if scale is None else Drawn(name=name, columns=one.columns, steps_per_x=scale)
         for name, one, scale in zip(names, measured, scales, strict=True)
     ]
     return {
@@ -69,17 +69,14 @@ def comparison(snapshot: Snapshot, names: Sequence[str], by: str, curves: Curves
     }
 
 
-def _scales(runs: Sequence[FoundRun], by: str) -> tuple[list[float], list[str]]:
-    """Steps of one unit across for each run, and what is to be said of them."""
+def _scales(runs: Sequence[FoundRun], by: str) -> tuple[Sequence[float | None], list[str]]:
+    """Steps of one unit across for each run, None where they are unknown, and what is to be said of them."""
     if by != "epoch":
         return [1.0] * len(runs), []
     lengths = in_threads(steps_per_epoch, runs)
-    if None in lengths:
-        unknown = [shown(run.name) for run, length in zip(runs, lengths, strict=True) if length is None]
-        return [length or 1.0 for length in lengths], [
-            f"drawn over steps, since the length of an epoch is not on record: {', '.join(unknown)}"
-        ]
-    return [length or 1.0 for length in lengths], []
+    unknown = [shown(run.name) for run, length in zip(runs, lengths, strict=True) if length is None]
+    note = f"not drawn by epoch, since the length of their epochs is not on record: {', '.join(unknown)}"
+    return lengths, [note] if unknown else []
 
 
 def _figures(measured: Sequence[Measured]) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ def run_page(seen: Seen, curves: CurvesOfRuns, now: float) -> dict[str, Any]:
     """
     run, name = seen.run, shown(seen.run.name)
     has_report = _INDEX in run.files
+    num_bytes, changed_at = run.files.get(_INDEX, (0, 0.0))
     interruptions = interruptions_of(run)
     charts, notes = Charts(), list[str]()
     if not has_report or seen.summary.state in ("running", "unknown"):
@@ -48,6 +49,7 @@ def run_page(seen: Seen, curves: CurvesOfRuns, now: float) -> dict[str, Any]:
         "uri": shown(seen.summary.uri),
         "checkpoint": seen.summary.checkpoint,
         "report": report_url(name, "index.html") if has_report else None,
+        "report_version": f"{num_bytes}-{changed_at:.6f}",
         "pictures": [] if has_report else [_picture(name, path) for path in pictures[:_MOST_PICTURES]],
         "charts": charts,
         "notes": notes,

@@ -16,7 +16,7 @@ from moco_ray.storage.storage import Storage
 from moco_ray.tasks.job import Job
 from moco_ray.worker.follower import Follower
 
-_PATIENCE_S = 20
+_PATIENCE_S = 5
 
 
 class LiveReport(Follower):
@@ -35,7 +35,8 @@ class LiveReport(Follower):
             self._thread.start()
 
     def close(self, *, is_done: bool) -> None:
-        """Wait for the page that is being written: the driver writes the last one."""
+        """Give up the page that is being written: it must not replace the last one, which the driver writes."""
+        self._page.stop.set()
         if self._thread is not None:
             self._thread.join(_PATIENCE_S)
 
@@ -43,7 +44,6 @@ class LiveReport(Follower):
         """Note once what this rank runs on."""
         if self._is_prepared:
             return
-        self._is_prepared = True
         is_cuda = self._job.uses_gpu and torch.cuda.is_available()
         device = torch.cuda.get_device_name() if is_cuda else "CPU"
         facts = {
@@ -53,3 +53,4 @@ class LiveReport(Follower):
             "versions": {**versions(), **({"cuda": torch.version.cuda} if is_cuda and torch.version.cuda else {})},
         }
         self._run.write_bytes(self._run.join(*ENVIRONMENT.split("/")), json.dumps(facts).encode())
+        self._is_prepared = True

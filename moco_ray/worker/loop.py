@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -128,21 +129,22 @@ class _Loop:
         measured = Measured(device=self.learner.device, first=self.step)
         bad: list[BadRow] = []
         since, looked_at, waited, is_first = time.monotonic(), self.step, 0.0, True
-        for loaded in stream:
-            measured.add(self._train_on(loaded, is_first))
-            bad += loaded.bad
-            is_first = False
-            self.step += 1
-            log.debug(f"step {self.step}")
-            self.recorder.done(self.step)
-            if self._is_sync_step():
-                elapsed = max(time.monotonic() - since, 1e-9)
-                pace = Pace(
-                    steps_per_s=(self.step - looked_at) / elapsed, wait_fraction=(stream.wait_s - waited) / elapsed
-                )
-                self._sync(measured, bad, pace)
-                bad = []
-                since, looked_at, waited = time.monotonic(), self.step, stream.wait_s
+        with closing(iter(stream)) as batches:
+            for loaded in batches:
+                measured.add(self._train_on(loaded, is_first))
+                bad += loaded.bad
+                is_first = False
+                self.step += 1
+                log.debug(f"step {self.step}")
+                self.recorder.done(self.step)
+                if self._is_sync_step():
+                    elapsed = max(time.monotonic() - since, 1e-9)
+                    pace = Pace(
+                        steps_per_s=(self.step - looked_at) / elapsed, wait_fraction=(stream.wait_s - waited) / elapsed
+                    )
+                    self._sync(measured, bad, pace)
+                    bad = []
+                    since, looked_at, waited = time.monotonic(), self.step, stream.wait_s
 
     def _train_on(self, loaded: Loaded, is_first: bool) -> StepResult:
         self._copied = None
@@ -234,17 +236,27 @@ class _Loop:
             raise _UserError(too_many)
 
     def _stop_if_collapsed(self) -> None:
-        collapse = self.runtime.from_rank_zero(self.recorder.collapse())
+        collapse = self.recorder.collapse()
         if collapse:
-            raise _UserError(
-                f"{collapse}. Stopped after {self.step:,} steps because of run.stop-on-collapse, with everything saved: the "
-                "same command without it goes on"
+            is_saved = self.recorder.saved_step() == self.step
+            kept = "everything saved" if is_saved else "the last steps unsaved"
+            collapse = (
+                f"{collapse}. Stopped after {self.step:,} steps because of run.stop-on-collapse, with {kept}: the same "
+                "command without it goes on"
             )
+        collapse = self.runtime.from_rank_zero(collapse)
+        if collapse:
+            raise _UserError(collapse)
 
     def explain(self, failed: LossNotFinite) -> str:
         """Why a loss is not finite. All ranks must call."""
-        self.learner.optimizer.zero_grad()  # their memory is needed
-        return explain(failed, self.job, self.runtime, self.recorder, self.learner.dtype, self._between_hosts)
+        learner, self._copied = self.learner, None
+        learner.optimizer.zero_grad()
+        if learner.device.type == "cuda":  # the learner that does the steps again needs the room
+            learner.module.to("cpu")
+            learner.optimizer.state.clear()
+            torch.cuda.empty_cache()
+        return explain(failed, self.job, self.runtime, self.recorder, learner.dtype, self._between_hosts)
 
     def _check_agreement(self) -> None:
         if ranks_agree(self.learner.module):

@@ -44,7 +44,7 @@ def explain(
     Raises:
         ValueError: With what is to be told: this rank could not go on, and others may wait for it.
     """
-    text = _text(failed, job, recorder, dtype)
+    text = runtime.from_rank_zero(_text(failed, job, recorder, dtype) if runtime.rank == 0 else "")
     try:
         finding, batch = _look(failed, job, runtime, recorder)
     except Exception as error:
@@ -70,7 +70,10 @@ def explain(
 
 
 def _text(failed: LossNotFinite, job: Job, recorder: Recorder, dtype: str) -> str:
-    good = recorder.last_checkpoint_text()
+    try:
+        good = recorder.last_checkpoint_text()
+    except (OSError, ValueError) as error:
+        good = f"The checkpoint that was due could not be written ({error}). "
     if failed.step == 0:
         return f"{failed}, before anything was learned: {job.task.explain_first_nan(job.config, dtype)}"
     wider = " or run.dtype float32" if autocast_of(dtype) else ""

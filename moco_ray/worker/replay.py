@@ -97,9 +97,14 @@ def _observe(job: Job, learner: Learner, batch: Batch, before: Batch | None, fir
         text = _words_of_module(seen)
         return Finding(text=text, name=seen.name, is_of_this_rank=True, details=details), batch
     if math.isfinite(loss):
+        cause = (
+            "what run.compile makes of the network"
+            if job.config.run.compile
+            else "arithmetic that differs from time to time"
+        )
         text = (
             f"done again from {_start(first)}, this step has a loss of {loss:.4g}: the cause is not in the images and "
-            "weights alone, but in arithmetic that differs from time to time"
+            f"weights alone, but in {cause}"
         )
         return Finding(text=text, details=details), batch
     return Finding(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +25,8 @@ _TRANSFER = {job.program: job for job in (m.COMMAND for m in (evaluate, linear_p
 _PLAIN = {"demo": demo, "export": export, "weights": weights, "runs": runs}
 _PLACEHOLDERS = {"STEPS": "2", "STEP": "2", "LAYOUT": "timm", "N": "2"}
 _PYTHON = ("python", ".venv/bin/python")
+LANGUAGES = ("", "python", "json", "text")  # of blocks; commands stand in those of none
+_FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", flags=re.DOTALL | re.MULTILINE)
 
 
 def name_of(document: Path) -> str:
@@ -37,7 +40,19 @@ def text_of(name: str) -> str:
 
 def fenced(text: str) -> list[tuple[str, str]]:
     """(Language, text) of the fenced blocks of a page, in order."""
-    return re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    return [(language, textwrap.dedent(block)) for _, language, block in _FENCED.findall(text)]
+
+
+def odd_fences(text: str) -> list[str]:
+    """Lines that begin or end a block in a way that nothing here would read."""
+    languages = "|".join(LANGUAGES)
+    fences = re.findall(r"^[\s>]*(?:```|~~~).*$", text, flags=re.MULTILINE)
+    return [line for line in fences if not re.fullmatch(rf" *```({languages})", line.strip("\n"))]
+
+
+def prose(document: Path) -> str:
+    """A page without its blocks."""
+    return _FENCED.sub("", document.read_text())
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -57,7 +72,7 @@ def commands() -> list[tuple[str, str]]:
 
 def commands_of(text: str) -> Iterator[str]:
     """The commands of a block, continued lines joined, comments left out; none of a drawing."""
-    if re.search("[│├└►]", text):
+    if is_drawing(text):
         return
     for line in text.replace("\\\n", " ").splitlines():
         command = re.sub(r"(^|\s)#.*$", "", line)
@@ -66,10 +81,14 @@ def commands_of(text: str) -> Iterator[str]:
             yield command
 
 
+def is_drawing(text: str) -> bool:
+    """Whether a block shows a picture made of letters."""
+    return re.search("[│├└►]", text) is not None
+
+
 def inline(document: Path) -> list[str]:
     """What stands between single backticks in a page, outside its blocks."""
-    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
-    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text)]
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose(document))]
 
 
 def is_of_this_program(command: str) -> bool:
@@ -88,9 +107,7 @@ def check_command(command: str, patch: pytest.MonkeyPatch) -> None:
     """
     first, program, *arguments = [_PLACEHOLDERS.get(word, word) for word in shlex.split(command) if word != "…"]
     if program == "-m":
-        module = arguments[0]
-        if importlib.util.find_spec(module) is None:
-            raise ValueError(f"there is no module {module}")
+        _check_module(*arguments)
         return
     names = list(DOORS) if first == NAME else list(DOORS.values())
     if program not in names:
@@ -105,6 +122,25 @@ def check_command(command: str, patch: pytest.MonkeyPatch) -> None:
     else:
         assert name == "sweep", f"nothing here parses {name}"
         _parse_sweep(arguments)
+
+
+def _check_module(module: str, *arguments: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise ValueError(f"there is no module {module}")
+    known = benchmark_flags(ROOT / f"{module.replace('.', '/')}.py", ROOT / "benchmarks/comparisons/common.py")
+    if unknown := [word for word in arguments if word.startswith("--") and word not in known]:
+        raise ValueError(f"{module} has no {', '.join(unknown)}")
+
+
+def benchmark_flags(*files: Path) -> set[str]:
+    """Names of the flags that some files define."""
+    return {flag for file in files for flag in re.findall(r'add_argument\(\s*"(--[\w-]+)"', file.read_text())}
+
+
+def targets() -> set[str]:
+    """Names that make takes."""
+    lines = re.findall(r"^([a-z][a-z -]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    return {target for line in lines for target in line.split()}
 
 
 def _parse_plain(name: str, arguments: Sequence[str], patch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from moco_ray.driver import fast_probe as module
 from moco_ray.driver.fast_probe import fast_probe
 from moco_ray.evaluate.linear import fit_linear
 from tests.driver.test_evaluation import encoder as encoder
+from tests.report.folders import write_run
 from tests.runs import tiny_config, write_images
 
 KEPT, THERE = "features are kept in", "features of an earlier time"
@@ -76,6 +77,17 @@ def test_features_are_made_anew_for_other_images_and_devices_and_where_they_are_
     with pytest.raises(ZeroDivisionError):  # what a CPU has made is not for a GPU
         probe(config)
     assert key == {"uses_gpu": "asked"}
+
+
+def test_the_run_of_the_encoder_shows_what_was_measured(encoder: Path, some: Path, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "pretrained")
+    shutil.copy(encoder, folder / "encoder.safetensors")
+    found, said = probe(job(folder / "encoder.safetensors", some, tmp_path / "runs"))
+    (kept,) = [json.loads(path.read_text()) for path in (folder / "evaluations").iterdir()]
+    assert kept["kind"] == "linear probe, fast" and kept["measures"]["top1"] == found["top1"] and kept["step"] == 7
+    assert (
+        "linear probe, fast" in (folder / "report" / "index.html").read_text() and "kept with the encoder's run" in said
+    )
 
 
 def test_images_that_are_left_out_are_counted_each_time(encoder: Path, some: Path, tmp_path: Path) -> None:

@@ -123,6 +123,8 @@ def test_too_many_bad_images_stop_the_run_with_their_list(odd: Path, tmp_path: P
     config = replace(config, data=replace(config.data, max_bad_fraction=0.01, max_pixels=10_000_000))
     with pytest.raises(ValueError, match=r"[345] of \d+ images are bad.*max-bad-fraction 0.01"):
         pretrain(config, say=_quiet)
+    page = (tmp_path / "strict" / "report" / "index.html").read_text()
+    assert "images are bad" in page and 'id="bad"' in page and (tmp_path / "strict" / "report" / "bad.json").exists()
     for _ in range(2):  # and stop it again, before it trains on
         with pytest.raises(ValueError, match="images are bad"):
             pretrain(config, say=_quiet)

@@ -84,7 +84,7 @@ def test_those_are_told_that_make_sense_for_the_images(
 
 
 def test_time_and_memory_are_those_of_each_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preset_costs, "free_memory", lambda device: 10 * 10**9)
+    monkeypatch.setattr(preset_costs, "free_memory", lambda device: 15 * 10**9)
     costs = _costs("small", 1_100, 400)
     small, large = costs["small"], costs["moco-v2"]
     config = _resolved("small", 1_100)
@@ -97,7 +97,7 @@ def test_time_and_memory_are_those_of_each_preset(monkeypatch: pytest.MonkeyPatc
     assert large.step_s == pytest.approx(4 * 2 * 4.1e9 * 256 / 1e11, rel=0.02)
     assert 15e9 < large.memory < 30e9 and large.groups_at_once == 3 and large.fits
     said = "\n".join(say_costs(list(costs.values()), config, size, _CPU))
-    assert "10.0 GB of memory are free" in said and "3 of 8 groups at a time" in said
+    assert "15.0 GB of memory are free" in said and "3 of 8 groups at a time" in said
     assert "small (this run) (suggested)" in said and "suggested preset: small" in said.splitlines()[-1]
     assert "this run's batch of 128 fits whole; up to about " in said
 
@@ -107,7 +107,7 @@ def test_time_and_memory_are_those_of_each_preset(monkeypatch: pytest.MonkeyPatc
     [
         ("moco-v2", 6, "fits in micro-batches of up to 1 of its 8 groups (32 images): --run.micro-batch-groups 1"),
         ("moco-v2", 1, "not one of this run's groups of 32 images fits"),
-        ("simclr", 60, "does not fit, and cannot be cut: up to about 256 images do"),
+        ("simclr", 90, "does not fit, and cannot be cut: up to about 256 images do"),
         ("small", 1000, "this run's batch of 128 fits whole"),
         ("small", None, None),
     ],
@@ -130,11 +130,20 @@ def test_the_memory_of_this_machine_is_that_of_its_container_where_it_has_a_limi
 ) -> None:
     everything = free_memory(_CPU)
     assert everything is not None and everything > 10**8
-    for name, text in (("max", "5000000"), ("current", "3000000"), ("stat", "anon 5\ninactive_file 1000000\n")):
-        (tmp_path / f"memory.{name}").write_text(text)
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    second, first = (
+        (tmp_path / version, *names) for version, (_, *names) in zip("21", memory._CONTROLLERS, strict=True)
+    )
+    for (folder, limit, used, cache), size in ((second, 5_000_000), (first, 6_000_000)):
+        folder.mkdir()
+        (folder / limit).write_text(f"{size}\n")
+        (folder / used).write_text("3000000\n")
+        (folder / "memory.stat").write_text(f"anon 5\n{cache} 1000000\n")
+    monkeypatch.setattr(memory, "_CONTROLLERS", (second, first))
     assert free_memory(_CPU) == 3_000_000
-    (tmp_path / "memory.max").write_text("max\n")
+    monkeypatch.setattr(memory, "_CONTROLLERS", (first,))
+    assert free_memory(_CPU) == 4_000_000
+    monkeypatch.setattr(memory, "_CONTROLLERS", (second, first))
+    (tmp_path / "2" / "memory.max").write_text("max\n")
     assert free_memory(_CPU) == pytest.approx(everything, rel=0.5)
     monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "nothing")
     assert (free_memory(_CPU) or 0) > 10**8

@@ -17,6 +17,7 @@ from moco_ray.config.model import ModelConfig
 from moco_ray.core.hashing import rows_digest
 from moco_ray.data.manifest import Manifest
 from moco_ray.driver.run import pretrain
+from moco_ray.report.run_page import RunReport
 from moco_ray.storage.storage import Storage, resolve_storage_options
 from tests.runs import digests, losses, metrics, tiny_config
 
@@ -181,6 +182,20 @@ def test_a_finished_run_is_not_run_again(images: Path, tmp_path: Path) -> None:
     pretrain(config, say=said.append)
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
     assert any("done: 2 steps" in line for line in said)
+
+
+def test_the_page_of_a_run_whose_driver_died_before_it_wrote_it_is_written(images: Path, tmp_path: Path) -> None:
+    config = tiny_config(images, tmp_path, max_steps=2)
+    folder = Path(pretrain(config, say=_quiet).folder)
+    page, ended = folder / "report" / "index.html", '<span class="state ended">'
+    assert ended in page.read_text()
+    RunReport(Storage.open(str(folder), resolve_storage_options(str(folder), None))).write(is_live=True)
+    assert ended not in page.read_text()
+    pretrain(config, say=_quiet)
+    assert ended in page.read_text()
+    page.unlink()
+    pretrain(config, say=_quiet)
+    assert ended in page.read_text()
 
 
 def test_images_that_appear_later_do_not_enter(images: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tests.s3 import S3Server
 @pytest.fixture(autouse=True)
 def _nothing_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(("MLFLOW_", "WANDB_")):
+        if name.startswith(("MLFLOW_", "WANDB_", "TRACKIO_", "HF_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
@@ -124,9 +124,59 @@ def test_on_an_object_store_it_must_be_said_where_runs_are_tracked(
     monkeypatch.setenv("WANDB_MODE", "offline")
     with pytest.raises(ValueError, match="set WANDB_DIR to one that all nodes share"):
         access(folder, "wandb")
+    with pytest.raises(ValueError, match="set TRACKIO_SERVER_URL and TRACKIO_WRITE_TOKEN to those"):
+        access(folder, "trackio")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host")
     monkeypatch.setenv("WANDB_DIR", "/shared")
     assert [one.title for one in access(folder, "mlflow", "wandb")] == ["MLflow", "Weights & Biases"]
+
+
+def test_without_a_server_trackio_keeps_all_runs_of_a_folder_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACKIO_WEBHOOK_URL", "http://chat")
+    monkeypatch.setenv("TRACKIO_STORAGE_MODE", "jsonl")
+    monkeypatch.setenv("HF_TOKEN", "tell-nobody")
+    (one,) = access(tmp_path, "trackio")
+    assert one.title == "Trackio"
+    assert one.environment == {"TRACKIO_DIR": f"{tmp_path}/trackio", "TRACKIO_STORAGE_MODE": "sqlite"}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TRACKIO_DIR", "mine")
+    assert access("runs", "trackio")[0].environment["TRACKIO_DIR"] == f"{tmp_path}/mine"
+
+
+def test_a_server_of_trackio_gets_the_key_that_it_or_its_address_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "of-another-service")
+    monkeypatch.setenv("TRACKIO_SERVER_URL", "http://host:7860")
+    with pytest.raises(ValueError, match=r"trackio finds no key .* set TRACKIO_WRITE_TOKEN"):
+        access(tmp_path, "trackio")
+    wanted = {"TRACKIO_SERVER_URL": "http://host:7860", "TRACKIO_WRITE_TOKEN": "tell-nobody"}
+    monkeypatch.setenv("TRACKIO_WRITE_TOKEN", "tell-nobody")
+    assert access(tmp_path, "trackio")[0].environment == wanted
+    monkeypatch.delenv("TRACKIO_WRITE_TOKEN")
+    monkeypatch.setenv("TRACKIO_SERVER_URL", "http://host:7860?write_token=tell-nobody")
+    assert access(tmp_path, "trackio")[0].environment == wanted
+    monkeypatch.setenv("TRACKIO_SERVER_URL", "https://someone-runs.hf.space")
+    with pytest.raises(ValueError, match="set TRACKIO_SPACE_ID to user/space"):
+        access(tmp_path, "trackio")
+    monkeypatch.setenv("TRACKIO_SERVER_URL", "host:7860")
+    with pytest.raises(ValueError, match="no address of a server"):
+        access(tmp_path, "trackio")
+
+
+def test_a_space_needs_its_whole_name_and_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRACKIO_SPACE_ID", "runs")
+    with pytest.raises(ValueError, match="whole name of a Space: user/space"):
+        access(tmp_path, "trackio")
+    monkeypatch.setenv("TRACKIO_SPACE_ID", "someone/runs")
+    with pytest.raises(ValueError, match=r"no token for the Space someone/runs; set HF_TOKEN"):
+        access(tmp_path, "trackio")
+    monkeypatch.setenv("HF_TOKEN", "tell-nobody")
+    (one,) = access(tmp_path, "trackio")
+    assert one.environment == {"TRACKIO_SPACE_ID": "someone/runs", "HF_TOKEN": "tell-nobody"}
+    assert "tell-nobody" not in f"{one!r} {one}"
 
 
 @pytest.mark.parametrize("flags", [[], ["--dry-run"]])
@@ -145,7 +195,7 @@ def test_a_package_that_is_missing_is_named_before_anything_is_looked_at(
 def test_an_unknown_tracker_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data.uri", "images", "--run.track", "tensorboard"]) == 2
     said = " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert "--run.track is tensorboard; use one or more of mlflow, wandb" in said
+    assert "--run.track is tensorboard; use one or more of mlflow, wandb, trackio" in said
 
 
 def test_a_configuration_remembers_its_trackers(tmp_path: Path) -> None:

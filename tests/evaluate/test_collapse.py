@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -148,3 +149,12 @@ def test_it_is_waited_for_longer_in_a_longer_run_and_not_longer_than_five_epochs
     assert patience_steps(50, 8) == 100
     assert patience_steps(200_000, 50_000) == 10_000
     assert patience_steps(200_000, 1_000) == 5_000
+
+
+@pytest.mark.parametrize("key", [50.0, 33.3, 2.0])
+def test_keys_that_are_found_where_there_are_few_others_are_no_chance(key: float) -> None:
+    watch = ChanceWatch(chance=replace(_CHANCE, loss=math.log(100 / key), floor=0.0, key=key))
+    watch.see(_CHANCE.from_step, [0.001], [100.0])
+    assert watch.since is None
+    watch.see(_CHANCE.from_step + 1, [0.4 * math.log(100 / key)], [key])
+    assert watch.since is not None

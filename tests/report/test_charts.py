@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from moco_ray.report.charts import Level, Mark, Series, line_chart, series_of
-from moco_ray.report.scales import number_text, round_ticks, tick_texts
+from moco_ray.report.scales import number_text, round_ticks, spread, tick_texts
 from moco_ray.report.style import SERIES, SERIES_DASHES
 from moco_ray.report.thinning import Thinned
 
@@ -112,6 +112,30 @@ def test_ticks_are_round_and_within():
     assert round_ticks(0.37, 9.3, 4) == [2.5, 5.0, 7.5]
     assert round_ticks(1, 3, 4, whole=True) == [1, 2, 3]
     assert round_ticks(5.0, 5.0, 4) == [5.0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "axis"),
+    [
+        (0.0, 0.0, (0.0, 1.0)),
+        (1.0, 3.0, (0.88, 3.12)),
+        (-1.0, 1.0, (-1.12, 1.12)),
+        (0.1, 10.0, (0.0, 10.594)),
+        (0.001875, 0.001875, (0.0016875, 0.0020625)),
+        (0.001875, 0.001875 * (1 + 1e-7), (0.0016875, 0.0020625)),  # which is rounding
+        (5e-13, 1e-12, (4.7e-13, 1.03e-12)),
+    ],
+)
+def test_axes_have_room_and_do_not_magnify_rounding(low, high, axis):
+    assert spread(low, high) == pytest.approx(axis, rel=1e-5)
+
+
+def test_a_constant_has_ticks_that_differ_and_fit():
+    for values in ([0.001875], [0.001875, 0.001875 + 1e-12], [0.0], [512.0]):
+        for from_zero in (False, True):
+            chart = figure("x", [Series(name="a", steps=list(range(len(values))), values=values)], from_zero=from_zero)
+            texts = [one.text for one in chart.iter("text") if one.get("text-anchor") == "end" and one.get("x") == "45"]
+            assert 2 <= len(set(texts)) == len(texts) and max(map(len, texts)) <= 7, texts
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,10 @@ def test_the_reason_shows_no_credentials(tmp_path: Path) -> None:
     shown = "… with … at http://host:1 and s3://a/b; https://…@host/x?…, then y"
     assert _ended(tmp_path, ValueError(text))["reason"] == shown
     assert without_secrets("https://me:p@w@host/x") == "https://…@host/x"
+    for query in ("X-Amz-SignedHeaders=host;range&X-Amz-Signature=SECRET", "a=1,2&sig=SECRET", "a=(1);sig=SECRET"):
+        for end in ("", ", then y", "; y", ") y", "' y"):
+            assert without_secrets(f"https://h/a?{query}{end}") == f"https://h/a?…{end}"
+    assert without_secrets("<td>https://h/a?…</td><td>b") == "<td>https://h/a?…</td><td>b"
     assert without_secrets("/data/what?.jpg is bad") == "/data/what?.jpg is bad"
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from moco_ray.run_folder.checkpoint import CheckpointStore
 from moco_ray.run_folder.lease import hold_run
 from tests.browser import DESKTOP, PHONE, Browser, chromium
 from tests.serving.folders import Served, served, write_checkpoint, write_run, write_sweep
@@ -34,6 +36,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_run(root, "failed/é <b>", steps=10)
     run.write_bytes(run.join("end.json"), json.dumps({"state": "failed", "reason": "the loss is nan " * 30}).encode())
     (root / "failed" / "sweep.json").write_text("{}")
+    probe = write_run(root, "a probe", steps=30)
+    probe.write_bytes(probe.join("eval.jsonl"), b'{"step": 10, "eval/top1": 51}\n{"step": 30, "eval/top1": 55}\n')
+    info = {"last_step": 40, "best_by": "eval/top1", "device_s": {"cuda": 7200.0, "cpu": 600.0}}
+    CheckpointStore(storage=probe).write(30, {"w": torch.zeros(3)}, {}, info)
     return root
 
 
@@ -73,6 +79,27 @@ def test_pages_fit_the_screen_and_ask_nobody_else(
     _own(browser, pages)
     assert browser.run("return getComputedStyle(document.querySelector('.top')).position") in ("sticky", "static")
     assert browser.run("return document.styleSheets.length") == 1
+
+
+@pytest.mark.parametrize(("size", "least"), [(DESKTOP, 250), (PHONE, 280)])
+def test_names_of_runs_have_room_beside_what_they_have_reached(
+    browser: Browser, pages: Served, size: tuple[int, int], least: int
+) -> None:
+    browser.open(f"{pages.address}/", size)
+    assert "Accuracy on images not trained on" in browser.run("return document.body.innerText")
+    overlaps = """
+        const rows = [...document.querySelectorAll("tr.run")], boxes = row => [...row.cells].map(c => c.getBoundingClientRect())
+        const meet = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1
+        return rows.filter(row => boxes(row).some((a, i) => boxes(row).some((b, j) => i < j && meet(a, b)))).length"""
+    assert browser.run(overlaps) == 0 and browser.overflow() <= 0
+    widths = browser.run(
+        "return [...document.querySelectorAll('td.c-name')].map(cell => cell.getBoundingClientRect().width)"
+    )
+    assert len(widths) > 5 and min(widths) > least, widths
+    heights = browser.run(
+        "return [...document.querySelectorAll('.course > span')].map(one => one.getBoundingClientRect().height)"
+    )
+    assert len(heights) > 5 and max(heights) < 85, heights
 
 
 def test_two_runs_are_ticked_and_their_curves_seen(browser: Browser, pages: Served) -> None:
@@ -165,6 +192,13 @@ def test_a_report_stands_on_the_page_and_apart_from_it(browser: Browser, tmp_pat
             write_checkpoint(run, 10, 20)
             _until(browser, "return document.querySelector('.steps').textContent.includes('20')")
             assert browser.run("return document.querySelector('iframe').read")  # whoever reads it is not disturbed
+            source = browser.run("return document.querySelector('iframe').getAttribute('src')")
+            run.write_bytes(run.join("report", "index.html"), REPORT + b"<p>and what has come since")
+            _until(
+                browser,
+                f"const src = document.querySelector('iframe')?.getAttribute('src'); return src && src !== {source!r}",
+            )
+            assert browser.run("return document.querySelectorAll('iframe').length") == 1
         _own(browser, pages)
         browser.open(pages.address + browser.run("return document.querySelector('iframe').getAttribute('src')"))
         assert browser.run("return document.getElementById('told').textContent") == "drawn"  # its own script ran
@@ -179,7 +213,7 @@ def test_the_token_lets_a_browser_in_for_good(browser: Browser, root: Path) -> N
         assert "a token is needed" in browser.run("return document.body.innerText")
         browser.open(f"{pages.address}/?token={token}")
         assert browser.run("return [location.href, document.cookie]") == [f"{pages.address}/", ""]
-        assert browser.run("return document.querySelectorAll('tr.run').length") == 6
+        assert browser.run("return document.querySelectorAll('tr.run').length") == 7
         browser.open(f"{pages.address}/compare?run=second")
         assert browser.run("return document.querySelectorAll('.chart .line').length") > 3
 

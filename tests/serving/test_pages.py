@@ -131,6 +131,19 @@ def test_runs_are_compared_by_what_they_have_measured(pages: Served, root: Path)
         assert f'aria-label="{title}' in page
 
 
+def test_axes_of_all_but_losses_and_evaluations_begin_at_zero(pages: Served) -> None:
+    page = pages.get("/run/ended").text
+    axes: dict[str, tuple[float, list[str]]] = {}
+    for figure in page.split("<figure")[1:]:
+        title = figure.partition("<figcaption>")[2].partition(" <")[0]
+        (frame,) = re.findall(r"data-frame='([^']+)'", figure)
+        axes[title] = json.loads(frame)[-2], re.findall(r'x="45" [^>]*>([^<]+)<', figure)
+    for title in ("Learning rate", "Throughput", "Contrast accuracy"):
+        assert axes[title][0] == 0, title
+    assert axes["Loss"][0] > 2 and axes["kNN accuracy"][0] > 50
+    assert axes["Learning rate"][1] == ["0.00", "0.01", "0.02", "0.03"]
+
+
 def test_a_comparison_says_what_is_not_there(pages: Served) -> None:
     page = pages.get("/compare?run=ended&run=gone&run=ended").text
     assert "gone is not there (any more)" in page and "1 run side by side" in page
@@ -148,7 +161,11 @@ def test_curves_can_be_laid_over_epochs(tmp_path: Path) -> None:
         page = server.get("/compare?run=a&run=b&by=epoch").text
         assert _points(page, "kNN accuracy", "a")[-1] == [4, 60.0]  # 40 steps of 16 images
         assert _points(page, "kNN accuracy", "b")[-1] == [2, 60.0]
-        assert "the length of an epoch is not on record: c" in server.get("/compare?run=a&run=c&by=epoch").text
+        page = server.get("/compare?run=c&run=a&by=epoch").text
+        assert "the length of their epochs is not on record: c" in page
+        assert 'data-name="c"' not in page and _points(page, "kNN accuracy", "a")[-1] == [4, 60.0]
+        assert 'class="line s1" data-name="a"' in page  # the colour of its key
+        assert "No curves over epochs" in server.get("/compare?run=c&by=epoch").text
 
 
 def test_the_page_of_a_run_holds_its_figures_or_its_report(tmp_path: Path) -> None:
@@ -174,6 +191,8 @@ def test_the_page_of_a_run_holds_its_figures_or_its_report(tmp_path: Path) -> No
         page = server.get(address)
         source = re.findall(r'<iframe class="report" src="([^"]+)"', page.text)[0]
         assert server.get(source).text == "<p>all of it"
+        run.write_bytes(run.join("report", "index.html"), b"<p>all of it anew")
+        assert re.findall(r'<iframe class="report" src="([^"]+)"', server.get(address).text) != [source]
 
 
 def test_odd_runs_have_pages(tmp_path: Path) -> None:

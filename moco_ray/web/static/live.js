@@ -48,6 +48,8 @@ function put(page) {
   if (!now) return
   const hasEnded = live.dataset.live && !now.dataset.live
   if (hasEnded || (!find("iframe") && page.querySelector("iframe"))) return location.reload()  // a report is there now
+  const report = find("iframe"), newer = page.querySelector("iframe")
+  if (report && newer && report.getAttribute("src") !== newer.getAttribute("src")) report.replaceWith(newer)
   const focused = document.activeElement, open = [...live.querySelectorAll("details[open]")].map(one => one.id)
   const mark = live.contains(focused) ? [focused.tagName, focused.value, focused.getAttribute("href")] : null
   open.forEach(id => { const one = now.querySelector(`#${CSS.escape(id)}`); if (one) one.open = true })

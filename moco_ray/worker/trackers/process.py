@@ -63,6 +63,10 @@ def make_tracked(name: str, card: Card) -> Tracked:
         from moco_ray.worker.trackers.mlflow_run import MlflowRun
 
         return MlflowRun(card)
+    if name == "trackio":
+        from moco_ray.worker.trackers.trackio_run import TrackioRun
+
+        return TrackioRun(card)
     from moco_ray.worker.trackers.wandb_run import WandbRun
 
     return WandbRun(card)

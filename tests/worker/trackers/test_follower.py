@@ -192,6 +192,8 @@ def test_a_batch_that_arrived_without_an_answer_is_not_sent_twice(
     [
         ("mlflow", closed_port),
         ("wandb", silent_port),
+        ("trackio", closed_port),
+        pytest.param("trackio", silent_port, marks=pytest.mark.slow),
         pytest.param("mlflow", silent_port, marks=pytest.mark.slow),
         pytest.param("wandb", closed_port, marks=pytest.mark.slow),
     ],
@@ -209,6 +211,8 @@ def test_a_run_ends_soon_and_says_what_is_missing_where_nobody_answers(
     with dead() as url:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
         monkeypatch.setenv("WANDB_BASE_URL", url)
+        monkeypatch.setenv("TRACKIO_SERVER_URL", url)
+        monkeypatch.setenv("TRACKIO_WRITE_TOKEN", "0" * 40)
         follower, _ = follow(tracked(images, tmp_path, tracker))
         follower.commit(lines(0, 3), [])
         began_s = time.monotonic()

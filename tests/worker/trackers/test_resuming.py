@@ -17,6 +17,7 @@ from moco_ray.worker.trackers.mlflow_run import make_database
 from moco_ray.worker.trackers.wandb_files import rows_on_disk
 from tests.killing import kill_all, newest_step, start_job, wait_for_step
 from tests.runs import metrics, tiny_config
+from tests.worker.trackers.trackio_rows import trackio_configs, trackio_rows
 
 JOB = str(Path(__file__).parents[3] / "jobs" / "pretrain.py")
 SECRET = "tell-nobody-123"
@@ -31,6 +32,9 @@ def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRET)
     monkeypatch.setenv("WANDB_API_KEY", SECRET * 3)
+    monkeypatch.setenv("TRACKIO_WRITE_TOKEN", SECRET)
+    monkeypatch.setenv("TRACKIO_WEBHOOK_URL", f"http://127.0.0.1:9/{SECRET}")
+    monkeypatch.setenv("HF_TOKEN", SECRET)
     return uri
 
 
@@ -38,17 +42,18 @@ def key(folder: Path) -> str:
     return str(json.loads((folder / "run" / "tracking.json").read_text())["key"])
 
 
-def sent_to_wandb(folder: Path) -> int:
+def least_sent(folder: Path) -> int:
+    """Rows of whichever of the two is behind that tell of each."""
     if not (folder / "run" / "tracking.json").exists():
         return 0
-    return len(rows_on_disk(folder / "run", key(folder)))
+    return min(len(rows_on_disk(folder / "run", key(folder))), len(trackio_rows(folder / "trackio")))
 
 
 def kill_after(job: subprocess.Popen[bytes], folder: Path, step: int, rows: int) -> None:
     """Kill all of it after that checkpoint, and when so much has been sent."""
     wait_for_step(job, folder, step)
     deadline = time.monotonic() + 120
-    while sent_to_wandb(folder) < rows:
+    while least_sent(folder) < rows:
         assert time.monotonic() < deadline and job.poll() is None, (folder / "job.log").read_text()[-3000:]
         time.sleep(0.05)
     kill_all(job)
@@ -76,9 +81,20 @@ def check_wandb(folder: Path, record: list[dict[str, Any]], evaluations: list[di
     ]
 
 
+def check_trackio(folder: Path, record: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> None:
+    rows = trackio_rows(folder / "trackio", key(folder))
+    for name, lines in (("train/loss", record), ("perf/images_per_s", record), ("eval/rankme", evaluations)):
+        points = [(step, values[name]) for step, values in rows if name in values]
+        assert points == [(line["step"], line[name]) for line in lines], name
+    (settings,) = trackio_configs(folder / "trackio")
+    assert settings["preset"] == "smoke" and settings["optim.lr"] == 0.1
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_as_one_curve_that_is_its_record(database: str, images: Path, tmp_path: Path) -> None:
-    config = tiny_config(images, tmp_path, track=("mlflow", "wandb"), log_every_steps=1, checkpoint_every_steps=4)
+    config = tiny_config(
+        images, tmp_path, track=("mlflow", "wandb", "trackio"), log_every_steps=1, checkpoint_every_steps=4
+    )
     config = replace(config, optim=replace(config.optim, epochs=8))
     (tmp_path / "config.json").write_text(to_json(config))
     first = start_job(JOB, tmp_path / "config.json", tmp_path, 0)
@@ -91,6 +107,7 @@ def test_a_killed_run_goes_on_as_one_curve_that_is_its_record(database: str, ima
     assert killed_at < len(record) == 64 and len(evaluations) >= 2
     check_mlflow(database, record, evaluations)
     check_wandb(tmp_path, record, evaluations)
+    check_trackio(tmp_path, record, evaluations)
     check_no_secret(tmp_path)
 
 
