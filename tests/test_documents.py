@@ -46,6 +46,7 @@ ELSEWHERE = {
     "aws": "needs an account",
     "kubectl": "needs a Kubernetes cluster; tests/cluster/test_kuberay.py checks the file",
     "cp": "tests/cluster/test_gauges.py checks the file",
+    "ray metrics": "needs the network: it fetches Prometheus",
     "grafana-server": "serves until it is stopped",
     "export": "tests/cluster/test_jobs.py",
     "ray": "tests/cluster/test_jobs.py, and a cloud",
