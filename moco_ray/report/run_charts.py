@@ -13,7 +13,7 @@ from moco_ray.report.story import Line, Story
 from moco_ray.report.texts import is_number, plain
 from moco_ray.report.thinning import Thinned
 
-_MOST_OTHERS, _MOST_MARKS = 24, 60
+_MOST_OTHERS = 24
 _TRAINING = {
     "train/loss": ("Loss", ""),
     "train/contrast_accuracy": ("Contrast accuracy", "% of queries that find their key"),
@@ -77,13 +77,18 @@ def other_charts_html(story: Story) -> str:
 def interruption_marks(interruptions: Sequence[Line]) -> list[Mark]:
     """Where a run was interrupted, why, and what it cost."""
     marks = []
-    pace = -(-len(interruptions) // _MOST_MARKS) or 1
-    for place, line in list(enumerate(interruptions, start=1))[::pace]:
+    for place, line in enumerate(interruptions, start=1):
         if is_number(line.get("resumed_at_step")):
             cost = f"{line.get('seconds', '?')} s without a step, {line.get('steps_redone', '?')} steps redone"
             text = f"interruption {place}, {plain(line['cause'], 120)}: {cost}"
             marks.append(Mark(step=line["resumed_at_step"], text=text, label=str(place)))
     return marks
+
+
+def first_words(story: Story) -> str:
+    """What the encoder is before the first step."""
+    is_drawn = story.summary.task == "pretraining" and not story.of_config("model.init")
+    return "untrained" if is_drawn else "before training"
 
 
 def typed_config(story: Story) -> Config | None:
@@ -130,7 +135,7 @@ def _measure(story: Story, name: str) -> str:
         levels.append(Level(value=50.0, text="guessing"))
     first = story.evals[0]
     if name in ("eval/knn_top1", "eval/rankme") and first["step"] == 0 and is_number(first.get(name)):
-        levels.append(Level(value=float(first[name]), text="untrained"))
+        levels.append(Level(value=float(first[name]), text=first_words(story)))
     return line_chart(title, series, unit=unit, levels=levels)
 
 
