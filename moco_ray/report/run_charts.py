@@ -8,29 +8,22 @@ from typing import Any
 
 from moco_ray.config import Config, from_json
 from moco_ray.report.charts import Level, Mark, Series, line_chart, series_of
+from moco_ray.report.metrics import begins_at_zero, metric_of
 from moco_ray.report.run_curves import WORLD_SIZE
 from moco_ray.report.story import Line, Story
 from moco_ray.report.texts import is_number, plain
 from moco_ray.report.thinning import Thinned
 
 _MOST_OTHERS = 24
-_TRAINING = {
-    "train/loss": ("Loss", ""),
-    "train/contrast_accuracy": ("Contrast accuracy", "% of queries that find their key"),
-    "train/accuracy": ("Accuracy on training views", "%"),
-}
-_COURSE = {
-    "train/lr": ("Learning rate", ""),
-    "perf/images_per_s": ("Throughput", "images a second"),
-    "perf/data_wait_fraction": ("Wait for data", "share of the time"),
-}
-_MEASURES: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "eval/knn_top1": ("kNN accuracy", "%", ("eval/knn_top1",)),
-    "eval/top1": ("Accuracy on images not trained on", "%", ("eval/top1", "eval/top5", "eval/mean_class_top1")),
-    "eval/auroc": ("AUROC on images not trained on", "%", ("eval/auroc",)),
-    "eval/AP": ("Average precision", "%", ("eval/AP", "eval/AP50", "eval/AP75")),
-    "eval/loss": ("Loss on images not trained on", "", ("eval/loss",)),
-    "eval/rankme": ("Effective rank of the features (RankMe)", "", ("eval/rankme",)),
+_TRAINING = ("train/loss", "train/contrast_accuracy", "train/accuracy")
+_COURSE = ("train/lr", "perf/images_per_s", "perf/data_wait_fraction")
+_MEASURES: dict[str, tuple[str, ...]] = {
+    "eval/knn_top1": ("eval/knn_top1",),
+    "eval/top1": ("eval/top1", "eval/top5", "eval/mean_class_top1"),
+    "eval/auroc": ("eval/auroc",),
+    "eval/AP": ("eval/AP", "eval/AP50", "eval/AP75"),
+    "eval/loss": ("eval/loss",),
+    "eval/rankme": ("eval/rankme",),
 }
 _NO_CURVES: tuple[str, ...] = (
     "eval/knn_k",
@@ -62,7 +55,7 @@ def other_charts_html(story: Story) -> str:
         for name, curve in sorted(story.curves.curves.items())
         if name not in shown
     ]
-    drawn = {name for _, _, names in _MEASURES.values() for name in names} | {*_NO_CURVES}
+    drawn = {name for names in _MEASURES.values() for name in names} | {*_NO_CURVES}
     others = sorted({name for line in story.evals for name in line if name.startswith("eval/")} - drawn)
     charts += [
         line_chart(plain(name, 60), [_of_evals(story.evals, name, plain(name, 60))])
@@ -113,20 +106,22 @@ def loss_levels(story: Story) -> list[Level]:
 
 
 def _metric(story: Story, name: str, marks: Sequence[Mark]) -> str:
-    title, unit = {**_TRAINING, **_COURSE}[name]
+    metric = metric_of(name)
     return line_chart(
-        title,
-        [series_of(title, story.curves.curves[name])],
-        unit=unit,
+        metric.title,
+        [series_of(metric.title, story.curves.curves[name])],
+        unit=metric.unit,
         levels=loss_levels(story) if name == "train/loss" else (),
         marks=marks,
-        from_zero=name != "train/loss",
+        from_zero=begins_at_zero(name),
     )
 
 
 def _measure(story: Story, name: str) -> str:
-    title, unit, names = _MEASURES[name]
-    series = [_of_evals(story.evals, one, _NAMES.get(one, one[5:])) for one in names if _has(story.evals, one)]
+    metric = metric_of(name)
+    series = [
+        _of_evals(story.evals, one, _NAMES.get(one, one[5:])) for one in _MEASURES[name] if _has(story.evals, one)
+    ]
     levels = []
     chance = next((line["eval/knn_chance"] for line in story.evals[::-1] if "eval/knn_chance" in line), None)
     if name == "eval/knn_top1" and is_number(chance):
@@ -136,7 +131,7 @@ def _measure(story: Story, name: str) -> str:
     first = story.evals[0]
     if name in ("eval/knn_top1", "eval/rankme") and first["step"] == 0 and is_number(first.get(name)):
         levels.append(Level(value=float(first[name]), text=first_words(story)))
-    return line_chart(title, series, unit=unit, levels=levels)
+    return line_chart(metric.title, series, unit=metric.unit, levels=levels)
 
 
 def _of_evals(evals: Sequence[Line], name: str, text: str) -> Series:
