@@ -64,8 +64,13 @@ TINY = (
     "--optim.global-batch-size 8 --optim.bn-groups 2 --views.crop-px 32 --model.arch tiny_resnet --model.stem imagenet "
     "--eval.max-queries 8 --eval.max-bank 16 --run.max-steps 2"
 )
+TINY_FINETUNING = (
+    "--optim.global-batch-size 8 --optim.bn-groups 2 --model.arch tiny_resnet --views.crop-px 32 --run.max-steps 2 "
+    "--run.num-workers 0"
+)
 SHORTER = {
     "jobs/pretrain.py": TINY,
+    "tune/sweep.py --task finetune": f"{TINY_FINETUNING} --num-samples 1",
     "tune/sweep.py": f"{TINY} --num-samples 1",
     "benchmarks.comparisons": "--steps 2",
     "deploy/check.py": "",
@@ -75,8 +80,7 @@ SHORTER = {
     "jobs/embed.py": "",
     "jobs/weights.py": "",
     "jobs/linear_probe.py": "--optim.global-batch-size 8 --optim.bn-groups 2 --run.max-steps 2 --run.num-workers 0",
-    "jobs/finetune.py": "--optim.global-batch-size 8 --optim.bn-groups 2 --model.arch tiny_resnet --views.crop-px 32 "
-    "--run.max-steps 2 --run.num-workers 0",
+    "jobs/finetune.py": TINY_FINETUNING,
     "jobs/detect.py": "--optim.global-batch-size 4 --optim.bn-groups 2 --run.max-steps 2 --run.num-workers 0",
 }
 IN_ORDER = ("encoders.md", "evaluate.md")  # each of their blocks builds on those before, in a shell for each command
@@ -88,6 +92,8 @@ IN_ONE_PROCESS = {  # likewise, one process for the whole page; with what stands
     },
     "jobs.md": {  # whose Python is the README's
         "--checkpoint 743": "--checkpoint 2",
+        "--data.label-fraction 0.01": "--data.label-fraction 0.5",
+        "--fast --baselines": "--fast",
         "result = moco_ray.pretrain(config)": "",
     },
 }
@@ -380,10 +386,17 @@ def test_a_page_works_from_top_to_bottom(page: str, folder: Path, tmp_path: Path
         else:
             programs += [f"{line} {shorter(line)}" for line in commands_of(block)]
     assert len(programs) >= 5
+    _forget_other_pages(folder)
     for program in programs:
         line = re.sub(r"(pretrain.py.*)--run.max-steps", r"\1--run.num-workers 0 --run.max-steps", program)
         done = run_bare(line, tmp_path / "home", folder=folder)
         assert done.returncode == 0, f"{line}\n{done.stdout[-4000:]}"
+
+
+def _forget_other_pages(folder: Path) -> None:
+    """Which have runs and vectors of the same names."""
+    for name in ("runs", "vectors"):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 _ONE_PROCESS = """
@@ -426,6 +439,7 @@ def test_a_page_works_from_top_to_bottom_in_one_process(page: str, folder: Path,
         program = program.replace(was, now)
     program = re.sub(r"--model.arch resnet50\b", "--model.arch tiny_resnet", program)
     program = re.sub(r"(pretrain.py[^\n]*)--run.max-steps", r"\1--run.num-workers 0 --run.max-steps", program)
+    _forget_other_pages(folder)
     (folder / "page.py").write_text(program)
     done = run_bare("python page.py", tmp_path / "home", folder=folder, PYTHONPATH=".", OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout[-6000:]

@@ -123,12 +123,14 @@ def note_images(run: Storage, images: Images, words: str, options: Sequence[Stor
     counts = _counts(train, train.labels[rows])
     known = _counts(test, test.labels) if test is not None else _counts(train, train.labels[others])
     names = list(dict.fromkeys([*counts, *known]))
+    labels = train.target_names or train.classes if train.has_targets else names
     facts = {
         "train": len(rows),
         "held_out": len(others),
         "test": None if test is None else len(test),
         "bytes": int(sizes.sum()) if len(sizes) and (sizes >= 0).all() else None,
-        "num_classes": len(names),
+        "num_classes": len(labels),
+        "kind": ("labels" if train.target_names else "boxes") if train.has_targets else None,
         "has_eval": bool(known),
         "classes": [[shown(name), counts.get(name, 0), known.get(name, 0)] for name in names[:_MOST_CLASSES]],
         "words": without_secrets(words, options),

@@ -31,7 +31,6 @@ def line_chart(
     x_label: str = "step",
     from_zero: bool = False,
     note: str = "",
-    height: int = _HEIGHT,
 ) -> str:
     """A figure with its title, one SVG and, of several lines, a legend; needs the page's style sheet.
 
@@ -44,7 +43,6 @@ def line_chart(
         x_label: What lies across.
         from_zero: Let the axis begin at 0.
         note: A sentence below.
-        height: For a width of 480.
     """
     shown = [drawable(line) for line in series]
     notes = [note] if note else []
@@ -56,10 +54,10 @@ def line_chart(
     if not any(line.steps for line in shown):
         body = '<p class="none">nothing on record</p>'
         return f'<figure class="chart"><figcaption>{title_html}</figcaption>{body}{_notes(notes)}</figure>\n'
-    frame = _Frame.around(shown, levels, marks, from_zero=from_zero, height=height)
+    frame = _Frame.around(shown, levels, marks, from_zero=from_zero)
     words = description(shown, levels, marks, unit)
     parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(f"{title}: {words}")}"'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(f"{title}: {words}")}"'
         f" data-frame='{json.dumps(frame.numbers())}'>",
         f"<title>{escape(title)}</title><desc>{escape(words)}</desc>",
         *frame.axes(x_label),
@@ -83,12 +81,11 @@ class _Frame:
 
     x: tuple[float, float]
     y: tuple[float, float]
-    height: int
     is_whole: bool
 
     @classmethod
     def around(
-        cls, series: Sequence[Series], levels: Sequence[Level], marks: Sequence[Mark], *, from_zero: bool, height: int
+        cls, series: Sequence[Series], levels: Sequence[Level], marks: Sequence[Mark], *, from_zero: bool
     ) -> _Frame:
         steps = [step for line in series for step in line.steps] + [mark.step for mark in marks]
         values = [value for line in series for value in line.values] + [level.value for level in levels]
@@ -100,7 +97,6 @@ class _Frame:
         return cls(
             (first, last) if last > first else (first, first + 1),
             (low, high),
-            height,
             all(line.is_stairs for line in series),
         )
 
@@ -110,15 +106,15 @@ class _Frame:
 
     def up(self, value: float) -> float:
         share = (value - self.y[0]) / (self.y[1] - self.y[0])
-        bottom = self.height - _BOTTOM
+        bottom = _HEIGHT - _BOTTOM
         return round(bottom - share * (bottom - _TOP), 1)
 
     def numbers(self) -> list[float]:
         """For the script that reads values out: left, right, first and last step, top, bottom, low and high value."""
-        return [_LEFT, _WIDTH - _RIGHT, *self.x, _TOP, self.height - _BOTTOM, *self.y]
+        return [_LEFT, _WIDTH - _RIGHT, *self.x, _TOP, _HEIGHT - _BOTTOM, *self.y]
 
     def axes(self, x_label: str) -> list[str]:
-        bottom, right = self.height - _BOTTOM, _WIDTH - _RIGHT
+        bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
         ups = round_ticks(*self.y, 4, whole=self.is_whole)
         steps = round_ticks(*self.x, 4, whole=x_label == "step")
         lines = "".join(f"M{_LEFT} {self.up(tick)}H{right}" for tick in ups)
@@ -130,7 +126,7 @@ class _Frame:
             x = self.across(tick)
             anchor = "end" if x > right - 12 else "middle"
             texts.append(f'<text x="{x}" y="{bottom + 16}" text-anchor="{anchor}">{text}</text>')
-        name = f'<text class="name" x="{right}" y="{self.height - 3}" text-anchor="end">{escape(x_label)}</text>'
+        name = f'<text class="name" x="{right}" y="{_HEIGHT - 3}" text-anchor="end">{escape(x_label)}</text>'
         return [
             f'<path class="grid" d="{lines}"/><path class="axis" d="M{_LEFT} {bottom}H{right}"/>',
             f'<g class="ticks">{"".join(texts)}{name}</g>',
@@ -192,7 +188,7 @@ def _marks(marks: Sequence[Mark], frame: _Frame) -> list[tuple[Mark, bool]]:
 def _mark(mark: Mark, frame: _Frame, *, with_label: bool) -> str:
     x = frame.across(mark.step)
     label = f'<text x="{x}" y="{_TOP - 2}">{escape(mark.label)}</text>' if with_label and mark.label else ""
-    line = f'<path d="M{x} {_TOP}V{frame.height - _BOTTOM}"/>'
+    line = f'<path d="M{x} {_TOP}V{_HEIGHT - _BOTTOM}"/>'
     return f'<g class="mark"><title>{escape(mark.text)}</title>{line}{label}</g>'
 
 

@@ -56,16 +56,15 @@ class Mark:
     """A character or two above the line."""
 
 
-def series_of(name: str, curve: Thinned, *, smooth: bool = True, is_stairs: bool = False) -> Series:
+def series_of(name: str, curve: Thinned) -> Series:
     """A line of a curve that was thinned as it came, with its running mean where it is long."""
     steps, values = curve.points()
-    means = curve.means() if smooth else ([], [])
+    means = curve.means()
     return Series(
         name=name,
         steps=steps,
         values=values,
         means=means if means[0] else None,
-        is_stairs=is_stairs,
         num_not_finite=curve.num_not_finite,
     )
 

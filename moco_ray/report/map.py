@@ -13,7 +13,7 @@ from moco_ray.report.thumbs import data_uri
 from moco_ray.storage.uris import shown
 
 WIDTH, HEIGHT, THUMB = 640, 440, 34
-_MOST_POINTS, _MOST_THUMBS, _MOST_CLASSES, _MARGIN = 1500, 110, 200, 22
+_MOST_POINTS, _MOST_THUMBS, _MARGIN = 1500, 110, 22
 _FEWEST = 4
 
 Floats = NDArray[np.floating[Any]]
@@ -37,7 +37,7 @@ def make_map(
         seed: Of UMAP.
 
     Returns:
-        method, points [x, y, label] and thumbs [x, y, label, src] in a picture of WIDTH x HEIGHT, classes.
+        method, points [x, y, label] and thumbs [x, y, label, src] in a picture of WIDTH x HEIGHT, classes (names by label).
     """
     if len(features) < _FEWEST or not np.isfinite(features).all():
         return None
@@ -55,11 +55,12 @@ def make_map(
         if all(np.abs(at[i] - at[j]).max() >= THUMB for j in chosen):
             chosen.append(i)
     rest = np.setdiff1d(order, chosen).tolist()
+    occurring = sorted({int(labels[i]) for i in order})
     return {
         "method": method,
         "points": [[*at[i].tolist(), int(labels[i])] for i in rest],
         "thumbs": [[*at[i].tolist(), int(labels[i]), data_uri(pixels[i], 56)] for i in chosen],
-        "classes": [shown(name)[:80] for name in classes[:_MOST_CLASSES]],
+        "classes": {str(label): shown(classes[label])[:80] for label in occurring if 0 <= label < len(classes)},
     }
 
 

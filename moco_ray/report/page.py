@@ -62,7 +62,10 @@ _TEMPLATE = """\
 {% for row in section.rows %}
 {% set cell = "th" if loop.first else "td" %}
 <tr{% if row.is_best %} class="best"{% endif %}>
-{%- for text in row.words %}<{{ cell }} class="left">{{ text }}</{{ cell }}>{% endfor %}
+{%- for text in row.words %}<{{ cell }} class="left">
+{%- for piece in ([text] if text is string else text) %}
+{%- if piece is string %}{{ piece }}{% else %}<data value="{{ piece.value }}">{{ piece.text }}</data>{% endif %}
+{%- endfor %}</{{ cell }}>{% endfor %}
 {%- for text in row.numbers %}
 {%- if text is string %}<{{ cell }}>{{ text }}</{{ cell }}>
 {%- else %}<{{ cell }}><data value="{{ text.value }}">{{ text.text }}</data></{{ cell }}>{% endif %}
@@ -114,8 +117,8 @@ class Fact:
 class Row:
     """One row of a table."""
 
-    words: Sequence[str]
-    """On the left of their columns."""
+    words: Sequence[str | Sequence[str | Number]]
+    """On the left of their columns; one may be of several pieces."""
     numbers: Sequence[str | Number]
     """On the right of theirs."""
     remark: str = ""

@@ -11,6 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from moco_ray.report.metrics import metric_of
 from moco_ray.report.panels import DPI, draw_noisy, last_value, level, panel, png, series
 from moco_ray.report.style import FRAME, GREEN, INK, MUTED, RED
 
@@ -153,12 +154,13 @@ def curves_picture(
 
 def _draw_quality(axes: Axes, evals: Sequence[Mapping[str, object]]) -> None:
     """Draw kNN accuracy, or RankMe where there are no labels, with the last value written out."""
-    name, title = "eval/knn_top1", "kNN accuracy, %"
+    name = "eval/knn_top1"
     steps, values = series(evals, name)
     if not len(steps):
-        name, title = "eval/rankme", "Effective rank of the features (RankMe)"
+        name = "eval/rankme"
         steps, values = series(evals, name)
-    panel(axes, title)
+    metric = metric_of(name)
+    panel(axes, f"{metric.title}, {metric.unit}" if metric.unit else metric.title)
     if not len(steps):
         axes.text(0.5, 0.5, "no evaluation", transform=axes.transAxes, ha="center", fontsize=9, color=MUTED)
         return

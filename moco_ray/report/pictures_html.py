@@ -52,9 +52,10 @@ def agreement(neighbours: Mapping[str, Any]) -> str:
 
 def map_svg(found: Mapping[str, Any]) -> str:
     """Images where their features put them."""
-    classes: Sequence[str] = found.get("classes", ())
+    named = found.get("classes") or {}
+    classes: Mapping[str, str] = named if isinstance(named, Mapping) else {str(i): name for i, name in enumerate(named)}
     counts = Counter(int(one[2]) for one in (*found["points"], *found["thumbs"]) if int(one[2]) >= 0)
-    names = {label: classes[label] if label < len(classes) else str(label) for label in counts}
+    names = {label: classes.get(str(label), str(label)) for label in counts}
     total = len(found["points"]) + len(found["thumbs"])
     parts = []
     for x, y, label in found["points"]:

@@ -8,29 +8,22 @@ from typing import Any
 
 from moco_ray.config import Config, from_json
 from moco_ray.report.charts import Level, Mark, Series, line_chart, series_of
+from moco_ray.report.metrics import begins_at_zero, metric_of
 from moco_ray.report.run_curves import WORLD_SIZE
 from moco_ray.report.story import Line, Story
 from moco_ray.report.texts import is_number, plain
 from moco_ray.report.thinning import Thinned
 
-_MOST_OTHERS, _MOST_MARKS = 24, 60
-_TRAINING = {
-    "train/loss": ("Loss", ""),
-    "train/contrast_accuracy": ("Contrast accuracy", "% of queries that find their key"),
-    "train/accuracy": ("Accuracy on training views", "%"),
-}
-_COURSE = {
-    "train/lr": ("Learning rate", ""),
-    "perf/images_per_s": ("Throughput", "images a second"),
-    "perf/data_wait_fraction": ("Wait for data", "share of the time"),
-}
-_MEASURES: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "eval/knn_top1": ("kNN accuracy", "%", ("eval/knn_top1",)),
-    "eval/top1": ("Accuracy on images not trained on", "%", ("eval/top1", "eval/top5", "eval/mean_class_top1")),
-    "eval/auroc": ("AUROC on images not trained on", "%", ("eval/auroc",)),
-    "eval/AP": ("Average precision", "%", ("eval/AP", "eval/AP50", "eval/AP75")),
-    "eval/loss": ("Loss on images not trained on", "", ("eval/loss",)),
-    "eval/rankme": ("Effective rank of the features (RankMe)", "", ("eval/rankme",)),
+_MOST_OTHERS = 24
+_TRAINING = ("train/loss", "train/contrast_accuracy", "train/accuracy")
+_COURSE = ("train/lr", "perf/images_per_s", "perf/data_wait_fraction")
+_MEASURES: dict[str, tuple[str, ...]] = {
+    "eval/knn_top1": ("eval/knn_top1",),
+    "eval/top1": ("eval/top1", "eval/top5", "eval/mean_class_top1"),
+    "eval/auroc": ("eval/auroc",),
+    "eval/AP": ("eval/AP", "eval/AP50", "eval/AP75"),
+    "eval/loss": ("eval/loss",),
+    "eval/rankme": ("eval/rankme",),
 }
 _NO_CURVES: tuple[str, ...] = (
     "eval/knn_k",
@@ -62,7 +55,7 @@ def other_charts_html(story: Story) -> str:
         for name, curve in sorted(story.curves.curves.items())
         if name not in shown
     ]
-    drawn = {name for _, _, names in _MEASURES.values() for name in names} | {*_NO_CURVES}
+    drawn = {name for names in _MEASURES.values() for name in names} | {*_NO_CURVES}
     others = sorted({name for line in story.evals for name in line if name.startswith("eval/")} - drawn)
     charts += [
         line_chart(plain(name, 60), [_of_evals(story.evals, name, plain(name, 60))])
@@ -77,13 +70,18 @@ def other_charts_html(story: Story) -> str:
 def interruption_marks(interruptions: Sequence[Line]) -> list[Mark]:
     """Where a run was interrupted, why, and what it cost."""
     marks = []
-    pace = -(-len(interruptions) // _MOST_MARKS) or 1
-    for place, line in list(enumerate(interruptions, start=1))[::pace]:
+    for place, line in enumerate(interruptions, start=1):
         if is_number(line.get("resumed_at_step")):
             cost = f"{line.get('seconds', '?')} s without a step, {line.get('steps_redone', '?')} steps redone"
             text = f"interruption {place}, {plain(line['cause'], 120)}: {cost}"
             marks.append(Mark(step=line["resumed_at_step"], text=text, label=str(place)))
     return marks
+
+
+def first_words(story: Story) -> str:
+    """What the encoder is before the first step."""
+    is_drawn = story.summary.task == "pretraining" and not story.of_config("model.init")
+    return "untrained" if is_drawn else "before training"
 
 
 def typed_config(story: Story) -> Config | None:
@@ -108,20 +106,22 @@ def loss_levels(story: Story) -> list[Level]:
 
 
 def _metric(story: Story, name: str, marks: Sequence[Mark]) -> str:
-    title, unit = {**_TRAINING, **_COURSE}[name]
+    metric = metric_of(name)
     return line_chart(
-        title,
-        [series_of(title, story.curves.curves[name])],
-        unit=unit,
+        metric.title,
+        [series_of(metric.title, story.curves.curves[name])],
+        unit=metric.unit,
         levels=loss_levels(story) if name == "train/loss" else (),
         marks=marks,
-        from_zero=name != "train/loss",
+        from_zero=begins_at_zero(name),
     )
 
 
 def _measure(story: Story, name: str) -> str:
-    title, unit, names = _MEASURES[name]
-    series = [_of_evals(story.evals, one, _NAMES.get(one, one[5:])) for one in names if _has(story.evals, one)]
+    metric = metric_of(name)
+    series = [
+        _of_evals(story.evals, one, _NAMES.get(one, one[5:])) for one in _MEASURES[name] if _has(story.evals, one)
+    ]
     levels = []
     chance = next((line["eval/knn_chance"] for line in story.evals[::-1] if "eval/knn_chance" in line), None)
     if name == "eval/knn_top1" and is_number(chance):
@@ -130,8 +130,8 @@ def _measure(story: Story, name: str) -> str:
         levels.append(Level(value=50.0, text="guessing"))
     first = story.evals[0]
     if name in ("eval/knn_top1", "eval/rankme") and first["step"] == 0 and is_number(first.get(name)):
-        levels.append(Level(value=float(first[name]), text="untrained"))
-    return line_chart(title, series, unit=unit, levels=levels)
+        levels.append(Level(value=float(first[name]), text=first_words(story)))
+    return line_chart(metric.title, series, unit=metric.unit, levels=levels)
 
 
 def _of_evals(evals: Sequence[Line], name: str, text: str) -> Series:

@@ -27,7 +27,7 @@ _PACKAGES = ("moco_ray", "torch", "python", "ray")
 
 
 def images(story: Story) -> list[Section]:
-    """Counts, classes, and what is bad."""
+    """Counts and classes."""
     found, last = story.facts, story.evals[-1] if story.evals else {}
     facts = []
     for name, text, unit in (
@@ -55,8 +55,7 @@ def images(story: Story) -> list[Section]:
     notes = [" · ".join(where)] if where else []
     if found.get("words"):
         notes.append(plain(found["words"], 400))
-    sections = [Section(heading="Images", anchor="images", notes=notes, facts=facts, **_classes(found))]
-    return [*sections, *_bad(story)]
+    return [Section(heading="Images", anchor="images", notes=notes, facts=facts, **_classes(found))]
 
 
 def _classes(found: Line) -> dict[str, Any]:
@@ -68,15 +67,16 @@ def _classes(found: Line) -> dict[str, Any]:
         for name, trained, other in listed[:_MOST_CLASSES]
     ]
     head = Row(words=["class"], numbers=["trained on", *(["to evaluate on"] if found.get("has_eval") else [])])
-    total = found.get("num_classes", len(listed))
+    total = found["num_classes"] if is_number(found.get("num_classes")) else len(listed)
     fold = f"Show {plural(len(rows), 'class', 'classes')}" + (f" of {total:,}" if total > len(rows) else "")
     return {"rows": [head, *rows], "fold": fold if len(rows) > _FEW_CLASSES else ""}
 
 
-def _bad(story: Story) -> list[Section]:
+def bad_images(story: Story) -> list[Section]:
+    """The list of what is bad, with pictures of what decodes."""
     if not story.num_bad:
         return []
-    tiles = {one[0]: one[1] for one in story.pictures["bad"].get("tiles", ()) if len(one) == 2}
+    tiles = {one[0]: one[1] for one in story.pictures["bad"].get("tiles") or () if len(one) == 2}
     shown = [
         (tiles.get(line.get("row")), posixpath.basename(plain(line["uri"], 2000))[-80:], plain(line.get("reason"), 160))
         for line in story.bad
@@ -96,20 +96,31 @@ def _bad(story: Story) -> list[Section]:
     ]
 
 
-def pictures(story: Story) -> list[Section]:
-    """Views, neighbours and the map."""
-    found, sections = story.pictures, []
-    if found["views"].get("rows"):
-        note = "On top images as they are; below, the query view and the key view that training makes of each."
-        drawn = views_html(found["views"])
-        sections.append(Section(heading="Views", anchor="views", notes=[note], picture=drawn))
-    if found["neighbours"].get("rows"):
-        drawn, note = neighbours_html(found["neighbours"]), agreement(found["neighbours"])
-        sections.append(Section(heading="Nearest neighbours", anchor="neighbours", notes=[note], picture=drawn))
-    if found["map"].get("thumbs"):
-        note = f"Images of the evaluation where their features put them; {plain(found['map'].get('method', ''))}."
-        sections.append(Section(heading="Map", anchor="map", notes=[note], picture=map_svg(found["map"])))
-    return sections
+def views(story: Story) -> list[Section]:
+    """Images and their views."""
+    found = story.pictures["views"]
+    if not found.get("rows"):
+        return []
+    note = "On top images as they are; below, the query view and the key view that training makes of each."
+    return [Section(heading="Views", anchor="views", notes=[note], picture=views_html(found))]
+
+
+def neighbours(story: Story) -> list[Section]:
+    """Images and those that are nearest to them."""
+    found = story.pictures["neighbours"]
+    if not found.get("rows"):
+        return []
+    drawn, note = neighbours_html(found), agreement(found)
+    return [Section(heading="Nearest neighbours", anchor="neighbours", notes=[note], picture=drawn)]
+
+
+def places(story: Story) -> list[Section]:
+    """The map."""
+    found = story.pictures["map"]
+    if not found.get("thumbs"):
+        return []
+    note = f"Images of the evaluation where their features put them; {plain(found.get('method', ''))}."
+    return [Section(heading="Map", anchor="map", notes=[note], picture=map_svg(found))]
 
 
 def classes_found(story: Story, detections: str) -> list[Section]:
@@ -120,7 +131,7 @@ def classes_found(story: Story, detections: str) -> list[Section]:
         detections: A picture of detections in a URL; empty: there is none.
     """
     found, sections = story.results, []
-    classes = [plain(name, 60) for name in found.get("classes", ())]
+    classes = [plain(name, 60) for name in found.get("classes") or ()]
     if isinstance(found.get("confusion"), list):
         drawn = confusion_html(found["confusion"], classes)
         if drawn:

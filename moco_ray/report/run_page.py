@@ -111,20 +111,14 @@ def says_ended(run: Storage) -> bool:
 
 def page_of(story: Story) -> str:
     """The page as HTML, of no more than MOST_BYTES: pictures that do not fit are left out, the largest first."""
-    sections = [
-        *run_sections.top(story),
-        *run_sections.results(story),
-        *run_sections.measured_later(story),
-        *run_sections.curves(story),
-        *run_sections.interruptions(story),
-        *run_sections.evaluations(story),
-        *run_details.classes_found(story, _detections(story)),
-        *run_details.pictures(story),
-        *run_details.images(story),
-        *run_details.use(story),
-        *run_details.made_by(story),
-        *run_details.environment(story),
-    ]
+    made: list[Section] = []
+    for name, make in _SECTIONS.items():
+        try:
+            made += make(story)
+        except _ODD as error:
+            log.debug(f"{name}: {type(error).__name__}: {error}")
+            story.damage.append(f"{name} could not be shown: a file of the run holds what this version does not expect")
+    sections = [*_top(story), *made]
     title = plain(story.run.name, 120)
     page = render_page(title, sections, state=story.summary.state)
     while len(page.encode("utf-8", "backslashreplace")) > MOST_BYTES and any(section.picture for section in sections):
@@ -134,9 +128,23 @@ def page_of(story: Story) -> str:
     return page
 
 
+def _top(story: Story) -> list[Section]:
+    try:
+        return run_sections.top(story)
+    except _ODD:
+        warnings = [
+            "the figures that matter could not be shown: a file of the run holds what this version does not expect"
+        ]
+        return [Section(warnings=[*warnings, *story.damage[:20]], is_top=True)]
+
+
 def _without_picture(section: Section) -> Section:
     note = f"The picture is left out: with it the page would be larger than {size(MOST_BYTES)}."
     return replace(section, picture="", notes=[*section.notes, note])
+
+
+def _classes(story: Story) -> list[Section]:
+    return run_details.classes_found(story, _detections(story))
 
 
 def _detections(story: Story) -> str:
@@ -154,3 +162,22 @@ def _detections(story: Story) -> str:
     except (OSError, ValueError, Image.DecompressionBombError):
         return ""
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+_ODD = (TypeError, ValueError, KeyError, AttributeError, IndexError)
+_SECTIONS: dict[str, Callable[[Story], list[Section]]] = {
+    "the results": run_sections.results,
+    "what was measured since": run_sections.measured_later,
+    "the curves": run_sections.curves,
+    "the interruptions": run_sections.interruptions,
+    "the evaluations": run_sections.evaluations,
+    "the classes": _classes,
+    "views": run_details.views,
+    "neighbours": run_details.neighbours,
+    "the map": run_details.places,
+    "the images": run_details.images,
+    "the bad images": run_details.bad_images,
+    "how to use it": run_details.use,
+    "the command": run_details.made_by,
+    "the environment": run_details.environment,
+}

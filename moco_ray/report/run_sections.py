@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from moco_ray.report.page import Fact, Row, Section
-from moco_ray.report.run_charts import charts_html, loss_levels, other_charts_html
+from moco_ray.report.run_charts import charts_html, first_words, loss_levels, other_charts_html
 from moco_ray.report.scales import number_text
 from moco_ray.report.story import Line, Story
 from moco_ray.report.texts import duration, figure, is_number, number, plain, plural, stamp
@@ -72,12 +72,7 @@ def _facts(story: Story) -> list[Fact]:
         if name in last:
             facts.append(figure(text, last[name], " %", "last interval"))
     if is_number(story.facts.get("train")):
-        classes = story.facts.get("num_classes")
-        facts.append(
-            figure(
-                "Images", story.facts["train"], remark=plural(classes, "class", "classes") if classes else "no labels"
-            )
-        )
+        facts.append(figure("Images", story.facts["train"], remark=_labels(story.facts)))
     if "perf/images_per_s" in last:
         wait = last.get("perf/data_wait_fraction")
         waits = f"{100 * wait:.1f} % of the time waits for data" if wait is not None else ""
@@ -93,11 +88,21 @@ def _facts(story: Story) -> list[Fact]:
     return facts
 
 
+def _labels(facts: Line) -> str:
+    """Of how many classes images are, and how they say so."""
+    count = facts.get("num_classes")
+    if not is_number(count) or not count:
+        return "no labels"
+    if facts.get("kind") == "labels":
+        return f"several of {plural(int(count), 'label')} each"
+    return plural(int(count), "class", "classes") + (" of boxes" if facts.get("kind") == "boxes" else "")
+
+
 def _about_best(story: Story, best: Line) -> str:
     said = [f"at step {best['step']:,}"]
     first = story.evals[0] if story.evals else {}
     if best["metric"] in first and first["step"] == 0 and is_number(first[best["metric"]]):
-        said.append(f"untrained {number_text(first[best['metric']])}")
+        said.append(f"{first_words(story)} {number_text(first[best['metric']])}")
     if best["metric"] == "eval/knn_top1":
         chance = next((line["eval/knn_chance"] for line in story.evals[::-1] if "eval/knn_chance" in line), None)
         if is_number(chance):
@@ -191,15 +196,12 @@ def measured_later(story: Story) -> list[Section]:
     rows = []
     for one in story.evaluated:
         measures = one["measures"] if isinstance(one.get("measures"), dict) else {}
-        texts = [f"{plain(name, 40)} {number_text(value)}" for name, value in measures.items() if is_number(value)]
-        rows.append(
-            Row(
-                words=[plain(one.get("kind", ""), 40), plain(one.get("name", ""), 120), stamp(one.get("at_s"))],
-                numbers=[number(one.get("step"))],
-                remark=", ".join(texts[:12]),
-            )
-        )
-    head = Row(words=["what", "name", "when"], numbers=["encoder of step"], remark="measures")
+        known = [(name, value) for name, value in measures.items() if is_number(value)][:12]
+        said = [(", " if i else "", f"{plain(name, 40)} ", number(value)) for i, (name, value) in enumerate(known)]
+        what, name, when = plain(one.get("kind", ""), 40), plain(one.get("name", ""), 120), stamp(one.get("at_s"))
+        pieces = [piece for pieces in said for piece in pieces]
+        rows.append(Row(words=[what, pieces, name, when], numbers=[number(one.get("step"))]))
+    head = Row(words=["what", "measures", "name", "when"], numbers=["encoder of step"])
     return [Section(heading="Measured since", anchor="measured", rows=[head, *rows])]
 
 

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 INK, MUTED = "#22272e", "#6b7684"  # text that matters, and text beside it
 LINE, FRAME, GRID, PAPER = "#c3c9d1", "#d5dae0", "#e6e9ed", "#f4f6f8"  # from dark to light
 BLUE, GREEN, RED, YELLOW, SKY = "#2c6fbb", "#12805c", "#c9432e", "#d19a1f", "#5b9bd5"
-ROSE = "#fdecea"  # behind what is RED elsewhere
 SCALE = ("#cfd8e3", SKY, "#123f7a")  # from low to high
 
 # Colours and dashes of the lines of a chart, in the light and in the dark; the first six are told apart without dashes.
@@ -38,9 +37,9 @@ _DARK = {
     "paper": "#1e242b",
     "back": "#14181d",
 }
-_DARK |= {"rose": "#3d211e", "good": "#3fbf93", "bad": "#f0806d", "warn": "#e0b040", "accent": "#6ea8e8"}
+_DARK |= {"good": "#3fbf93", "bad": "#f0806d", "warn": "#e0b040", "accent": "#6ea8e8"}
 _LIGHT = {"ink": INK, "muted": "#5d6876", "line": LINE, "grid": GRID, "paper": PAPER, "back": "#ffffff"}
-_LIGHT |= {"rose": ROSE, "good": GREEN, "bad": RED, "warn": "#a06a00", "accent": BLUE}
+_LIGHT |= {"good": GREEN, "bad": RED, "warn": "#a06a00", "accent": BLUE}
 
 
 def css_variables() -> str:

@@ -62,7 +62,7 @@ th { border-bottom: 1px solid var(--line); font-weight: 600 } td { border-bottom
   font-variant-numeric: tabular-nums; white-space: nowrap } th { overflow-wrap: normal; white-space: nowrap }
 td.left, th.left { text-align: left; overflow-wrap: anywhere; white-space: normal; min-width: 6.5rem }
 td.remark { min-width: 18rem }
-tr.best { background: var(--rose) }
+tr.best { background: color-mix(in srgb, var(--good) 14%, var(--back)) }
 .scroll { overflow-x: auto; margin: .5rem 0; max-height: 34rem } .scroll th { position: sticky; top: 0; background: var(--back) }
 details { margin: .5rem 0 } summary { cursor: pointer; color: var(--accent) }
 .picture, .photo { max-width: 100%; height: auto } .drawn { background: #fff; border-radius: .3rem }

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from moco_ray.report.charts import Mark, Series, line_chart, series_of
+from moco_ray.report.metrics import begins_at_zero, metric_of
 from moco_ray.report.thinning import Thinned
-from moco_ray.web.figures import FIRST, metric_of
+from moco_ray.web.figures import FIRST
 
 _LEFT_OUT: tuple[str, ...] = (
     *("data/", "eval/knn_k", "eval/knn_bank", "eval/knn_queries", "eval/num_images", "eval/knn_chance"),
@@ -62,16 +63,12 @@ def _chart(name: str, runs: Sequence[Drawn], x_label: str) -> str:
     lines = [_line(name, run, place) for place, run in enumerate(runs) if name in run.columns]
     marks = [mark for run in runs for mark in run.interruptions]
     return line_chart(
-        metric.title, lines, unit=metric.unit, marks=marks, x_label=x_label, from_zero=_begins_at_zero(name)
+        metric.title, lines, unit=metric.unit, marks=marks, x_label=x_label, from_zero=begins_at_zero(name)
     )
 
 
-def _begins_at_zero(name: str) -> bool:
-    return name != "train/loss" and not name.startswith("eval/")
-
-
 def _line(name: str, run: Drawn, place: int) -> Series:
-    line = series_of(run.name, run.columns[name], is_stairs=False)
+    line = series_of(run.name, run.columns[name])
     if run.steps_per_x == 1.0:
         return replace(line, colour=place)
     means = None if line.means is None else ([step / run.steps_per_x for step in line.means[0]], line.means[1])

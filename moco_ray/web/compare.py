@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from moco_ray.report.metrics import metric_of
 from moco_ray.report.style import SERIES
 from moco_ray.report.texts import is_number
 from moco_ray.run_folder.found import FoundRun, in_threads
@@ -82,11 +83,12 @@ def _scales(runs: Sequence[FoundRun], by: str) -> tuple[Sequence[float | None], 
 def _figures(measured: Sequence[Measured]) -> list[dict[str, Any]]:
     """A row for each metric: the last value of each run, and the highest one where more is better."""
     rows = []
-    for name, metric in FIRST.items():
+    for name in FIRST:
         columns = [one.columns.get(name) for one in measured]
         last = [None if column is None or column.last is None else column.last[1] for column in columns]
         if all(value is None for value in last):
             continue
+        metric = metric_of(name)
         rows.append(_figure_row(f"{metric.title}, last", metric.unit, last, is_best=False))
         if name in _HIGHER:
             highest = [None if column is None else max(column.points()[1], default=None) for column in columns]

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
+from moco_ray.report.metrics import metric_of
 from moco_ray.report.texts import is_number
 from moco_ray.report.words import change_words, hours_words, size_words, time_words
 from moco_ray.run_folder.summary import RunSummary
 from moco_ray.storage.uris import shown
-from moco_ray.web.figures import metric_of, value_text
+from moco_ray.web.figures import value_text
 from moco_ray.web.links import run_url, sweep_report_url
 from moco_ray.web.watch import Seen, Snapshot
 

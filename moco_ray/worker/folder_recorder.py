@@ -46,6 +46,7 @@ class FolderRecorder(Recorder):
         step: int,
         runtime: Runtime,
         before: tuple[str, StepDone | None] | None,
+        dtype: str,
     ) -> None:
         kept = restored["recorder"] if restored else {"evaluations": [], "bad_images": {}}
         is_of_these = restored is not None and restored["manifest_digest"] == job.manifest_digest
@@ -73,7 +74,7 @@ class FolderRecorder(Recorder):
         check_lease(store.storage, job.lease_owner)  # before anything of a later step is deleted
         delete_provisional_parts(store.storage, step)
         store.delete_after(step if restored else -1)
-        self._followers = followers_of(job, store.storage, step, runtime, self._interruptions.count)
+        self._followers = followers_of(job, store.storage, step, runtime, self._interruptions.count, dtype)
 
     def begin(self) -> None:
         self._progress.begin()

@@ -15,11 +15,11 @@ from moco_ray.worker.tensorboard import Curves
 from moco_ray.worker.trackers.follower import TrackerFollower
 
 
-def followers_of(job: Job, run: Storage, step: int, runtime: Runtime, num_interruptions: int) -> Followers:
+def followers_of(job: Job, run: Storage, step: int, runtime: Runtime, num_interruptions: int, dtype: str) -> Followers:
     """The followers of a run that goes on from a step; its folder holds nothing of later ones."""
     makers: dict[str, Callable[[], Follower]] = {
         "TensorBoard": lambda: Curves(job.run_uri, job.run_options, step),
-        "the report": lambda: LiveReport(job, run, runtime.num_ranks),
+        "the report": lambda: LiveReport(job, run, runtime.num_ranks, dtype),
     }
     makers.update(runtime.followers(job, num_interruptions))
     for access in job.trackers:

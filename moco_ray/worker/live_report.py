@@ -22,8 +22,8 @@ _PATIENCE_S = 5
 class LiveReport(Follower):
     """Writes report/index.html now and then, in a thread of its own: neither training nor checkpoints wait for it."""
 
-    def __init__(self, job: Job, run: Storage, num_ranks: int) -> None:
-        self._job, self._run, self._num_ranks = job, run.at_first(), num_ranks
+    def __init__(self, job: Job, run: Storage, num_ranks: int, dtype: str) -> None:
+        self._job, self._run, self._num_ranks, self._dtype = job, run.at_first(), num_ranks, dtype
         self._page = RunReport(self._run, is_gentle=True)
         self._is_prepared = False
         self._thread: threading.Thread | None = None
@@ -48,7 +48,7 @@ class LiveReport(Follower):
         device = torch.cuda.get_device_name() if is_cuda else "CPU"
         facts = {
             "devices": device if self._num_ranks == 1 else f"{self._num_ranks} x {device}",
-            "dtype": self._job.config.run.dtype,
+            "dtype": self._dtype,
             "world_size": self._num_ranks,
             "versions": {**versions(), **({"cuda": torch.version.cuda} if is_cuda and torch.version.cuda else {})},
         }

@@ -69,7 +69,7 @@ def train(job: Job, runtime: Runtime) -> Outcome:
     learner = job.task.build(job, restored)
     recorder = Recorder()
     if runtime.rank == 0:
-        recorder = FolderRecorder(job, store, restored, start, runtime, before)
+        recorder = FolderRecorder(job, store, restored, start, runtime, before, learner.dtype)
     del restored
     say_devices(job, learner)
     loop = _Loop(job=job, runtime=runtime, learner=learner, step=start, recorder=recorder)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moco_ray.config import to_json
+from moco_ray.report.run_page import RunReport
 from moco_ray.storage.storage import Storage, resolve_storage_options
 from tests.runs import tiny_config
 
@@ -135,3 +136,8 @@ class Page(HTMLParser):
         if self._value:
             self.numbers.append((self._value, data))
             self._value = ""
+
+
+def page_of(folder: Path, *, is_live: bool = False) -> Page:
+    RunReport(stored(folder)).write(is_live=is_live)
+    return Page((folder / "report" / "index.html").read_text())

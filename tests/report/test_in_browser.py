@@ -34,7 +34,7 @@ for (const element of document.querySelectorAll("h1, h2, p, dt, dd, td.left, th,
 }
 return worst
 """
-LEGIBLE = 4.0
+LEGIBLE = 4.5
 
 
 @pytest.fixture(scope="module")

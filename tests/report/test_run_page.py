@@ -16,14 +16,9 @@ import pytest
 from moco_ray.report import run_page
 from moco_ray.report.run_page import RunReport, write_report
 from moco_ray.report.scales import number_text
-from tests.report.folders import INTERRUPTION, Page, eval_lines, metric_lines, stored, write_run
+from tests.report.folders import INTERRUPTION, Page, eval_lines, metric_lines, page_of, stored, write_run
 
 EVIL = "<script>alert('1')</script><img src=x onerror=\"alert(2)\">"
-
-
-def page_of(folder: Path, *, is_live: bool = False) -> Page:
-    RunReport(stored(folder)).write(is_live=is_live)
-    return Page((folder / "report" / "index.html").read_text())
 
 
 def finished(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ LINES = cast("list[Line]", [{"step": 1}])
 
 def live(folder: Path) -> LiveReport:
     job: Any = SimpleNamespace(uses_gpu=False, config=tiny_config("images", folder.parent))
-    return LiveReport(job, stored(folder), 1)
+    return LiveReport(job, stored(folder), 1, "bfloat16")
 
 
 def test_a_page_that_is_being_read_for_is_given_up_at_once(tmp_path: Path) -> None:
@@ -71,4 +72,5 @@ def test_what_it_runs_on_is_noted_as_soon_as_it_can_be(tmp_path: Path, monkeypat
     report._page._next_s = 0.0
     report.commit(LINES, [])
     report._thread.join(20)
-    assert (folder / "report" / "environment.json").exists() and (folder / "report" / "index.html").exists()
+    assert json.loads((folder / "report" / "environment.json").read_text())["dtype"] == "bfloat16"
+    assert (folder / "report" / "index.html").exists()
