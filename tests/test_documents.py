@@ -46,7 +46,6 @@ ELSEWHERE = {
     "aws": "needs an account",
     "kubectl": "needs a Kubernetes cluster; tests/cluster/test_kuberay.py checks the file",
     "cp": "tests/cluster/test_gauges.py checks the file",
-    "ray metrics": "needs the network: it fetches Prometheus",
     "grafana-server": "serves until it is stopped",
     "export": "tests/cluster/test_jobs.py",
     "ray": "tests/cluster/test_jobs.py, and a cloud",
@@ -145,7 +144,7 @@ def is_elsewhere(command: str) -> bool:
     return bool(checks.get(words[0], lambda: True)())
 
 
-_RAYS = ("dashboard", "down", "exec", "get-auth-token", "job", "start", "status", "stop", "up")
+_RAYS = ("dashboard", "down", "exec", "get-auth-token", "job", "metrics", "start", "status", "stop", "up")
 
 
 @pytest.mark.parametrize(
