@@ -232,6 +232,7 @@ def test_later_measurements_are_listed(tmp_path: Path) -> None:
     one = {"kind": "linear probe", "name": "probe-1", "at_s": 1.7e9, "step": None, "measures": {"top1": 71.25}}
     page = page_of(write_run(tmp_path / "run", evaluations__a=one))
     assert "linear probe" in page.text and "probe-1" in page.text and "top1 71.25" in page.text
+    assert ("71.25", "71.25") in page.numbers
 
 
 def test_a_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

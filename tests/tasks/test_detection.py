@@ -60,6 +60,7 @@ def test_it_leaves_the_records_of_a_run_and_a_detector(whole: Path, shapes: Path
         assert (whole / "report" / picture).read_bytes()[:4] == b"\x89PNG"
     page = (whole / "report" / "index.html").read_text()
     assert '<img class="photo" src="data:image/webp;base64,' in page and f'<data value="{results["AP"]}">' in page
+    assert "2 classes of boxes" in page and "no labels" not in page
     detector, classes, config = load_detector(whole)
     assert classes == ("disc", "square") and to_json(config) == (whole / "config.json").read_text()
     with torch.no_grad():

@@ -148,6 +148,7 @@ def test_several_labels_an_image_are_learned_though_some_are_not_known(
     assert results["auroc"] == pytest.approx((results["auroc/even"] + results["auroc/seven"]) / 2)
     assert results["classes"] == ["even", "seven"] and results["num_test"] == 21 and "top1" not in results
     assert moco_ray.classifier_info(folder)["has_several"]
+    assert "several of 2 labels each" in (folder / "report" / "index.html").read_text()
     again = train_on_ranks(FINE_TUNING, replace(config, run=replace(config.run, name="again")), 3)
     np.testing.assert_allclose(losses(again), losses(folder), rtol=1e-12)
 
