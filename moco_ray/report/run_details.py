@@ -20,7 +20,8 @@ from moco_ray.report.pictures_html import (
     views_html,
 )
 from moco_ray.report.story import Line, Story
-from moco_ray.report.texts import figure, is_number, number, plain, plural, size, stamp
+from moco_ray.report.texts import figure, is_number, number, plain, plural, stamp
+from moco_ray.report.words import size_words
 
 _MOST_CLASSES, _FEW_CLASSES, _MOST_TILES, _MOST_SESSIONS = 200, 12, 12, 50
 _PACKAGES = ("moco_ray", "torch", "python", "ray")
@@ -38,7 +39,7 @@ def images(story: Story) -> list[Section]:
         if is_number(found.get(name)) and (found[name] or name == "train"):
             facts.append(figure(text, found[name], unit))
     if is_number(found.get("bytes")) and found["bytes"] > 0:
-        facts.append(Fact(name="Size", text=size(found["bytes"]), value=json.dumps(found["bytes"])))
+        facts.append(Fact(name="Size", text=size_words(found["bytes"]), value=json.dumps(found["bytes"])))
     if is_number(last.get("eval/knn_queries")):
         among = last.get("eval/knn_bank")
         remark = f"among {among:,.0f} by their nearest" if is_number(among) else ""

@@ -16,7 +16,8 @@ from moco_ray.report import run_details, run_sections
 from moco_ray.report.page import Section, render_page, state_mark
 from moco_ray.report.run_curves import NotWanted, RunCurves
 from moco_ray.report.story import Story, read_story
-from moco_ray.report.texts import plain, size
+from moco_ray.report.texts import plain
+from moco_ray.report.words import size_words
 from moco_ray.run_folder.found import FoundRun
 from moco_ray.run_folder.lease import read_lease
 from moco_ray.run_folder.summary import summaries, summary_of
@@ -139,7 +140,7 @@ def _top(story: Story) -> list[Section]:
 
 
 def _without_picture(section: Section) -> Section:
-    note = f"The picture is left out: with it the page would be larger than {size(MOST_BYTES)}."
+    note = f"The picture is left out: with it the page would be larger than {size_words(MOST_BYTES)}."
     return replace(section, picture="", notes=[*section.notes, note])
 
 

@@ -9,7 +9,8 @@ from moco_ray.report.page import Fact, Row, Section
 from moco_ray.report.run_charts import charts_html, first_words, loss_levels, other_charts_html
 from moco_ray.report.scales import number_text
 from moco_ray.report.story import Line, Story
-from moco_ray.report.texts import duration, figure, is_number, number, plain, plural, stamp
+from moco_ray.report.texts import figure, is_number, number, plain, plural, stamp
+from moco_ray.report.words import duration
 
 _MOST_ROWS, _MOST_COLUMNS = 200, 14
 _RESULTS = {

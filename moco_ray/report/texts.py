@@ -53,23 +53,6 @@ def stamp(seconds: Any) -> str:
         return "unknown"
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:,.1f} h"
-
-
-def size(num_bytes: float) -> str:
-    """Bytes as people say them."""
-    for unit, letter in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
-        if num_bytes >= unit:
-            return f"{num_bytes / unit:.1f} {letter}"
-    return f"{num_bytes / 1e3:.1f} kB"
-
-
 def plural(count: int, one: str, many: str = "") -> str:
     """A count with its noun."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"

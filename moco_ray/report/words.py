@@ -29,6 +29,14 @@ def time_words(seconds: float) -> str:
     return f"{max(0, seconds):.0f} s"
 
 
+def duration(seconds: float) -> str:
+    """A span of time that was measured, to a tenth of its unit."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
 def change_words(value: object, before: object) -> str:
     """A value beside the one it stands in the place of."""
     return value_words(value) if before in ("", None) else f"{value_words(value)} ({value_words(before)})"

@@ -50,7 +50,9 @@ def _page(address: str) -> str:
     return str(urllib.request.urlopen(address, timeout=20).read().decode())
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_it_serves_until_it_is_stopped(tmp_path: Path, number: signal.Signals, code: int) -> None:
     write_run(tmp_path, "a run")
     with _running(str(tmp_path), "--port", "0") as (process, address):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from selenium.webdriver.support.ui import WebDriverWait
 
 from moco_ray.run_folder.checkpoint import CheckpointStore
 from moco_ray.run_folder.lease import hold_run
@@ -19,6 +20,7 @@ from tests.serving.folders import Served, served, write_checkpoint, write_run, w
 REPORT = b"""<!doctype html><title>of this run</title><p id="told">nothing</p><script>
 document.getElementById("told").textContent = "drawn"
 </script>"""
+_SOURCE = "return document.querySelector('iframe').getAttribute('src')"
 
 
 @pytest.fixture(scope="module")
@@ -186,24 +188,28 @@ def test_a_report_stands_on_the_page_and_apart_from_it(browser: Browser, tmp_pat
             "const box = document.querySelector('iframe')?.getBoundingClientRect(); return box && [box.width, box.height]",
         )
         assert box[0] > 800 and box[1] > 400
-        with hold_run(run, lambda: (12, 1.0)):
-            browser.open(f"{pages.address}/run/told")
-            browser.run("document.querySelector('iframe').read = true")
-            write_checkpoint(run, 10, 20)
-            _until(browser, "return document.querySelector('.steps').textContent.includes('20')")
-            assert browser.run("return document.querySelector('iframe').read")  # whoever reads it is not disturbed
-            source = browser.run("return document.querySelector('iframe').getAttribute('src')")
-            run.write_bytes(run.join("report", "index.html"), REPORT + b"<p>and what has come since")
-            _until(
-                browser,
-                f"const src = document.querySelector('iframe')?.getAttribute('src'); return src && src !== {source!r}",
-            )
-            assert browser.run("return document.querySelectorAll('iframe').length") == 1
         _own(browser, pages)
-        browser.open(pages.address + browser.run("return document.querySelector('iframe').getAttribute('src')"))
+        browser.open(pages.address + browser.run(_SOURCE))
         assert browser.run("return document.getElementById('told').textContent") == "drawn"  # its own script ran
         assert browser.run("return origin") == "null"  # and sees nothing of our pages
         assert browser.complaints() == []
+
+
+@pytest.mark.slow
+def test_the_report_of_a_run_that_goes_on_is_the_newest(browser: Browser, tmp_path: Path) -> None:
+    run = write_run(tmp_path, "told", steps=10)
+    run.write_bytes(run.join("report", "index.html"), REPORT)
+    with served(tmp_path) as pages, hold_run(run, lambda: (12, 1.0)):
+        browser.open(f"{pages.address}/run/told")
+        browser.run("document.querySelector('iframe').read = true")
+        write_checkpoint(run, 10, 20)
+        _until(browser, "return document.querySelector('.steps').textContent.includes('20')")
+        assert browser.run("return document.querySelector('iframe').read")  # whoever reads it is not disturbed
+        source = browser.run(_SOURCE)
+        run.write_bytes(run.join("report", "index.html"), REPORT + b"<p>and what has come since")
+        _until(browser, f"{_SOURCE} !== {source!r}")
+        assert browser.run("return document.querySelectorAll('iframe').length") == 1
+        _own(browser, pages)
 
 
 def test_the_token_lets_a_browser_in_for_good(browser: Browser, root: Path) -> None:
@@ -226,7 +232,8 @@ def test_everything_but_renewal_works_without_scripts(browser: Browser, pages: S
         for box in browser.driver.find_elements("css selector", "[type=checkbox]")[:2]:
             box.click()
         browser.driver.find_element("css selector", "#bar .main").click()
-        assert "/compare?run=" in browser.driver.current_url and browser.driver.current_url.count("run=") == 2
+        WebDriverWait(browser.driver, 20).until(lambda driver: "/compare?run=" in driver.current_url)
+        assert browser.driver.current_url.count("run=") == 2
         assert len(browser.driver.find_elements("css selector", ".chart .line")) >= 10
     finally:
         send("Emulation.setScriptExecutionDisabled", {"value": False})
