@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import yaml
 
-from moco_ray.cluster import gauges
 from moco_ray.config import to_json
 from tests.cluster.deployed import REPOSITORY
 from tests.cluster.heads import Head, head, wait_until
@@ -101,6 +100,8 @@ def test_a_gauge_that_cannot_be_set_once_is_said_once_and_set_again(
             if self.times <= 2:
                 raise RuntimeError("no metrics now")
             shown.append(value)
+
+    from moco_ray.cluster import gauges  # here: Ray must not be imported before the token is set
 
     monkeypatch.setattr(gauges, "Gauge", Fails)
     monkeypatch.setattr(gauges, "_SET_AGAIN_S", 0.01)
