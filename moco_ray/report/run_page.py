@@ -156,7 +156,7 @@ def _detections(story: Story) -> str:
     if content is None:
         return ""
     try:
-        image = Image.open(io.BytesIO(content)).convert("RGB")
+        image = Image.open(io.BytesIO(content), formats=["PNG"]).convert("RGB")
         image.thumbnail((1400, 1400))
         buffer = io.BytesIO()
         image.save(buffer, format="WEBP", quality=75)
