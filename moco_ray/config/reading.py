@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from moco_ray.config.config import GROUPS, Config
@@ -15,6 +15,20 @@ from moco_ray.config.resembling import most_like
 
 SECRET_FIELDS = ("data.storage_options", "run.storage_options")
 """Fields that may hold credentials: no file and no message shows their values."""
+
+_LONGEST_PREFIX = 40  # of a configuration that no version has written
+
+
+def flat_values(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a config.json, of any version, by the paths of their fields; none that may hold credentials."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping) and len(prefix) < _LONGEST_PREFIX:
+            flat |= flat_values(value, f"{path}.")
+        elif not path.endswith("storage_options"):
+            flat[path] = value
+    return flat
 
 
 def to_json(config: Config) -> str:

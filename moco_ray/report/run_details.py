@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moco_ray.config.programs import spoken
+from moco_ray.config.reading import flat_values
 from moco_ray.report.page import Fact, Row, Section
 from moco_ray.report.pictures_html import (
     agreement,
@@ -205,20 +206,11 @@ def made_by(story: Story) -> list[Section]:
     if changes:
         sections.append(Section(heading=heading, anchor=anchor, rows=[head, *changes]))
     if story.config:
-        rows = [Row(words=["field", "value"], numbers=[]), *_fields(story.config)]
+        rows = [Row(words=["field", "value"], numbers=[])]
+        for path, value in flat_values(story.config).items():
+            rows.append(Row(words=[plain(path, 80).replace("_", "-"), plain(value)], numbers=[]))
         sections.append(Section(rows=rows[:400], fold="Show the whole configuration"))
     return sections
-
-
-def _fields(config: Mapping[str, Any], prefix: str = "") -> list[Row]:
-    rows = []
-    for name, value in config.items():
-        path = f"{prefix}{name}"
-        if isinstance(value, Mapping) and len(prefix) < 40:
-            rows += _fields(value, f"{path}.")
-        elif not path.endswith("storage_options"):
-            rows.append(Row(words=[plain(path, 80).replace("_", "-"), plain(value)], numbers=[]))
-    return rows
 
 
 def environment(story: Story) -> list[Section]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moco_ray.config import to_json
+from moco_ray.config.reading import flat_values
 from moco_ray.run_folder.metrics import Line
 from moco_ray.storage.uris import without_secrets
 from moco_ray.tasks.job import Job
@@ -50,8 +51,7 @@ def card_of(job: Job, key: str) -> Card:
         tags=tags,
         params={
             name: without_secrets(value, options) if isinstance(value, str) else value
-            for name, value in _flat(json.loads(to_json(config)))
-            if not name.endswith("storage_options")
+            for name, value in _params(json.loads(to_json(config)))
         }
         | {"images": job.num_rows, "steps": job.last_step},
     )
@@ -69,11 +69,6 @@ def is_evaluation(point: Point) -> bool:
     return any(name.startswith(EVALUATION) for name in point["values"])
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            found.append((prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else value))
-    return found
+def _params(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    flat = flat_values(values).items()
+    return [(n, ", ".join(map(str, v)) if isinstance(v, list) else v) for n, v in flat if v is not None]
